@@ -1,0 +1,1 @@
+"""Who decides what to try next: searchers, budget, the study loop."""

@@ -1,0 +1,113 @@
+"""Evaluations: one schedule scored at one fidelity, and what came of it."""
+
+import hashlib
+import json
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from autotune.spaces.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fidelity:
+    """Which prompts and seeds: prompt i is drawn from the noise of seed i. `name` is `calibration` or `held_out`."""
+
+    name: str
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.prompts or len(self.prompts) != len(self.seeds):
+            raise UsageError(
+                f"a fidelity needs one seed per prompt, and at least one; got {len(self.prompts)} and {len(self.seeds)}"
+            )
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over prompts and seeds."""
+        text = json.dumps([self.prompts, self.seeds], separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class EvaluationState(StrEnum):
+    """Life of an evaluation; it moves from RUNNING to one final state, once."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    FAILED = "failed"
+
+
+class FailureKind(StrEnum):
+    """Why a candidate could not be scored."""
+
+    OUT_OF_MEMORY = "out_of_memory"
+    NAN = "nan"
+    TIMEOUT = "timeout"
+    INVALID = "invalid"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A candidate that could not be scored: a result like any other."""
+
+    kind: FailureKind
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What was measured of one schedule at one fidelity.
+
+    `quality` maps a metric (`deviation`, `psnr`, `ssim`, `alignment`) to one value per prompt, in the fidelity's order.
+    `latency_ms` and `baseline_latency_ms` hold the timed runs of the schedule and of the pipeline's default run that
+    was interleaved with them, in milliseconds per image, decoding included, text encoding excluded. `macs` are
+    multiply-accumulates of the denoiser for one image, all branches. `network_calls` counts a guided pair once.
+    `peak_memory_bytes` is above the idle model; 0 where the device can't tell. `wall_s` is what the evaluation cost.
+    """
+
+    quality: Mapping[str, tuple[float, ...]]
+    latency_ms: tuple[float, ...]
+    baseline_latency_ms: tuple[float, ...]
+    macs: int
+    baseline_macs: int
+    network_calls: int
+    peak_memory_bytes: int
+    wall_s: float
+
+    def mean(self, metric: str) -> float:
+        """Mean of a quality metric over the prompts."""
+        return statistics.fmean(self.quality[metric])
+
+    @property
+    def relative_latency(self) -> float:
+        """Median latency over the baseline's median latency."""
+        return statistics.median(self.latency_ms) / statistics.median(self.baseline_latency_ms)
+
+    @property
+    def relative_macs(self) -> float:
+        """Multiply-accumulates over the baseline's."""
+        return self.macs / self.baseline_macs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """One schedule at one fidelity under one condition; `key` covers everything that decides its value."""
+
+    key: str
+    schedule_hash: str
+    fidelity: str
+    state: EvaluationState
+    outcome: Measurement | Failure | None = None
+
+    @property
+    def measurement(self) -> Measurement | None:
+        """The measurement of a complete evaluation, else None."""
+        return self.outcome if isinstance(self.outcome, Measurement) else None
+
+
+def evaluation_key(condition_hash: str, schedule_hash: str, fidelity: Fidelity, protocol: str) -> str:
+    """SHA-256 over all that decides an evaluation's value; `protocol` names the version of the measuring code."""
+    text = json.dumps([condition_hash, schedule_hash, fidelity.hash, protocol])
+    return hashlib.sha256(text.encode()).hexdigest()

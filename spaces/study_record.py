@@ -1,0 +1,58 @@
+"""A study as it stands in the database: what `storage` returns and what `reports` draws."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from autotune.spaces.condition import Condition
+from autotune.spaces.evaluation import Evaluation
+from autotune.spaces.inventory import Inventory
+from autotune.spaces.schedule import Schedule
+
+
+class StudyState(StrEnum):
+    """Life of a study."""
+
+    RUNNING = "running"
+    INTERRUPTED = "interrupted"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One schedule that a study tried.
+
+    `number` counts from 0 in the order of asking, `family` is the searcher that proposed it (`baseline` for the
+    pipeline's default run), `label` says what it is in a few words ("dpmpp-2m 10 steps"). `calibration` is what the
+    search saw, `held_out` the re-measurement of a front member, if there is one.
+    """
+
+    number: int
+    family: str
+    label: str
+    schedule: Schedule
+    schedule_hash: str
+    calibration: Evaluation
+    held_out: Evaluation | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRecord:
+    """One search with one budget.
+
+    `settings` holds what the user chose (model, family, objectives, constraints, seed, budget), JSON types only.
+    `created` is ISO 8601, UTC. `wall_s` is the wall time used so far, over all sessions of the study.
+    `provenance` holds hardware, versions and commit. `images` maps a schedule hash to the artifact key of its PNG
+    contact sheet (held-out prompts in order, one row).
+    """
+
+    name: str
+    state: StudyState
+    created: str
+    wall_s: float
+    settings: Mapping[str, object]
+    provenance: Mapping[str, object]
+    condition: Condition
+    inventory: Inventory
+    candidates: tuple[Candidate, ...]
+    images: Mapping[str, str]
