@@ -1,0 +1,242 @@
+"""The schedule file: one JSON object that carries a schedule, the condition it is valid for, and what was measured.
+
+The format is published as `schedule.schema.json`. Reading is strict: an unknown key, a wrong length, a non-finite number
+or a bad hash is an error that names the field and the remedy. Cache actions are packed, one bit per cell while
+there are two actions, most significant bit first, row-major, in base64.
+"""
+
+import base64
+import binascii
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from autotune.spaces.atomic_write import write_atomically
+from autotune.spaces.cache_plan import CacheAction, CachePlan
+from autotune.spaces.condition import Condition, condition_from_json
+from autotune.spaces.errors import ScheduleError
+from autotune.spaces.schedule import GuidanceAction, Schedule, schedule_hash
+from autotune.spaces.solver_step import SolverStep
+
+SCHEMA_VERSION = 1
+SCHEMA_PATH = Path(__file__).with_name("schedule.schema.json")
+
+_TOP = ("schema_version", "hash", "schedule", "condition", "measured", "provenance")
+_COLUMNS = ("n_steps", "time", "solver", "compensation", "cache", "guidance")
+_STEP = ("view", "domain", "order", "relaxation", "corrector")
+_CACHE = ("n_calls", "n_sites", "actions", "packed")
+_ACTIONS = [action.name.lower() for action in CacheAction]
+_BITS = max(1, math.ceil(math.log2(len(_ACTIONS))))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleFile:
+    """The content of a schedule file; `schedule` is canonical. `measured` and `provenance` hold JSON types only."""
+
+    schedule: Schedule
+    condition: Condition
+    measured: Mapping[str, object] = field(default_factory=dict)
+    provenance: Mapping[str, object] = field(default_factory=dict)
+
+
+def save_schedule_file(path: str | Path, file: ScheduleFile) -> None:
+    """Write a schedule file, whole or not at all.
+
+    Raises:
+        ScheduleError: a number in `measured` or `provenance` is not finite.
+        StorageError: the file can't be written.
+    """
+    data = {
+        "schema_version": SCHEMA_VERSION,
+        "hash": schedule_hash(file.schedule),
+        "schedule": _columns_to_json(file.schedule),
+        "condition": file.condition.to_json(),
+        "measured": dict(file.measured),
+        "provenance": dict(file.provenance),
+    }
+    try:
+        text = json.dumps(data, indent=1, allow_nan=False)
+    except ValueError as error:
+        raise ScheduleError(f"a schedule file holds finite numbers only: {error}") from error
+    write_atomically(Path(path), text.encode() + b"\n")
+
+
+def load_schedule_file(path: str | Path) -> ScheduleFile:
+    """Read and check a schedule file.
+
+    Raises:
+        ScheduleError: the file is missing, unreadable or breaks a rule; the message names the field.
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8")
+    except OSError as error:
+        raise ScheduleError(
+            f"the schedule file {path} can't be read: {error.strerror or error}; check the path"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ScheduleError(f"{path} is not a schedule file: it is not UTF-8 text; export it again") from error
+    try:
+        return parse_schedule_file(text)
+    except ScheduleError as error:
+        raise ScheduleError(f"{path}: {error}") from error
+
+
+def parse_schedule_file(text: str) -> ScheduleFile:
+    """The content of a schedule file's text; see `load_schedule_file`."""
+    try:
+        data = json.loads(text, object_pairs_hook=_object, parse_constant=_reject_constant)
+    except json.JSONDecodeError as error:
+        raise ScheduleError(
+            f"not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); "
+            "the file is truncated or was edited: export it again"
+        ) from error
+    if not isinstance(data, dict):
+        raise ScheduleError(f"a schedule file holds one JSON object; got {type(data).__name__}")
+    version = data.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise ScheduleError(
+            f"schema_version must be {SCHEMA_VERSION}; got {version!r}: "
+            "read it with the version of diffusion-autotune that wrote it, or a newer one"
+        )
+    _check_keys(data, "", _TOP, required=_TOP)
+    for name in ("schedule", "condition", "measured", "provenance"):
+        if not isinstance(data[name], dict):
+            raise ScheduleError(f"{name} must be an object; got {type(data[name]).__name__}")
+    schedule = _columns_from_json(data["schedule"])
+    if data["hash"] != schedule_hash(schedule):
+        raise ScheduleError(
+            f"hash must be the SHA-256 of the schedule, {schedule_hash(schedule)[:12]}...; got {str(data['hash'])[:12]}...: "
+            "the schedule was edited after it was measured; export it again"
+        )
+    return ScheduleFile(
+        schedule=schedule,
+        condition=condition_from_json(data["condition"]),
+        measured=data["measured"],
+        provenance=data["provenance"],
+    )
+
+
+def _columns_to_json(schedule: Schedule) -> dict[str, object]:
+    data: dict[str, object] = {"n_steps": schedule.n_steps}
+    if schedule.time is not None:
+        data["time"] = list(schedule.time)
+    if schedule.solver is not None:
+        data["solver"] = [{name: getattr(step, name) for name in _STEP} for step in schedule.solver]
+    if schedule.compensation is not None:
+        data["compensation"] = list(schedule.compensation)
+    if schedule.cache is not None:
+        bits = np.unpackbits(schedule.cache.table.reshape(-1, 1), axis=1)[:, -_BITS:]
+        data["cache"] = {
+            "n_calls": schedule.cache.n_calls,
+            "n_sites": schedule.cache.n_sites,
+            "actions": _ACTIONS,
+            "packed": base64.b64encode(np.packbits(bits).tobytes()).decode(),
+        }
+    if schedule.guidance is not None:
+        data["guidance"] = [str(action) for action in schedule.guidance]
+    return data
+
+
+def _columns_from_json(data: dict[str, object]) -> Schedule:
+    _check_keys(data, "schedule.", _COLUMNS, required=("n_steps",))
+    guidance = _list(data, "guidance")
+    for i, action in enumerate(guidance or ()):
+        if action not in list(GuidanceAction):
+            raise ScheduleError(
+                f"schedule.guidance[{i}] must be one of {[str(a) for a in GuidanceAction]}; got {action!r}"
+            )
+    solver = _list(data, "solver")
+    n_steps = data["n_steps"]
+    if isinstance(n_steps, bool) or not isinstance(n_steps, int):
+        raise ScheduleError(f"schedule.n_steps must be a positive integer; got {n_steps!r}")
+    return Schedule(
+        n_steps=n_steps,
+        time=_numbers(data, "time"),
+        solver=None if solver is None else tuple(_step_from_json(step, i) for i, step in enumerate(solver)),
+        compensation=_numbers(data, "compensation"),
+        cache=_cache_from_json(data["cache"]) if "cache" in data else None,
+        guidance=None if guidance is None else tuple(GuidanceAction(str(action)) for action in guidance),
+    )
+
+
+def _step_from_json(data: object, i: int) -> SolverStep:
+    where = f"schedule.solver[{i}]"
+    if not isinstance(data, dict):
+        raise ScheduleError(f"{where} must be an object; got {type(data).__name__}")
+    _check_keys(data, f"{where}.", _STEP, required=_STEP)
+    try:
+        return SolverStep(**data)
+    except ScheduleError as error:
+        raise ScheduleError(f"{where}: {error}") from error
+
+
+def _cache_from_json(data: object) -> CachePlan:
+    if not isinstance(data, dict):
+        raise ScheduleError(f"schedule.cache must be an object; got {type(data).__name__}")
+    _check_keys(data, "schedule.cache.", _CACHE, required=_CACHE)
+    for name in ("n_calls", "n_sites"):
+        if isinstance(data[name], bool) or not isinstance(data[name], int) or data[name] < 1:
+            raise ScheduleError(f"schedule.cache.{name} must be a positive integer; got {data[name]!r}")
+    if data["actions"] != _ACTIONS:
+        raise ScheduleError(f"schedule.cache.actions must be {_ACTIONS}; got {data['actions']!r}")
+    try:
+        packed = base64.b64decode(str(data["packed"]), validate=True)
+    except binascii.Error as error:
+        raise ScheduleError(f"schedule.cache.packed must be base64 ({error}); export the file again") from error
+    n_cells = data["n_calls"] * data["n_sites"]
+    if len(packed) != math.ceil(n_cells * _BITS / 8):
+        raise ScheduleError(
+            f"schedule.cache.packed must hold {math.ceil(n_cells * _BITS / 8)} bytes for {data['n_calls']} x "
+            f"{data['n_sites']} cells; got {len(packed)}: export the file again"
+        )
+    bits = np.unpackbits(np.frombuffer(packed, np.uint8))
+    if bits[n_cells * _BITS :].any():
+        raise ScheduleError("schedule.cache.packed must end in zero bits; export the file again")
+    weights = 1 << np.arange(_BITS)[::-1]
+    actions = bits[: n_cells * _BITS].reshape(n_cells, _BITS) @ weights
+    return CachePlan(data["n_calls"], data["n_sites"], actions.astype(np.uint8).tobytes())
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ScheduleError(f"the key {twice!r} stands twice in one object; remove one")
+    return made
+
+
+def _reject_constant(text: str) -> object:
+    raise ScheduleError(f"numbers must be finite; got {text}: export the file again")
+
+
+def _check_keys(data: Mapping[str, object], where: str, known: tuple[str, ...], *, required: tuple[str, ...]) -> None:
+    for name in data:
+        if name not in known:
+            raise ScheduleError(f"{where}{name} is not a known key; known: {', '.join(known)}")
+    for name in required:
+        if name not in data:
+            raise ScheduleError(f"{where}{name} is missing")
+
+
+def _list(data: Mapping[str, object], name: str) -> list[object] | None:
+    value = data.get(name, [])
+    if not isinstance(value, list):
+        raise ScheduleError(f"schedule.{name} must be a list; got {type(value).__name__}")
+    return value if name in data else None
+
+
+def _numbers(data: Mapping[str, object], name: str) -> tuple[float, ...] | None:
+    values = _list(data, name)
+    if values is None:
+        return None
+    numbers = []
+    for i, value in enumerate(values):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ScheduleError(f"schedule.{name}[{i}] must be a number; got {value!r}")
+        numbers.append(float(value))
+    return tuple(numbers)
