@@ -1,0 +1,63 @@
+"""The three reference models, loaded once per session, and the smallest call of each."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+import autotune.evaluators
+
+ZOO = Path(autotune.evaluators.__path__[0]) / "zoo"
+SMALLEST: dict[str, dict[str, Any]] = {
+    "mini-flux": {"max_sequence_length": 16},
+    "mini-pixart": {
+        "guidance_scale": 3.0, "max_sequence_length": 16, "use_resolution_binning": False, "clean_caption": False,
+    },
+    "mini-sd": {"guidance_scale": 5.0},
+}  # fmt: skip
+
+
+def load(name: str) -> Any:
+    """A reference model in float32 on the CPU, without its progress bar."""
+    pipe = DiffusionPipeline.from_pretrained(str(ZOO / name), torch_dtype=torch.float32, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def call_args(name: str, *, steps: int = 4, size: int = 32) -> dict[str, Any]:
+    """Arguments of a run of `steps` steps that returns latents; the generator is left to the caller."""
+    sizes = {"height": size, "width": size, "num_inference_steps": steps, "output_type": "latent"}
+    return {"prompt": "a red circle", **sizes, **SMALLEST[name]}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def flux_pipe() -> Any:
+    return load("mini-flux")
+
+
+@pytest.fixture(scope="session")
+def pixart_pipe() -> Any:
+    return load("mini-pixart")
+
+
+@pytest.fixture(scope="session")
+def sd_pipe() -> Any:
+    return load("mini-sd")
+
+
+@pytest.fixture(params=["mini-flux", "mini-pixart", "mini-sd"])
+def pipe_case(request: pytest.FixtureRequest) -> tuple[Any, dict[str, Any]]:
+    """Each model in turn, with the arguments of its smallest call of four steps."""
+    fixture = {"mini-flux": "flux_pipe", "mini-pixart": "pixart_pipe", "mini-sd": "sd_pipe"}[request.param]
+    return request.getfixturevalue(fixture), call_args(request.param)
