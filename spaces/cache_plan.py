@@ -108,20 +108,24 @@ def stored_sites(plan: CachePlan, inventory: Inventory) -> NDArray[np.bool_]:
     return np.asarray(reads.any(axis=0))
 
 
-def plan_macs(plan: CachePlan | None, inventory: Inventory, n_calls: int) -> int:
-    """Multiply-accumulates of `n_calls` network calls for one image of one branch under the plan.
+def call_macs(plan: CachePlan | None, inventory: Inventory, n_calls: int) -> NDArray[np.int64]:
+    """Multiply-accumulates of each network call for one image of one branch under the plan: int64 (n_calls,).
 
     A site that runs costs its own MACs less those of the sites inside it, which are counted by themselves.
     """
     if plan is None:
-        return n_calls * inventory.total_macs
+        return np.full(n_calls, inventory.total_macs, np.int64)
     own = np.array([site.macs for site in inventory.sites], np.int64)
-    for i, site in enumerate(inventory.sites):
+    for site in inventory.sites:
         if site.relation is Relation.INSIDE and site.parent is not None:
-            own[site.parent] -= inventory.sites[i].macs
-    recomputed = plan.table == CacheAction.RECOMPUTE
-    runs = recomputed & _called(plan.table, inventory)
-    return n_calls * (inventory.total_macs - int(own.sum())) + int((runs * own).sum())
+            own[site.parent] -= site.macs
+    runs = (plan.table == CacheAction.RECOMPUTE) & _called(plan.table, inventory)
+    return np.asarray(inventory.total_macs - own.sum() + (runs * own).sum(axis=1), np.int64)
+
+
+def plan_macs(plan: CachePlan | None, inventory: Inventory, n_calls: int) -> int:
+    """Multiply-accumulates of `n_calls` network calls for one image of one branch under the plan."""
+    return int(call_macs(plan, inventory, n_calls).sum())
 
 
 def _called(table: NDArray[np.uint8], inventory: Inventory) -> NDArray[np.bool_]:

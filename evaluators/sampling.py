@@ -1,0 +1,115 @@
+"""One run of an unmodified pipeline over a prompt set, timed, with its final latents and images."""
+
+import contextlib
+import inspect
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+from autotune.spaces.evaluation import Fidelity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """What a run produced: float32 on the CPU, first axis over the prompts.
+
+    `latents` (n, channels, height, width) are the autoencoder's latents before its scaling is undone, `images` (n, 3, height,
+    width) lie in [0, 1]. `seconds` is the wall time of the pipeline calls, decoding included, text encoding excluded.
+    """
+
+    latents: torch.Tensor
+    images: torch.Tensor
+    seconds: float
+
+
+class Deadline(Exception):
+    """A run took longer than it may."""
+
+
+@torch.no_grad()
+def run_pipeline(
+    pipe: DiffusionPipeline,
+    embeddings: Mapping[str, torch.Tensor],
+    fidelity: Fidelity,
+    *,
+    batch_size: int,
+    timeout_s: float | None = None,
+    **call_kwargs: Any,
+) -> Samples:
+    """Draw one image per prompt and seed; prompt i starts from the noise of a CPU generator with seed i.
+
+    The pipeline decodes by its own code: the latents are what it hands to its autoencoder, with the scaling undone.
+
+    Raises:
+        Deadline: `timeout_s` has passed at the start of a network call.
+    """
+    if "negative_prompt" in inspect.signature(pipe.__call__).parameters:
+        call_kwargs.setdefault("negative_prompt", None)
+    latents: list[torch.Tensor] = []
+    images: list[torch.Tensor] = []
+    seconds = 0.0
+    with _decoder_inputs(pipe, latents.append), _deadline(pipe, timeout_s):
+        for start in range(0, len(fidelity.seeds), batch_size):
+            batch = slice(start, start + batch_size)
+            generators = [torch.Generator("cpu").manual_seed(seed) for seed in fidelity.seeds[batch]]
+            _synchronize(pipe)
+            began = time.perf_counter()
+            result = pipe(
+                generator=generators,
+                output_type="pt",
+                **{name: tensor[batch] for name, tensor in embeddings.items()},
+                **call_kwargs,
+            )
+            _synchronize(pipe)
+            seconds += time.perf_counter() - began
+            images.append(result.images.float().cpu())
+    scale = pipe.vae.config.scaling_factor
+    shift = getattr(pipe.vae.config, "shift_factor", None) or 0.0
+    return Samples(
+        latents=torch.cat([(z.float().cpu() - shift) * scale for z in latents]),
+        images=torch.cat(images),
+        seconds=seconds,
+    )
+
+
+@contextlib.contextmanager
+def _decoder_inputs(pipe: DiffusionPipeline, keep: Callable[[torch.Tensor], None]) -> Iterator[None]:
+    decode = pipe.vae.decode
+
+    def keeping(z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        keep(z)
+        return decode(z, *args, **kwargs)
+
+    pipe.vae.decode = keeping
+    try:
+        yield
+    finally:
+        del pipe.vae.decode
+
+
+@contextlib.contextmanager
+def _deadline(pipe: DiffusionPipeline, timeout_s: float | None) -> Iterator[None]:
+    if timeout_s is None:
+        yield
+        return
+    end = time.monotonic() + timeout_s
+
+    def check(*_: object) -> None:
+        if time.monotonic() > end:
+            raise Deadline(f"the run took longer than its limit of {timeout_s:.0f} s")
+
+    denoiser = getattr(pipe, "transformer", None) or pipe.unet
+    hook = denoiser.register_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _synchronize(pipe: DiffusionPipeline) -> None:
+    if pipe._execution_device.type == "cuda":
+        torch.cuda.synchronize(pipe._execution_device)

@@ -1,0 +1,215 @@
+"""The worker: one warm model that scores schedules against a converged reference and the pipeline's default run."""
+
+import dataclasses
+import time
+from collections import deque
+
+import torch
+
+from autotune.evaluators.adapters import find_adapter
+from autotune.evaluators.apply import attach, remove
+from autotune.evaluators.contact_sheet import make_contact_sheet
+from autotune.evaluators.feature_net import class_probability, load_feature_net
+from autotune.evaluators.hardware import device_name, library_versions
+from autotune.evaluators.inventory import measure_inventory
+from autotune.evaluators.load import LoadedModel
+from autotune.evaluators.noise import flow_mu, noise_schedule_of, own_timesteps, prediction_of
+from autotune.evaluators.peak_memory import measure_peak_memory
+from autotune.evaluators.prompt_embedding import embed_prompts
+from autotune.evaluators.quality import score_deviation, score_psnr, score_ssim
+from autotune.evaluators.reference import ArtifactCache, load_or_make_reference
+from autotune.evaluators.sampling import Deadline, Samples, run_pipeline
+from autotune.spaces.cache_plan import call_macs
+from autotune.spaces.condition import Condition
+from autotune.spaces.errors import EvaluatorError, ScheduleError
+from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
+from autotune.spaces.schedule import GuidanceAction, Schedule
+
+BASELINE_SHARE = 1 / 15
+"""Share of the scoring time that goes into re-timing the baseline between candidates."""
+
+THUMBNAILS = 8
+"""Images of each scored schedule that are kept for a contact sheet."""
+
+
+class Worker:
+    """Scores schedules on one device with one warm model; implements `autotune.evaluators.evaluator.Evaluator`.
+
+    `artifacts` keeps reference runs between processes; without it they are made anew. `timeout_s` limits one candidate's
+    run; by default it is 20 times the baseline's, and at least a minute.
+    """
+
+    protocol = "1"
+
+    def __init__(
+        self, model: LoadedModel, *, artifacts: ArtifactCache | None = None, timeout_s: float | None = None
+    ) -> None:
+        self._pipe, self._preset = model.pipe, model.preset
+        self._artifacts, self._timeout_s = artifacts, timeout_s
+        preset, pipe = model.preset, model.pipe
+        self.inventory = measure_inventory(pipe, preset.height, preset.width)
+        self._mu = flow_mu(pipe, preset.height, preset.width)
+        self._n_branches = 2 if find_adapter(pipe).batched_guidance and preset.guidance_scale > 1 else 1
+        self.condition = Condition(
+            model=preset.name,
+            revision=model.revision,
+            pipeline_class=type(pipe).__name__,
+            inventory_hash=self.inventory.hash,
+            noise_schedule=noise_schedule_of(pipe.scheduler, self._mu),
+            prediction=prediction_of(pipe.scheduler),
+            scheduler_class=type(pipe.scheduler).__name__,
+            start_timestep=self.own_timesteps(preset.n_steps)[0],
+            height=preset.height,
+            width=preset.width,
+            batch_size=preset.batch_size,
+            dtype=str(pipe.dtype).removeprefix("torch."),
+            guidance_scale=float(preset.guidance_scale),
+            n_steps=preset.n_steps,
+            device=device_name(pipe._execution_device),
+            versions=library_versions(),
+        )
+        self._baseline = Schedule(n_steps=preset.n_steps)
+        self._baseline_ms: deque[float] = deque(maxlen=3)
+        self._baseline_due = 0.0
+        self._embeddings: dict[str, dict[str, torch.Tensor]] = {}
+        self._references: dict[str, Samples] = {}
+        self._thumbnails: dict[tuple[Schedule, str], torch.Tensor] = {}
+        self._feature_net = load_feature_net(torch.device("cpu")) if preset.name.startswith("mini-") else None
+
+    def own_timesteps(self, n_steps: int) -> tuple[float, ...]:
+        """The pipeline's own grid for `n_steps` steps: one model timestep per network call."""
+        return own_timesteps(self._pipe.scheduler, n_steps, self._mu)
+
+    def reference(self, fidelity: Fidelity) -> Samples:
+        """The converged run from the same starting noise, made once per fidelity."""
+        if fidelity.hash not in self._references:
+            self._references[fidelity.hash] = load_or_make_reference(
+                self.condition, fidelity, lambda schedule: self._run(schedule, fidelity, None), self._artifacts
+            )
+        return self._references[fidelity.hash]
+
+    def score(self, schedule: Schedule, fidelity: Fidelity, *, repeats: int = 1) -> Measurement | Failure:
+        """Measure a schedule: quality on the whole fidelity, latency over `repeats` runs.
+
+        With several repeats every timed run is preceded by one of the baseline. With one, the baseline's last timings
+        stand in, refreshed so that they take `BASELINE_SHARE` of the time.
+
+        Raises:
+            EvaluatorError: the run failed for a reason that is not the schedule's.
+        """
+        reference = self.reference(fidelity)
+        began = time.monotonic()
+        baseline_ms = [self._time_baseline(fidelity)] if repeats > 1 else self._recent_baseline(fidelity)
+        try:
+            with measure_peak_memory(self._pipe._execution_device) as peak:
+                samples = self._run(schedule, fidelity, self._limit(baseline_ms, fidelity))
+            if not bool(torch.isfinite(samples.latents).all()):
+                return Failure(kind=FailureKind.NAN, reason="the final latents hold NaN or infinite values")
+            latency_ms = [1000.0 * samples.seconds / len(fidelity.prompts)]
+            for _ in range(repeats - 1):
+                baseline_ms.append(self._time_baseline(fidelity))
+                latency_ms.append(self._time(schedule, fidelity))
+        except Deadline as error:
+            return Failure(kind=FailureKind.TIMEOUT, reason=str(error))
+        except ScheduleError as error:
+            return Failure(kind=FailureKind.INVALID, reason=str(error))
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise EvaluatorError(f"the pipeline failed while scoring a schedule: {error}") from error
+            return Failure(kind=FailureKind.OUT_OF_MEMORY, reason=str(error).splitlines()[0])
+        self._thumbnails[schedule, fidelity.hash] = samples.images[:THUMBNAILS]
+        return Measurement(
+            quality=self._quality(samples, reference, fidelity),
+            latency_ms=tuple(latency_ms),
+            baseline_latency_ms=tuple(baseline_ms),
+            macs=self._macs(schedule),
+            baseline_macs=self._macs(self._baseline),
+            network_calls=self._n_calls(schedule),
+            peak_memory_bytes=peak.bytes,
+            wall_s=time.monotonic() - began,
+        )
+
+    def contact_sheet(self, schedule: Schedule, fidelity: Fidelity, n_images: int) -> bytes:
+        """PNG of the first `n_images` samples (at most `THUMBNAILS`) side by side."""
+        key = (schedule, fidelity.hash)
+        if key not in self._thumbnails:
+            n = min(n_images, THUMBNAILS, len(fidelity.prompts))
+            short = dataclasses.replace(fidelity, prompts=fidelity.prompts[:n], seeds=fidelity.seeds[:n])
+            self._thumbnails[key] = self._run(schedule, short, None).images
+        return make_contact_sheet(self._thumbnails[key][:n_images])
+
+    def _run(self, schedule: Schedule, fidelity: Fidelity, timeout_s: float | None) -> Samples:
+        preset = self._preset
+        if fidelity.hash not in self._embeddings:
+            self._embeddings[fidelity.hash] = embed_prompts(
+                self._pipe, fidelity.prompts, guidance_scale=preset.guidance_scale, call_kwargs=preset.call_kwargs
+            )
+        attach(self._pipe, schedule, inventory=self.inventory)
+        try:
+            return run_pipeline(
+                self._pipe,
+                self._embeddings[fidelity.hash],
+                fidelity,
+                batch_size=preset.batch_size,
+                timeout_s=timeout_s,
+                num_inference_steps=schedule.n_steps,
+                guidance_scale=preset.guidance_scale,
+                height=preset.height,
+                width=preset.width,
+                **preset.call_kwargs,
+            )
+        finally:
+            remove(self._pipe)
+
+    def _time(self, schedule: Schedule, fidelity: Fidelity) -> float:
+        """Milliseconds per image of one pipeline call over the first batch."""
+        n = min(self._preset.batch_size, len(fidelity.prompts))
+        batch = dataclasses.replace(fidelity, prompts=fidelity.prompts[:n], seeds=fidelity.seeds[:n])
+        return 1000.0 * self._run(schedule, batch, None).seconds / n
+
+    def _time_baseline(self, fidelity: Fidelity) -> float:
+        if not self._baseline_ms:
+            self._time(self._baseline, fidelity)  # warm-up: the first run allocates and picks kernels
+        began = time.monotonic()
+        ms = self._time(self._baseline, fidelity)
+        self._baseline_ms.append(ms)
+        self._baseline_due = time.monotonic() + (time.monotonic() - began) / BASELINE_SHARE
+        return ms
+
+    def _recent_baseline(self, fidelity: Fidelity) -> list[float]:
+        if time.monotonic() >= self._baseline_due:
+            self._time_baseline(fidelity)
+        return list(self._baseline_ms)
+
+    def _limit(self, baseline_ms: list[float], fidelity: Fidelity) -> float:
+        if self._timeout_s is not None:
+            return self._timeout_s
+        return max(60.0, 20.0 * baseline_ms[-1] / 1000.0 * len(fidelity.prompts))
+
+    def _quality(self, samples: Samples, reference: Samples, fidelity: Fidelity) -> dict[str, tuple[float, ...]]:
+        quality = {
+            "deviation": score_deviation(samples.latents, reference.latents),
+            "psnr": score_psnr(samples.images, reference.images),
+            "ssim": score_ssim(samples.images, reference.images),
+        }
+        if self._feature_net is not None:
+            alignment = class_probability(self._feature_net, samples.images, fidelity.prompts)
+            if alignment is not None:
+                quality["alignment"] = alignment
+        return quality
+
+    def _n_calls(self, schedule: Schedule) -> int:
+        return schedule.n_steps if schedule.time is not None else len(self.own_timesteps(schedule.n_steps))
+
+    def _macs(self, schedule: Schedule) -> int:
+        n_calls = self._n_calls(schedule)
+        branches = [self._n_branches] * n_calls
+        if schedule.guidance is not None:
+            branches = [self._n_branches if a is GuidanceAction.BOTH else 1 for a in schedule.guidance]
+        return int((call_macs(schedule.cache, self.inventory, n_calls) * branches).sum())
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower()
