@@ -31,8 +31,8 @@ class ArtifactCache(Protocol):
 def reference_schedule(condition: Condition, n_steps: int = REFERENCE_STEPS) -> Schedule:
     """The converged run: from the condition's start level, with a solver and grid of low error at many steps.
 
-    The start is fixed because the default grids of different step counts do not all begin at the same noise level: a run of the
-    default grid with more steps would solve another problem.
+    The start is fixed because the default grids of different step counts do not all begin at the same noise level: a
+    run of the default grid with more steps would solve another problem.
     """
     noise = condition.noise_schedule
     if isinstance(noise, Flow):
@@ -47,7 +47,7 @@ def reference_schedule(condition: Condition, n_steps: int = REFERENCE_STEPS) -> 
 def load_or_make_reference(
     condition: Condition, fidelity: Fidelity, run: Callable[[Schedule], Samples], artifacts: ArtifactCache | None
 ) -> Samples:
-    """The reference samples of a fidelity, from the artifact store if they were made before under the same condition."""
+    """The reference samples of a fidelity, read back if they were made before under the same condition."""
     name = f"reference/{REFERENCE_STEPS}/{condition.hash}/{fidelity.hash}"
     stored = artifacts.load(name) if artifacts is not None else None
     if stored is not None:

@@ -17,8 +17,9 @@ from autotune.spaces.evaluation import Fidelity
 class Samples:
     """What a run produced: float32 on the CPU, first axis over the prompts.
 
-    `latents` (n, channels, height, width) are the autoencoder's latents before its scaling is undone, `images` (n, 3, height,
-    width) lie in [0, 1]. `seconds` is the wall time of the pipeline calls, decoding included, text encoding excluded.
+    `latents` (n, channels, height, width) are the autoencoder's latents before its scaling is undone, `images`
+    (n, 3, height, width) lie in [0, 1]. `seconds` is the wall time of the pipeline calls, decoding included and text
+    encoding excluded.
     """
 
     latents: torch.Tensor

@@ -35,8 +35,8 @@ THUMBNAILS = 8
 class Worker:
     """Scores schedules on one device with one warm model; implements `autotune.evaluators.evaluator.Evaluator`.
 
-    `artifacts` keeps reference runs between processes; without it they are made anew. `timeout_s` limits one candidate's
-    run; by default it is 20 times the baseline's, and at least a minute.
+    `artifacts` keeps reference runs between processes; without it they are made anew. `timeout_s` limits one
+    candidate's run; by default it is 20 times the baseline's, and at least a minute.
     """
 
     protocol = "1"
