@@ -1,0 +1,49 @@
+"""The command `autotune`."""
+
+import logging
+import signal
+import sys
+
+import typer
+
+from autotune.cli import doctor, runs, schedules, studies
+from autotune.spaces.errors import AutotuneError, ScheduleError, UsageError
+
+app = typer.Typer(
+    name="autotune",
+    help="Find the fastest schedules of a diffusion model. `autotune --model M --budget B` is short for `autotune run`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for module in (runs, studies, schedules, doctor):
+    module.register(app)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 usage, 3 no feasible point, 130 interrupted and resumable."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0].startswith("-") and words[0] not in ("--help", "--version"):
+        words.insert(0, "run")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `autotune front S | head` ends quietly
+    try:
+        app(args=words, prog_name="autotune")
+    except AutotuneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UsageError | ScheduleError) else 1)
+
+
+@app.callback(invoke_without_command=True)
+def options(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+    """Print the version."""
+    if version:
+        from importlib.metadata import version as installed
+
+        print(installed("diffusion-autotune"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Commands on schedule files: validate, apply."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autotune.cli.output import Format, print_rows
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(validate)
+    app.command()(apply)
+
+
+def validate(
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE...", help="Schedule files.")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the format and exit.")] = False,
+    form: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.TABLE,
+) -> None:
+    """Check schedule files: every key, length, number and hash. The first wrong one is an error that names the field."""
+    from autotune.spaces.errors import UsageError
+    from autotune.spaces.schedule import schedule_hash
+    from autotune.spaces.schedule_file import SCHEMA_PATH, load_schedule_file
+
+    if schema:
+        print(SCHEMA_PATH.read_text(encoding="utf-8"), end="")
+        return
+    if not files:
+        raise UsageError("`autotune validate` needs at least one schedule file, or --schema")
+    rows = []
+    for path in files:
+        file = load_schedule_file(path)
+        columns = [name for name in ("time", "solver", "compensation", "cache", "guidance") if getattr(file.schedule, name)]
+        rows.append(
+            {"file": str(path), "valid": True, "hash": schedule_hash(file.schedule)[:12], "model": file.condition.model,
+             "steps": file.schedule.n_steps, "columns": columns or ["none"]}
+        )  # fmt: skip
+    print_rows(rows, {name: name for name in ("file", "valid", "hash", "model", "steps", "columns")}, form)
+
+
+def apply(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Schedule file.")],
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", help="Draw this prompt with the schedule; repeatable.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="PNG to write, the images side by side.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the first prompt; the next ones count up.")] = 0,
+    device: Annotated[str, typer.Option("--device", help="Torch device.")] = "cpu",
+) -> None:
+    """Print the line that applies a schedule file, or draw images with it."""
+    from autotune.spaces.errors import UsageError
+    from autotune.spaces.schedule_file import load_schedule_file
+
+    content = load_schedule_file(file)
+    if not prompt:
+        print(f"autotune.apply(pipe, {str(file)!r})    # {content.condition.model}, {content.schedule.n_steps} steps")
+        return
+    if output is None:
+        raise UsageError("--prompt needs --output FILE.png")
+    from autotune.evaluators.drawing import draw_with_schedule
+    from autotune.spaces.atomic_write import write_atomically
+
+    write_atomically(output, draw_with_schedule(content, prompt, seed=seed, device=device))
+    print(f"wrote {output}")

@@ -1,0 +1,149 @@
+"""Commands that read a study: list, show, front, export, report."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autotune.cli.output import Format, print_rows, print_table
+from autotune.spaces.errors import UsageError
+
+if TYPE_CHECKING:
+    from autotune.spaces.study_record import StudyRecord
+    from autotune.storage.database import Database
+
+StorageOption = Annotated[
+    str | None, typer.Option("--storage", help="Database URL or SQLite file; the user's data folder by default.")
+]
+FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study; see `autotune list studies`.")]
+
+FRONT_COLUMNS = {
+    "schedule_hash": "schedule",
+    "label": "what",
+    "picks": "pick",
+    "network_calls": "calls",
+    "latency_ms": "ms/image",
+    "speedup": "speed-up",
+    "relative_macs": "MACs",
+    "deviation": "deviation",
+    "psnr": "PSNR",
+    "alignment": "alignment",
+    "source": "measured on",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command("list")(list_things)
+    app.command()(show)
+    app.command()(front)
+    app.command()(export)
+    app.command()(report)
+
+
+def list_things(
+    what: Annotated[str, typer.Argument(metavar="models|studies", help="What to list.")],
+    storage: StorageOption = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """List the model presets and whether each can run here, or the studies in the database."""
+    if what == "models":
+        from autotune.evaluators.availability import can_run_here
+        from autotune.evaluators.presets import PRESETS
+
+        rows = []
+        for preset in PRESETS.values():
+            runs, why = can_run_here(preset)
+            rows.append(
+                {"model": preset.name, "runs here": runs, "why": why, "steps": preset.n_steps,
+                 "guidance": preset.guidance_scale, "size": f"{preset.width}x{preset.height}",
+                 "source": preset.name if preset.is_local else str(preset.source), "what": preset.description}
+            )  # fmt: skip
+        columns = ["model", "runs here", "steps", "guidance", "size", "why", "what"]
+        print_rows(rows, {name: name for name in columns}, form)
+    elif what == "studies":
+        with _database(storage) as database:
+            studies = database.list_studies()
+        rows = [
+            {"study": s.name, "model": s.model, "family": s.family, "state": str(s.state), "candidates": s.n_candidates,
+             "minutes": s.wall_s / 60, "created": s.created}
+            for s in studies
+        ]  # fmt: skip
+        print_rows(rows, {name: name for name in ("study", "model", "family", "state", "candidates", "minutes", "created")}, form)
+    else:
+        raise UsageError(f"`autotune list` lists `models` or `studies`; got {what!r}")
+
+
+def show(study: StudyArgument, storage: StorageOption = None, form: FormatOption = Format.TABLE) -> None:
+    """Show a study: what was asked, how far it got, its picks and its failures."""
+    from autotune.reports.summary import summarise
+
+    record = _load(study, storage)
+    summary = summarise(record)
+    if form is Format.TABLE:
+        print_table([{"field": k, "value": v} for k, v in summary.items()], {"field": "field", "value": "value"})
+        print_front(record, Format.TABLE)
+    else:
+        print_rows([summary], {}, form)
+
+
+def front(study: StudyArgument, storage: StorageOption = None, form: FormatOption = Format.TABLE) -> None:
+    """Print the front of a study, fastest first."""
+    print_front(_load(study, storage), form)
+
+
+def export(
+    study: StudyArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Schedule file to write.")],
+    pick: Annotated[str, typer.Option("--pick", help="quality, balanced, fast, or the start of a schedule hash.")] = "balanced",
+    storage: StorageOption = None,
+) -> None:
+    """Write a schedule of a study as a file that `autotune.apply(pipe, FILE)` reads."""
+    from autotune.reports.export import find_candidate, make_schedule_file
+    from autotune.spaces.schedule_file import save_schedule_file
+
+    record = _load(study, storage)
+    save_schedule_file(output, make_schedule_file(record, find_candidate(record, pick)))
+    print(f"wrote {output}; in production: autotune.apply(pipe, {str(output)!r})")
+
+
+def report(
+    study: StudyArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write into; made if missing.")],
+    storage: StorageOption = None,
+) -> None:
+    """Write the report of a study: one HTML file, its figures as PNG, its table as Markdown and CSV."""
+    from autotune.reports.report import write_report
+
+    with _database(storage) as database:
+        path = write_report(database.load_study(study), database.artifacts.load, output)
+    print(f"wrote {path}")
+
+
+def print_front(record: "StudyRecord", form: Format) -> None:
+    """Print a record's front."""
+    from autotune.reports.tables import front_rows
+
+    rows = front_rows(record)
+    if form is Format.TABLE:
+        rows = [{**row, "schedule_hash": str(row["schedule_hash"])[:12]} for row in rows]
+    print_rows(rows, FRONT_COLUMNS, form)
+
+
+@contextlib.contextmanager
+def _database(storage: str | None) -> Iterator["Database"]:
+    from autotune.storage.database import Database
+
+    database = Database.open(storage)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def _load(study: str, storage: str | None) -> "StudyRecord":
+    with _database(storage) as database:
+        return database.load_study(study)

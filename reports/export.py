@@ -1,0 +1,66 @@
+"""From a study's candidate to the schedule file that production applies."""
+
+from autotune.spaces.errors import UsageError
+from autotune.spaces.evaluation import Evaluation
+from autotune.spaces.front import pick, study_front
+from autotune.spaces.schedule_file import ScheduleFile
+from autotune.spaces.study_record import Candidate, StudyRecord
+
+PICKS = ("quality", "balanced", "fast")
+
+
+def make_schedule_file(record: StudyRecord, candidate: Candidate) -> ScheduleFile:
+    """The schedule file of a candidate, with every raw figure that the study measured of it and where it came from."""
+    measured = {"calibration": _figures(candidate.calibration)}
+    if candidate.held_out is not None:
+        measured["held_out"] = _figures(candidate.held_out)
+    return ScheduleFile(
+        schedule=candidate.schedule,
+        condition=record.condition,
+        measured=measured,
+        provenance={
+            "study": record.name,
+            "created": record.created,
+            "family": candidate.family,
+            "label": candidate.label,
+            "seed": record.settings.get("seed"),
+            "machine": dict(record.provenance),
+        },
+    )
+
+
+def _figures(evaluation: Evaluation) -> dict[str, object]:
+    measurement = evaluation.measurement
+    if measurement is None:
+        return {"state": str(evaluation.state)}
+    return {
+        "speedup": 1.0 / measurement.relative_latency,
+        "relative_macs": measurement.relative_macs,
+        "network_calls": measurement.network_calls,
+        "macs": measurement.macs,
+        "peak_memory_bytes": measurement.peak_memory_bytes,
+        "quality_mean": {name: measurement.mean(name) for name in measurement.quality},
+        "quality_per_prompt": {name: list(values) for name, values in measurement.quality.items()},
+        "latency_ms": list(measurement.latency_ms),
+        "baseline_latency_ms": list(measurement.baseline_latency_ms),
+    }
+
+
+def find_candidate(record: StudyRecord, which: str) -> Candidate:
+    """The candidate that a pick's name, or the start of a schedule hash, stands for.
+
+    Raises:
+        UsageError: the study has no front yet, or no candidate or more than one fits.
+    """
+    if which in PICKS:
+        picks = pick(study_front(record), record)
+        if which not in picks:
+            raise UsageError(f"study {record.name!r} has no feasible schedule yet, so no {which} pick; resume it first")
+        return picks[which]
+    fitting = {c.schedule_hash: c for c in record.candidates if c.schedule_hash.startswith(which)}
+    if len(fitting) != 1:
+        raise UsageError(
+            f"a pick is one of {', '.join(PICKS)}, or the start of exactly one schedule hash of the study; "
+            f"{which!r} fits {len(fitting)}: see `autotune front {record.name}`"
+        )
+    return next(iter(fitting.values()))
