@@ -11,7 +11,7 @@ from autotune.spaces.errors import AutotuneError, ScheduleError, UsageError
 
 app = typer.Typer(
     name="autotune",
-    help="Find the fastest schedules of a diffusion model. `autotune --model M --budget B` is short for `autotune run`.",
+    help="Find the fastest schedules of a diffusion model. `autotune --model M` is short for `autotune run --model M`.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -19,7 +19,7 @@ def validate(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the format and exit.")] = False,
     form: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.TABLE,
 ) -> None:
-    """Check schedule files: every key, length, number and hash. The first wrong one is an error that names the field."""
+    """Check schedule files: every key, length, number and hash; an error names the field."""
     from autotune.spaces.errors import UsageError
     from autotune.spaces.schedule import schedule_hash
     from autotune.spaces.schedule_file import SCHEMA_PATH, load_schedule_file
@@ -32,7 +32,9 @@ def validate(
     rows = []
     for path in files:
         file = load_schedule_file(path)
-        columns = [name for name in ("time", "solver", "compensation", "cache", "guidance") if getattr(file.schedule, name)]
+        columns = [
+            name for name in ("time", "solver", "compensation", "cache", "guidance") if getattr(file.schedule, name)
+        ]
         rows.append(
             {"file": str(path), "valid": True, "hash": schedule_hash(file.schedule)[:12], "model": file.condition.model,
              "steps": file.schedule.n_steps, "columns": columns or ["none"]}
@@ -42,8 +44,12 @@ def validate(
 
 def apply(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Schedule file.")],
-    prompt: Annotated[list[str] | None, typer.Option("--prompt", help="Draw this prompt with the schedule; repeatable.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="PNG to write, the images side by side.")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", help="Draw this prompt with the schedule; repeatable.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="PNG to write, the images side by side.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the first prompt; the next ones count up.")] = 0,
     device: Annotated[str, typer.Option("--device", help="Torch device.")] = "cpu",
 ) -> None:

@@ -72,7 +72,11 @@ def list_things(
              "minutes": s.wall_s / 60, "created": s.created}
             for s in studies
         ]  # fmt: skip
-        print_rows(rows, {name: name for name in ("study", "model", "family", "state", "candidates", "minutes", "created")}, form)
+        print_rows(
+            rows,
+            {name: name for name in ("study", "model", "family", "state", "candidates", "minutes", "created")},
+            form,
+        )
     else:
         raise UsageError(f"`autotune list` lists `models` or `studies`; got {what!r}")
 
@@ -98,7 +102,9 @@ def front(study: StudyArgument, storage: StorageOption = None, form: FormatOptio
 def export(
     study: StudyArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="Schedule file to write.")],
-    pick: Annotated[str, typer.Option("--pick", help="quality, balanced, fast, or the start of a schedule hash.")] = "balanced",
+    pick: Annotated[
+        str, typer.Option("--pick", help="quality, balanced, fast, or the start of a schedule hash.")
+    ] = "balanced",
     storage: StorageOption = None,
 ) -> None:
     """Write a schedule of a study as a file that `autotune.apply(pipe, FILE)` reads."""
