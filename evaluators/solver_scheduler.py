@@ -1,0 +1,217 @@
+"""One scheduler that runs any solver program inside an unmodified pipeline."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import ConfigMixin, SchedulerMixin
+from diffusers.schedulers.scheduling_utils import SchedulerOutput
+
+from autotune.spaces.errors import ScheduleError
+from autotune.spaces.noise_schedule import Flow, VariancePreserving
+from autotune.spaces.schedule import Schedule
+from autotune.spaces.solver_formula import Prediction
+from autotune.spaces.solver_program import SolverProgram, compile_program
+from autotune.spaces.time_grid import shift_flow_times
+
+logger = logging.getLogger(__name__)
+
+_SAME_MU = 1e-6
+
+
+class SolverProgramScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
+    """Multiplies and adds: x_{i+1} = sum_j a_ij x_j + b_ij o_j, with the coefficients of a `SolverProgram`.
+
+    The schedule decides the steps, so what a pipeline asks for (`num_inference_steps`, sigmas, timesteps) has no
+    effect. `config` is that of the scheduler it stands in for, because pipelines read fields of it. Sums are taken
+    in float32 at least; of the past only what a later step reads is kept.
+    """
+
+    order = 1
+    init_noise_sigma = 1.0
+
+    def __init__(
+        self,
+        program: SolverProgram,
+        *,
+        schedule: Schedule,
+        config: dict[str, Any],
+        noise: VariancePreserving | Flow,
+        prediction: Prediction,
+    ) -> None:
+        self.register_to_config(**{name: value for name, value in config.items() if not name.startswith("_")})
+        self.program = program
+        self.timesteps = torch.tensor(program.timesteps, dtype=torch.float32)
+        self.num_inference_steps = program.n_steps
+        self._schedule = schedule
+        self._noise = noise
+        self._prediction: Prediction = prediction
+        self._warned: set[str] = set()
+        self._reset(program)
+
+    @classmethod
+    def from_schedule(
+        cls,
+        schedule: Schedule,
+        original_scheduler: Any,
+        noise: VariancePreserving | Flow,
+        prediction: Prediction,
+    ) -> "SolverProgramScheduler":
+        """A scheduler for the columns `time`, `solver` and `compensation`.
+
+        Args:
+            schedule: has the columns `time` and `solver`.
+            original_scheduler: the pipeline's own scheduler; only its config is read.
+            noise: what the timesteps stand for; `noise.mu` is the shift that they were made for.
+            prediction: what the network puts out.
+
+        Raises:
+            ScheduleError: a column is missing or does not fit the noise schedule.
+        """
+        program = compile_program(schedule, noise, prediction)
+        config = dict(original_scheduler.config)
+        return cls(program, schedule=schedule, config=config, noise=noise, prediction=prediction)
+
+    @property
+    def step_index(self) -> int | None:
+        """Index of the next step; None before the first."""
+        return self._step_index
+
+    @property
+    def begin_index(self) -> int | None:
+        """Index that the run starts from, as the pipeline set it."""
+        return self._begin_index
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Accept 0, which text-to-image pipelines pass.
+
+        Raises:
+            ScheduleError: the run would start in the middle.
+        """
+        if begin_index != 0:
+            raise ScheduleError(
+                f"a schedule with a solver column runs from its first step; got begin index {begin_index} "
+                "(image-to-image or inpainting); remove the schedule for this call, or use one without time and solver"
+            )
+        self._begin_index = 0
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Start a run: forget the last one and put the schedule's timesteps on `device`.
+
+        Another step count than the schedule's is ignored with a warning, and so are explicit timesteps. On a flow with
+        dynamic shift, a `mu` other than the schedule's (another resolution) translates the grid in lambda.
+        """
+        asked = next((len(grid) for grid in (timesteps, sigmas) if grid is not None), num_inference_steps)
+        if asked is not None and asked != self._schedule.n_steps:
+            self._warn_once(
+                f"the applied schedule has {self._schedule.n_steps} steps; the {asked} that were asked for are ignored"
+            )
+        elif timesteps is not None:
+            self._warn_once("the applied schedule has its own timesteps; those that were passed are ignored")
+        program = self._program_at(mu)
+        self.num_inference_steps = program.n_steps
+        self.timesteps = torch.tensor(program.timesteps, dtype=torch.float32, device=device)
+        self._reset(program)
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: Any = None) -> torch.Tensor:
+        """The sample as it is: states are not rescaled."""
+        return sample
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: Any,
+        sample: torch.Tensor,
+        generator: Any = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """The next state.
+
+        Args:
+            model_output: raw network output at `sample`, any shape.
+            timestep: not read; steps are counted from `set_timesteps`.
+            sample: the state that the network was called with, same shape.
+            generator: not read; a solver program is deterministic.
+            return_dict: whether to return a `SchedulerOutput` instead of a tuple.
+
+        Raises:
+            ScheduleError: more steps than the schedule has, or a shape that changed on the way.
+        """
+        i = self._step_index or 0
+        program = self._running
+        if i >= program.n_steps:
+            raise ScheduleError(
+                f"the applied schedule has {program.n_steps} steps; got step {i + 1}; "
+                "call set_timesteps before each run, and step once per timestep"
+            )
+        dtype = torch.promote_types(sample.dtype, torch.float32)
+        self._remember(i, sample.to(dtype), model_output.to(dtype))
+        result = torch.zeros_like(sample, dtype=dtype)
+        for j, on_state, on_output in program.terms[i]:
+            if on_state:
+                result.add_(self._states[j], alpha=on_state)
+            if on_output:
+                result.add_(self._outputs[j], alpha=on_output)
+        self._forget(i)
+        self._step_index = i + 1
+        result = result.to(sample.dtype)
+        # Twice: PixArtAlphaPipeline reads the second entry, the denoised latents, where it is asked for one step.
+        return SchedulerOutput(prev_sample=result) if return_dict else (result, result)
+
+    def __len__(self) -> int:
+        return int(self.config["num_train_timesteps"])
+
+    def _program_at(self, mu: float | None) -> SolverProgram:
+        noise = self._noise
+        if mu is None or not isinstance(noise, Flow) or not noise.dynamic or abs(mu - noise.mu) <= _SAME_MU:
+            return self.program
+        self._warn_once(
+            f"the applied schedule was made for a time shift of {noise.mu:.4g}, this resolution has {mu:.4g}; "
+            "its timesteps are shifted accordingly, but it was not tuned for them"
+        )
+        time = shift_flow_times(self._schedule.time or (), mu - noise.mu, n_train=noise.n_train)
+        return compile_program(dataclasses.replace(self._schedule, time=time), noise, self._prediction)
+
+    def _reset(self, program: SolverProgram) -> None:
+        self._running = program
+        self._step_index: int | None = None
+        self._begin_index: int | None = None
+        self._states: dict[int, torch.Tensor] = {}
+        self._outputs: dict[int, torch.Tensor] = {}
+
+    def _remember(self, i: int, state: torch.Tensor, output: torch.Tensor) -> None:
+        """Keep the two new tensors; as copies where a later step reads them, since callers reuse their buffers."""
+        program = self._running
+        held = next(iter(self._outputs.values()), None)
+        if state.shape != output.shape or (held is not None and held.shape != state.shape):
+            raise ScheduleError(
+                "the state, the network output and those of the steps before must have one shape; got "
+                f"{tuple(state.shape)}, {tuple(output.shape)}"
+                + ("" if held is None else f" after {tuple(held.shape)}")
+                + "; call set_timesteps before each run"
+            )
+        self._states[i] = state.clone() if program.state_last_used[i] > i else state
+        self._outputs[i] = output.clone() if program.output_last_used[i] > i else output
+
+    def _forget(self, i: int) -> None:
+        for held, last in (
+            (self._states, self._running.state_last_used),
+            (self._outputs, self._running.output_last_used),
+        ):
+            for j in [j for j in held if last[j] <= i]:
+                del held[j]
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            logger.warning(message)
