@@ -1,0 +1,120 @@
+"""What the figures say in words, computed from the record: which family wins where, and which one does not pay."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autotune.reports.palette import BASELINE, FEWER_STEPS
+from autotune.reports.point import HELD_OUT, Point, cost_and_deviation, lower_front, volume
+from autotune.spaces.study_record import Candidate, StudyRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyRow:
+    """One family in numbers; `best` counts its own non-dominated candidates, `beaten` those of them that some
+    fewer-steps run dominates (None for the fewer-steps family itself, and where no fewer-steps run was measured).
+
+    `hypervolume` is that of the family alone, on the values that the front plot shows.
+    """
+
+    family: str
+    tried: int
+    failed: int
+    on_front: int
+    best: int
+    beaten: int | None
+    hypervolume: float
+
+
+def family_rows(
+    record: StudyRecord, points: Sequence[Point], front: Sequence[Candidate], cost: str
+) -> tuple[FamilyRow, ...]:
+    """One row per family of the study, in order of name, the default run left out."""
+    rivals = [p for p in points if p.family == FEWER_STEPS]
+    on_front = {c.schedule_hash for c in front}
+    rows = []
+    for family in sorted({c.family for c in record.candidates} - {BASELINE}):
+        tried = [c for c in record.candidates if c.family == family]
+        mine = [p for p in points if p.family == family]
+        best = lower_front(mine)
+        compared = bool(rivals) and family != FEWER_STEPS
+        rows.append(
+            FamilyRow(
+                family=family,
+                tried=len(tried),
+                failed=sum(c.calibration.measurement is None for c in tried),
+                on_front=sum(c.schedule_hash in on_front for c in tried),
+                best=len(best),
+                beaten=sum(any(beats(r, p, cost) for r in rivals) for p in best) if compared else None,
+                hypervolume=volume([(p.cost, p.deviation) for p in mine]),
+            )
+        )
+    return tuple(rows)
+
+
+def beats(rival: Point, point: Point, cost: str) -> bool:
+    """Whether the rival dominates the point, on held-out values if both have them, else on calibration values."""
+    if rival.source == point.source == HELD_OUT:
+        a, b = (rival.cost, rival.deviation), (point.cost, point.deviation)
+    else:
+        first = cost_and_deviation(rival.candidate.calibration.measurement, cost)
+        second = cost_and_deviation(point.candidate.calibration.measurement, cost)
+        if first is None or second is None:
+            return False
+        a, b = first, second
+    return a != b and a[0] <= b[0] and a[1] <= b[1]
+
+
+def sentences(rows: Sequence[FamilyRow], points: Sequence[Point], members: Sequence[Point]) -> tuple[str, ...]:
+    """What a reader should know before believing the front: its origin, the rival, and the shift between prompt sets."""
+    found = []
+    if members:
+        families = sorted({p.family for p in members} - {BASELINE})
+        origin = f", from {_joined(families)}" if families else ""
+        found.append(f"The front has {_count(len(members), 'schedule')}{origin}.")
+    found += [text for row in rows if (text := _rivalry(row)) is not None]
+    fewer = next((row for row in rows if row.family == FEWER_STEPS), None)
+    if fewer is None or not fewer.best:
+        found.append("No fewer-steps run was measured, so the front is not held against the strongest cheap rival.")
+    elif members:
+        total = volume([(p.cost, p.deviation) for p in members])
+        found.append(
+            f"Hypervolume: {total:.3f} for the whole front, {fewer.hypervolume:.3f} for fewer steps with the best "
+            "solver alone."
+        )
+    shift = _shift(points)
+    return (*found, *([shift] if shift else []))
+
+
+def _rivalry(row: FamilyRow) -> str | None:
+    if row.beaten is None or row.best == 0:
+        return None
+    if row.beaten == row.best:
+        what = "schedule is" if row.best == 1 else f"{row.best} schedules are all"
+        return f"Family {row.family} does not pay here: its best {what} dominated by taking fewer steps."
+    if row.beaten == 0:
+        return f"No fewer-steps run dominates any of the best {_count(row.best, 'schedule')} of family {row.family}."
+    return f"Fewer steps dominate {row.beaten} of the best {row.best} schedules of family {row.family}."
+
+
+def _shift(points: Sequence[Point]) -> str | None:
+    baseline = next((p for p in points if p.family == BASELINE and p.source == HELD_OUT), None)
+    if baseline is None or baseline.candidate.calibration.measurement is None:
+        return None
+    before = baseline.candidate.calibration.measurement.quality.get("deviation")
+    if not before:
+        return None
+    return (
+        f"The default run deviates by {sum(before) / len(before):#.3g} on the calibration prompts and by "
+        f"{baseline.deviation:#.3g} on the held-out ones: schedules that were only measured on calibration prompts "
+        "are drawn from another set of prompts than re-measured ones."
+    )
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def _joined(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return f"family {names[0]}"
+    return f"families {', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,185 @@
+"""The front plot: every candidate, the front with its intervals, the fewer-steps curve, the default run, the picks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from autotune.reports import palette
+from autotune.reports.point import Point, cost_interval, deviation_interval, lower_front
+from autotune.spaces.study_record import Candidate
+
+_SPEEDUPS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0)
+_RASTER_ABOVE = 3000
+"""More dominated points than this are drawn as pixels inside the SVG, to keep the page small."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontPlot:
+    """What the front plot shows; `front` holds hashes, `picks` maps a pick's name to its candidate."""
+
+    points: tuple[Point, ...]
+    front: frozenset[str]
+    picks: Mapping[str, Candidate]
+    cost: str
+
+    @property
+    def members(self) -> tuple[Point, ...]:
+        """The front's points by increasing cost."""
+        return tuple(sorted((p for p in self.points if p.candidate.schedule_hash in self.front), key=lambda p: p.cost))
+
+    @property
+    def fewer_steps(self) -> tuple[Point, ...]:
+        """The best fewer-steps runs by increasing cost: the strongest cheap rival."""
+        return lower_front([p for p in self.points if p.family == palette.FEWER_STEPS])
+
+    @property
+    def baseline(self) -> Point | None:
+        """The pipeline's default run, if it was measured."""
+        return next((p for p in self.points if p.family == palette.BASELINE), None)
+
+
+def draw_front(plot: FrontPlot, narrow: bool) -> Figure:
+    """The front plot; an empty study gives empty axes that say so."""
+    figure = Figure(figsize=(4.2, 5.4) if narrow else (8.6, 5.2), layout="constrained")
+    axes = figure.add_subplot()
+    name = "MACs" if plot.cost == "macs" else "latency"
+    axes.set_xlabel(f"{name} relative to the default run" + ("" if narrow else "  (faster to the left)"))
+    axes.set_ylabel("deviation" + ("" if narrow else " from the converged reference  (better below)"))
+    shown = [p for p in plot.points if p.deviation > 0]
+    if not shown:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "No candidate was measured.", ha="center", va="center", transform=axes.transAxes)
+        return figure
+    _set_frame(axes, plot, shown)
+    styles = palette.family_styles(p.family for p in shown)
+    _draw_dominated(axes, plot, shown, styles)
+    _draw_fewer_steps(axes, plot.fewer_steps)
+    _draw_members(axes, plot, styles)
+    baseline = plot.baseline
+    if baseline is not None and baseline.deviation > 0:
+        axes.plot(baseline.cost, baseline.deviation, "*", ms=15, color=palette.light("ink"), mec=palette.light("paper"),
+                  mew=0.8, ls="none", zorder=7, label="default run")  # fmt: skip
+    _annotate_picks(axes, plot)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2 if narrow else 4,
+                  handletextpad=0.5, columnspacing=1.4)  # fmt: skip
+    return figure
+
+
+def outside_frame(plot: FrontPlot) -> int:
+    """How many candidates are so slow or so far off that the plot leaves them out."""
+    shown = [p for p in plot.points if p.deviation > 0]
+    if not shown:
+        return len(plot.points)
+    right, top = _limits(plot, shown)
+    return len(plot.points) - sum(p.cost <= right and p.deviation <= top for p in shown)
+
+
+def _limits(plot: FrontPlot, shown: Sequence[Point]) -> tuple[float, float]:
+    important = [*plot.members, *plot.fewer_steps, *([plot.baseline] if plot.baseline else [])] or list(shown)
+    right = max(1.08, 1.1 * max(p.cost for p in important))
+    top = max(p.deviation for p in important) * 4.0
+    return right, top
+
+
+def _set_frame(axes: Axes, plot: FrontPlot, shown: Sequence[Point]) -> None:
+    right, top = _limits(plot, shown)
+    highest = min(top, max(p.deviation for p in shown) * 1.35)
+    axes.set_yscale("log")
+    axes.set_xlim(0.0, right)
+    axes.set_ylim(min(p.deviation for p in shown) / 1.9, highest)
+    low, high = axes.get_ylim()
+    ticks = [m * 10.0**e for e in range(-9, 4) for m in (1, 2, 5)]
+    if high / low > 100:
+        ticks = [10.0**e for e in range(-9, 4)]
+    axes.yaxis.set_major_locator(FixedLocator([t for t in ticks if low <= t <= high]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.grid(visible=True)
+    if plot.cost == "latency":
+        top_axis = axes.secondary_xaxis("top")
+        faster = [s for s in _SPEEDUPS if 1.0 / s <= right and 1.0 / s >= 0.045]
+        top_axis.set_xticks([1.0 / s for s in faster], [f"{s:g}x" for s in faster])
+        top_axis.set_xlabel("speed-up", fontsize=8.5)
+        top_axis.tick_params(labelsize=8)
+
+
+def _draw_dominated(axes: Axes, plot: FrontPlot, shown: Sequence[Point], styles: Mapping[str, tuple[str, str]]) -> None:
+    hidden = {palette.BASELINE, palette.FEWER_STEPS}
+    for family in sorted({p.family for p in shown} - {palette.BASELINE}):
+        rest = [p for p in shown if p.family == family and p.candidate.schedule_hash not in plot.front]
+        if not rest:
+            continue
+        axes.plot([p.cost for p in rest], [p.deviation for p in rest], styles[family][1], ms=4.2, ls="none",
+                  color=palette.light("dominated"), mew=0, zorder=2, alpha=0.85, rasterized=len(rest) > _RASTER_ABOVE,
+                  label=None if family in hidden else f"{family}, dominated")  # fmt: skip
+
+
+def _draw_fewer_steps(axes: Axes, curve: Sequence[Point]) -> None:
+    if not curve:
+        return
+    colour = palette.light("fewer-steps")
+    axes.plot(*_staircase(curve), color=colour, lw=1.6, ls=(0, (5, 2)), zorder=3)
+    axes.plot([p.cost for p in curve], [p.deviation for p in curve], "s", ms=5, color=colour,
+              mec=palette.light("paper"), mew=0.6, ls="none", zorder=4)  # fmt: skip
+    axes.plot([], [], "s", ls=(0, (5, 2)), lw=1.6, ms=5, color=colour, label="fewer steps, best solver")
+
+
+def _draw_members(axes: Axes, plot: FrontPlot, styles: Mapping[str, tuple[str, str]]) -> None:
+    members = [p for p in plot.members if p.deviation > 0]
+    if not members:
+        return
+    axes.plot(*_staircase(lower_front(members)), color=palette.light("front"), lw=1.8, zorder=3.5, label="front")
+    for point in members:
+        _error_bars(axes, point, plot.cost, palette.light(styles[point.family][0]))
+    for family in sorted({p.family for p in members} - {palette.BASELINE}):
+        mine = [p for p in members if p.family == family]
+        colour, marker = styles[family]
+        axes.plot([p.cost for p in mine], [p.deviation for p in mine], marker, ms=8, ls="none", zorder=6,
+                  color=palette.light(colour), mec=palette.light("paper"), mew=0.9,
+                  label=f"{family}, on the front")  # fmt: skip
+
+
+def _staircase(points: Sequence[Point]) -> tuple[list[float], list[float]]:
+    """The line below which no shown point lies: horizontal to the next point, then down to it."""
+    x, y = [points[0].cost], [points[0].deviation]
+    for point in points[1:]:
+        x += [point.cost, point.cost]
+        y += [y[-1], point.deviation]
+    return x, y
+
+
+def _error_bars(axes: Axes, point: Point, cost: str, colour: str) -> None:
+    for interval, across in ((cost_interval(point, cost), True), (deviation_interval(point), False)):
+        if interval is None:
+            continue
+        x = interval if across else (point.cost, point.cost)
+        y = (point.deviation, point.deviation) if across else interval
+        axes.plot(x, y, color=colour, lw=1.3, solid_capstyle="butt", zorder=5, alpha=0.75)
+
+
+def _annotate_picks(axes: Axes, plot: FrontPlot) -> None:
+    """Labels below and left of the picks, where by definition of a front nothing lies."""
+    names: dict[str, list[str]] = {}
+    for name, candidate in plot.picks.items():
+        names.setdefault(candidate.schedule_hash, []).append(name)
+    members = [p for p in plot.members if p.candidate.schedule_hash in names and p.deviation > 0]
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    before = -1.0
+    for point in members:
+        across = (point.cost - left) / (right - left)
+        up = float(np.log(point.deviation / low) / np.log(high / low))
+        close = across - before < 0.2
+        before = across
+        start = across < 0.22
+        axes.annotate(
+            " = ".join(names[point.candidate.schedule_hash]), (point.cost, point.deviation),
+            xytext=(-14 if not start else -6, -44 if close and up > 0.2 else -24), textcoords="offset points",
+            ha="center" if start else "right", va="center", fontsize=9.5, fontweight="bold", zorder=8,
+            arrowprops={"arrowstyle": "-", "color": palette.light("soft"), "lw": 0.9, "shrinkB": 5, "shrinkA": 1},
+            bbox={"boxstyle": "round,pad=0.15", "fc": palette.light("paper"), "ec": "none", "alpha": 0.85},
+        )  # fmt: skip

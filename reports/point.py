@@ -1,0 +1,115 @@
+"""Candidates as points of the front plot: relative cost against deviation, both minimised, with 95 % intervals."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.spaces.evaluation import Measurement
+from autotune.spaces.front import record_objectives, reported_measurement
+from autotune.spaces.objective import OBJECTIVES
+from autotune.spaces.pareto import front_hypervolume, non_dominated
+from autotune.spaces.statistics import bootstrap_interval, ratio_interval
+from autotune.spaces.study_record import Candidate, StudyRecord
+
+Interval = tuple[float, float]
+
+CALIBRATION = "calibration"
+HELD_OUT = "held_out"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A complete candidate's place on the plot: `cost` relative to the pipeline's default run, and `deviation`.
+
+    Both come from `measurement`, the held-out one where there is one, and `source` says which it is.
+    """
+
+    candidate: Candidate
+    source: str
+    measurement: Measurement
+    cost: float
+    deviation: float
+
+    @property
+    def family(self) -> str:
+        """The searcher that proposed the candidate."""
+        return self.candidate.family
+
+
+def final_measurement(candidate: Candidate) -> tuple[str, Measurement] | None:
+    """What a reader should believe of a candidate, and where it comes from; None if the candidate failed."""
+    measurement = reported_measurement(candidate)
+    if measurement is None:
+        return None
+    verified = candidate.held_out is not None and candidate.held_out.measurement is not None
+    return (HELD_OUT if verified else CALIBRATION), measurement
+
+
+def cost_name(record: StudyRecord) -> str:
+    """What the cost axis shows: `macs` if that is the study's first cost objective, else `latency`."""
+    first = next((name for name in record_objectives(record) if OBJECTIVES[name].is_cost), "latency")
+    return "macs" if first == "macs" else "latency"
+
+
+def cost_and_deviation(measurement: Measurement | None, cost: str) -> tuple[float, float] | None:
+    """Relative cost and mean deviation, or None where either was not measured or is not a finite number."""
+    if measurement is None or not measurement.quality.get("deviation"):
+        return None
+    x = measurement.relative_macs if cost == "macs" else measurement.relative_latency
+    y = measurement.mean("deviation")
+    return (x, y) if isfinite(x) and isfinite(y) else None
+
+
+def study_points(record: StudyRecord) -> tuple[Point, ...]:
+    """All complete candidates with a finite cost and deviation, in the order in which they were tried."""
+    cost = cost_name(record)
+    points = []
+    for candidate in record.candidates:
+        final = final_measurement(candidate)
+        if final is None:
+            continue
+        source, measurement = final
+        place = cost_and_deviation(measurement, cost)
+        if place is None:
+            continue
+        x, y = place
+        points.append(Point(candidate=candidate, source=source, measurement=measurement, cost=x, deviation=y))
+    return tuple(points)
+
+
+def cost_interval(point: Point, cost: str) -> Interval | None:
+    """95 % interval of the relative cost; None for MACs, which are counted, and for fewer than two timed runs."""
+    measurement = point.measurement
+    if cost == "macs" or min(len(measurement.latency_ms), len(measurement.baseline_latency_ms)) < 2:
+        return None
+    return ratio_interval(measurement.latency_ms, measurement.baseline_latency_ms)
+
+
+def deviation_interval(point: Point) -> Interval | None:
+    """95 % interval of the mean deviation over prompts; None for a single prompt."""
+    values = point.measurement.quality["deviation"]
+    return bootstrap_interval(values) if len(values) > 1 else None
+
+
+def coordinates(points: Sequence[Point]) -> NDArray[np.float64]:
+    """Cost and deviation as an array (n, 2)."""
+    return np.array([(p.cost, p.deviation) for p in points], np.float64).reshape(-1, 2)
+
+
+def lower_front(points: Sequence[Point]) -> tuple[Point, ...]:
+    """The points that no other one dominates, by increasing cost."""
+    if not points:
+        return ()
+    keep = non_dominated(coordinates(points))
+    return tuple(sorted((p for p, kept in zip(points, keep, strict=True) if kept), key=lambda p: (p.cost, p.deviation)))
+
+
+def volume(places: Sequence[tuple[float, float]]) -> float:
+    """Hypervolume, as a fraction of the box, of (relative cost, deviation) pairs; 0 for none."""
+    if not places:
+        return 0.0
+    table = np.array(places, np.float64)
+    return float(front_hypervolume(table[:, 0], table[:, 1]))
