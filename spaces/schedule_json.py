@@ -1,0 +1,83 @@
+"""Reading back what `autotune.spaces.schedule.schedule_to_json` wrote."""
+
+from collections.abc import Mapping
+
+from autotune.spaces.cache_plan import CachePlan
+from autotune.spaces.errors import ScheduleError
+from autotune.spaces.schedule import GuidanceAction, Schedule
+from autotune.spaces.solver_step import SolverStep
+
+_COLUMNS = ("n_steps", "time", "solver", "compensation", "cache", "guidance")
+
+
+def schedule_from_json(data: Mapping[str, object]) -> Schedule:
+    """The schedule of a JSON object, equal to the one written, and so with the same hash.
+
+    Raises:
+        ScheduleError: a column is missing, unknown, or not of the form that `schedule_to_json` writes.
+    """
+    if set(data) != set(_COLUMNS):
+        wrong = sorted(set(data) ^ set(_COLUMNS))
+        raise ScheduleError(f"a schedule must have the columns {', '.join(_COLUMNS)}; missing or unknown: {wrong}")
+    n_steps = data["n_steps"]
+    if isinstance(n_steps, bool) or not isinstance(n_steps, int):
+        raise ScheduleError(f"n_steps must be a positive integer; got {n_steps!r}")
+    solver, guidance = _rows(data, "solver"), _rows(data, "guidance")
+    return Schedule(
+        n_steps=n_steps,
+        time=_numbers(data, "time"),
+        solver=None if solver is None else tuple(_step(row, i) for i, row in enumerate(solver)),
+        compensation=_numbers(data, "compensation"),
+        cache=_cache(data),
+        guidance=None if guidance is None else tuple(_action(value, i) for i, value in enumerate(guidance)),
+    )
+
+
+def _rows(data: Mapping[str, object], column: str) -> list[object] | None:
+    value = data[column]
+    if value is not None and not isinstance(value, list):
+        raise ScheduleError(f"the column {column} must be a list or null; got {type(value).__name__}")
+    return value
+
+
+def _numbers(data: Mapping[str, object], column: str) -> tuple[float, ...] | None:
+    rows = _rows(data, column)
+    if rows is None:
+        return None
+    numbers: list[float] = []
+    for i, value in enumerate(rows):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ScheduleError(f"{column}[{i}] must be a number; got {value!r}")
+        numbers.append(value)
+    return tuple(numbers)
+
+
+def _step(row: object, i: int) -> SolverStep:
+    if not isinstance(row, list) or len(row) != 5:
+        raise ScheduleError(f"solver[{i}] must be [view, domain, order, relaxation, corrector]; got {row!r}")
+    view, domain, order, relaxation, corrector = row
+    try:
+        return SolverStep(view=view, domain=domain, order=order, relaxation=relaxation, corrector=corrector)
+    except ScheduleError as error:
+        raise ScheduleError(f"solver[{i}]: {error}") from error
+
+
+def _cache(data: Mapping[str, object]) -> CachePlan | None:
+    rows = _rows(data, "cache")
+    if rows is None:
+        return None
+    match rows:
+        case [int(n_calls), int(n_sites), str(digits)]:
+            try:
+                return CachePlan(n_calls, n_sites, bytes.fromhex(digits))
+            except ScheduleError:
+                raise
+            except ValueError as error:
+                raise ScheduleError(f"the actions of the column cache must be hexadecimal digits; {error}") from error
+    raise ScheduleError("the column cache must be [n_calls, n_sites, hexadecimal digits]")
+
+
+def _action(value: object, i: int) -> GuidanceAction:
+    if value not in list(GuidanceAction):
+        raise ScheduleError(f"guidance[{i}] must be one of {[str(a) for a in GuidanceAction]}; got {value!r}")
+    return GuidanceAction(str(value))

@@ -1,0 +1,93 @@
+"""Files that belong to a database: reference latents, traces, contact sheets."""
+
+import contextlib
+import hashlib
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlalchemy import select
+
+from autotune.spaces.atomic_write import write_atomically
+from autotune.spaces.errors import StorageError
+from autotune.storage.connection import Sessions
+from autotune.storage.tables import ArtifactRow
+from autotune.storage.values import insert_once
+
+_STALE_S = 24 * 3600.0
+
+
+class ArtifactStore:
+    """Named files, stored once per content as `ab/cdef...`, the SHA-256 of their bytes.
+
+    A file appears under its hash only when it is whole, and its name points to it only then. What is not as it was
+    saved counts as not there: whoever needs it makes it again.
+    """
+
+    def __init__(self, sessions: Sessions) -> None:
+        self.folder = sessions.location.artifacts
+        self._sessions = sessions
+        self._swept = False
+
+    def save(self, name: str, data: bytes, kind: str) -> None:
+        """Store `data` under `name`, in place of what the name stood for; `kind` says what it is ("reference").
+
+        Raises:
+            StorageError: the file can't be written; the name stands for what it did before.
+        """
+        digest = hashlib.sha256(data).hexdigest()
+        path = self._path(digest)
+        if self._read(digest) is None:
+            self._make_folder(path.parent)
+            write_atomically(path, data)
+        values = {"sha256": digest, "kind": kind, "n_bytes": len(data), "created": datetime.now(UTC)}
+        with self._sessions.writing() as session:
+            row = ArtifactRow(name=name, **values)
+            if not insert_once(session, row, ArtifactRow.name, ArtifactRow.name == name):
+                for column, value in values.items():
+                    setattr(session.get_one(ArtifactRow, name), column, value)
+
+    def load(self, name: str) -> bytes | None:
+        """The bytes saved under `name`; None if there are none, or the file is gone or damaged.
+
+        Raises:
+            StorageError: the file is there and can't be read.
+        """
+        with self._sessions.reading() as session:
+            digest = session.scalars(select(ArtifactRow.sha256).where(ArtifactRow.name == name)).one_or_none()
+        return None if digest is None else self._read(digest)
+
+    def _path(self, digest: str) -> Path:
+        return self.folder / digest[:2] / digest[2:]
+
+    def _read(self, digest: str) -> bytes | None:
+        path = self._path(digest)
+        try:
+            data = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StorageError(
+                f"the artifact {path} must be a readable file: {error.strerror or error}; "
+                "check its permissions, or delete it"
+            ) from error
+        return data if hashlib.sha256(data).hexdigest() == digest else None
+
+    def _make_folder(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"the folder {folder} of the artifacts must be writable: {error.strerror or error}; "
+                "change its permissions, or choose another place with --storage"
+            ) from error
+        if not self._swept:
+            self._swept = True
+            self._remove_leftovers()
+
+    def _remove_leftovers(self) -> None:
+        # A process killed while it wrote leaves a temporary file; younger ones may still be in the making.
+        for path in self.folder.glob("??/.*"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > _STALE_S:
+                    path.unlink()

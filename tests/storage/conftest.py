@@ -1,0 +1,99 @@
+"""Values that the storage tests put in and expect back."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from autotune.spaces.cache_plan import CachePlan
+from autotune.spaces.condition import Condition
+from autotune.spaces.evaluation import Fidelity, Measurement
+from autotune.spaces.inventory import Inventory, Relation, Site
+from autotune.spaces.noise_schedule import Flow
+from autotune.spaces.schedule import GuidanceAction, Schedule
+from autotune.spaces.solver_step import SolverStep
+from autotune.storage.database import Database
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    with Database.open(str(tmp_path / "autotune.db")) as database:
+        yield database
+
+
+@pytest.fixture
+def inventory() -> Inventory:
+    return Inventory(
+        denoiser_class="Toy",
+        sites=(
+            Site(name="blocks.0", block="0", component="block", macs=50),
+            Site(name="blocks.0.attn", block="0", component="attn", macs=20, parent=0, relation=Relation.INSIDE),
+        ),
+        total_macs=60,
+    )
+
+
+@pytest.fixture
+def condition(inventory: Inventory) -> Condition:
+    return Condition(
+        model="toy/model",
+        revision="abc",
+        pipeline_class="ToyPipeline",
+        inventory_hash=inventory.hash,
+        noise_schedule=Flow(mu=0.1 + 0.2, dynamic=True),
+        prediction="velocity",
+        scheduler_class="FlowMatchEulerDiscreteScheduler",
+        start_timestep=1000.0,
+        height=64,
+        width=96,
+        batch_size=1,
+        dtype="float32",
+        guidance_scale=3.5,
+        n_steps=2,
+        device="cpu",
+        versions=(("numpy", "2"), ("torch", "2.13")),
+    )
+
+
+@pytest.fixture
+def fidelity() -> Fidelity:
+    return Fidelity(name="calibration", prompts=("a red 'apple'", "ein Bär\n"), seeds=(7, 2**63 - 1))
+
+
+@pytest.fixture
+def make_schedule() -> Callable[[int], Schedule]:
+    """Schedule number i, which uses every column."""
+
+    def make(i: int) -> Schedule:
+        return Schedule(
+            n_steps=2,
+            time=(999.0, 1 / (i + 3)),
+            solver=(
+                SolverStep(view="data", domain="lambda", order=1, corrector=True),
+                SolverStep(view="noise", domain="sigma", order=2),
+            ),
+            compensation=(1.0, 0.9),
+            cache=CachePlan(2, 2, bytes([0, 0, 1, 0])),
+            guidance=(GuidanceAction.BOTH, GuidanceAction.STORED),
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_measurement() -> Callable[[float], Measurement]:
+    """A measurement of the two prompts of `fidelity`, all of whose values depend on x."""
+
+    def make(x: float) -> Measurement:
+        return Measurement(
+            quality={"deviation": (0.1 * x, 0.3), "psnr": (30.0 + x, 31.0)},
+            latency_ms=(10.0 + x, 11.0, 9.0),
+            baseline_latency_ms=(20.0, 21.0 + x),
+            macs=6 * 10**15,
+            baseline_macs=12 * 10**15,
+            network_calls=28,
+            peak_memory_bytes=0,
+            wall_s=1.5 + x,
+        )
+
+    return make
