@@ -10,10 +10,11 @@ from autotune.spaces.study_record import Candidate, StudyRecord
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FamilyRow:
-    """One family in numbers; `best` counts its own non-dominated candidates, `beaten` those of them that some
-    fewer-steps run dominates (None for the fewer-steps family itself, and where no fewer-steps run was measured).
+    """One family in numbers.
 
-    `hypervolume` is that of the family alone, on the values that the front plot shows.
+    `best` counts its own non-dominated candidates, `beaten` those of them that some fewer-steps run dominates (None for
+    the fewer-steps family itself, and where no fewer-steps run was measured). `hypervolume` is that of the family
+    alone, on the values that the front plot shows.
     """
 
     family: str
@@ -65,7 +66,7 @@ def beats(rival: Point, point: Point, cost: str) -> bool:
 
 
 def sentences(rows: Sequence[FamilyRow], points: Sequence[Point], members: Sequence[Point]) -> tuple[str, ...]:
-    """What a reader should know before believing the front: its origin, the rival, and the shift between prompt sets."""
+    """What a reader should know before believing the front: its origin, the rival, the shift between prompt sets."""
     found = []
     if members:
         families = sorted({p.family for p in members} - {BASELINE})
@@ -105,8 +106,7 @@ def _shift(points: Sequence[Point]) -> str | None:
         return None
     return (
         f"The default run deviates by {sum(before) / len(before):#.3g} on the calibration prompts and by "
-        f"{baseline.deviation:#.3g} on the held-out ones: schedules that were only measured on calibration prompts "
-        "are drawn from another set of prompts than re-measured ones."
+        f"{baseline.deviation:#.3g} on the held-out ones; marks of the two kinds differ by that much to begin with."
     )
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from autotune.reports import palette
-from autotune.reports.point import Point, cost_interval, deviation_interval, lower_front
+from autotune.reports.point import HELD_OUT, Point, cost_interval, deviation_interval, lower_front
 from autotune.spaces.study_record import Candidate
 
 _SPEEDUPS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0)
@@ -55,7 +55,7 @@ def draw_front(plot: FrontPlot, narrow: bool) -> Figure:
         axes.set_yticks([])
         axes.text(0.5, 0.5, "No candidate was measured.", ha="center", va="center", transform=axes.transAxes)
         return figure
-    _set_frame(axes, plot, shown)
+    _set_frame(axes, plot, shown, narrow)
     styles = palette.family_styles(p.family for p in shown)
     _draw_dominated(axes, plot, shown, styles)
     _draw_fewer_steps(axes, plot.fewer_steps)
@@ -86,7 +86,7 @@ def _limits(plot: FrontPlot, shown: Sequence[Point]) -> tuple[float, float]:
     return right, top
 
 
-def _set_frame(axes: Axes, plot: FrontPlot, shown: Sequence[Point]) -> None:
+def _set_frame(axes: Axes, plot: FrontPlot, shown: Sequence[Point], narrow: bool) -> None:
     right, top = _limits(plot, shown)
     highest = min(top, max(p.deviation for p in shown) * 1.35)
     axes.set_yscale("log")
@@ -102,7 +102,11 @@ def _set_frame(axes: Axes, plot: FrontPlot, shown: Sequence[Point]) -> None:
     axes.grid(visible=True)
     if plot.cost == "latency":
         top_axis = axes.secondary_xaxis("top")
-        faster = [s for s in _SPEEDUPS if 1.0 / s <= right and 1.0 / s >= 0.045]
+        faster: list[float] = []
+        for s in _SPEEDUPS:
+            gap = (0.09 if narrow else 0.045) * right
+            if 1.0 / s <= right and all(1.0 / other - 1.0 / s >= gap for other in faster) and 1.0 / s >= gap:
+                faster.append(s)
         top_axis.set_xticks([1.0 / s for s in faster], [f"{s:g}x" for s in faster])
         top_axis.set_xlabel("speed-up", fontsize=8.5)
         top_axis.tick_params(labelsize=8)
@@ -124,8 +128,7 @@ def _draw_fewer_steps(axes: Axes, curve: Sequence[Point]) -> None:
         return
     colour = palette.light("fewer-steps")
     axes.plot(*_staircase(curve), color=colour, lw=1.6, ls=(0, (5, 2)), zorder=3)
-    axes.plot([p.cost for p in curve], [p.deviation for p in curve], "s", ms=5, color=colour,
-              mec=palette.light("paper"), mew=0.6, ls="none", zorder=4)  # fmt: skip
+    _marks(axes, curve, "s", 5.0, palette.FEWER_STEPS)
     axes.plot([], [], "s", ls=(0, (5, 2)), lw=1.6, ms=5, color=colour, label="fewer steps, best solver")
 
 
@@ -139,9 +142,19 @@ def _draw_members(axes: Axes, plot: FrontPlot, styles: Mapping[str, tuple[str, s
     for family in sorted({p.family for p in members} - {palette.BASELINE}):
         mine = [p for p in members if p.family == family]
         colour, marker = styles[family]
-        axes.plot([p.cost for p in mine], [p.deviation for p in mine], marker, ms=8, ls="none", zorder=6,
-                  color=palette.light(colour), mec=palette.light("paper"), mew=0.9,
+        _marks(axes, mine, marker, 8.0, colour)
+        axes.plot([], [], marker, ms=8, ls="none", color=palette.light(colour), mec=palette.light("paper"),
                   label=f"{family}, on the front")  # fmt: skip
+
+
+def _marks(axes: Axes, points: Sequence[Point], marker: str, size: float, colour: str) -> None:
+    """Filled marks for held-out figures, open ones for those of the calibration prompts only."""
+    ink, paper = palette.light(colour), palette.light("paper")
+    for verified in (False, True):
+        mine = [p for p in points if (p.source == HELD_OUT) == verified]
+        fill, edge = (ink, paper) if verified else (paper, ink)
+        axes.plot([p.cost for p in mine], [p.deviation for p in mine], marker, ms=size, ls="none", zorder=6,
+                  mfc=fill, mec=edge, mew=0.8 if verified else 1.3)  # fmt: skip
 
 
 def _staircase(points: Sequence[Point]) -> tuple[list[float], list[float]]:

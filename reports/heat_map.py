@@ -17,14 +17,14 @@ from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import GuidanceAction, Schedule
 
 IDLE = 2
-"""Third state of a cell: reused in name, but inside or upstream of a site that is reused as a whole."""
+"""Third state of a cell: its value is not needed, because the site that it is part of or feeds is reused."""
 
 _CELLS = {int(CacheAction.RECOMPUTE): "recompute", int(CacheAction.REUSE): "reuse", IDLE: "idle"}
-_MEANING = {"recompute": "recompute", "reuse": "reuse", "idle": "skipped with its parent"}
+_MEANING = {"recompute": "recompute", "reuse": "reuse", "idle": "not needed"}
 _GUIDANCE = {
-    GuidanceAction.BOTH: ("recompute", "both branches"),
-    GuidanceAction.STORED: ("reuse", "conditional + stored difference"),
-    GuidanceAction.CONDITIONAL: ("idle", "conditional only"),
+    GuidanceAction.BOTH: ("guidance-both", "both branches"),
+    GuidanceAction.STORED: ("guidance-stored", "conditional branch, stored difference"),
+    GuidanceAction.CONDITIONAL: ("guidance-one", "conditional branch only"),
 }
 
 
@@ -89,8 +89,12 @@ def draw_heat_map(schedule: Schedule, inventory: Inventory, n_calls: int, narrow
     strip, cells = strip_rows(schedule), cell_states(schedule, inventory)
     columns = n_calls if cells is None else len(cells)
     strip_inches = 0.25 * max(1, len(strip))
+    handles = _legend(schedule, cells)
+    legend_inches = 0.24 * -(-len(handles) // (2 if narrow else 6))
     map_inches = 0.0 if cells is None else _map_inches(len(inventory), narrow)
-    figure = Figure(figsize=(4.2 if narrow else 8.6, strip_inches + map_inches + 1.15), layout="constrained")
+    figure = Figure(
+        figsize=(4.2 if narrow else 8.6, strip_inches + map_inches + 0.6 + legend_inches), layout="constrained"
+    )
     figure.get_layout_engine().set(hspace=0.02, h_pad=0.03)  # type: ignore[union-attr,call-arg]
     if cells is None:
         top = bottom = figure.add_subplot()
@@ -105,7 +109,6 @@ def draw_heat_map(schedule: Schedule, inventory: Inventory, n_calls: int, narrow
     bottom.set_xlabel("network call")
     if top is not bottom:
         top.set_xticks([])
-    handles = _legend(schedule, cells)
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=2 if narrow else 6, handlelength=1.1,
                       handleheight=1.1, columnspacing=1.3)  # fmt: skip
@@ -188,7 +191,7 @@ def _draw_strip(axes: Axes, strip: Sequence[StripRow], columns: int, narrow: boo
                 path = Path(path.vertices + np.array([0.0, i]), path.codes)
                 axes.add_patch(PathPatch(path, fc=palette.light(colour), lw=0))
         longest = max((len(text) for text in row.texts), default=0)
-        room = max(1, (20 if narrow else 74) // (longest + 1))  # texts of this length that fit side by side
+        room = max(1, int((48 if narrow else 108) / (longest + 0.8)))  # texts of this length that fit side by side
         every = -(-len(row.texts) // room)
         for j in range(0, len(row.texts), every):
             axes.text(j + 0.5, i + 0.5, row.texts[j], ha="center", va="center", fontsize=7)

@@ -24,7 +24,7 @@ PURPOSE = {
 }
 CARD_FIGURES = (
     ("speedup", "speed-up"),
-    ("latency_ms", "latency, ms per image"),
+    ("latency_ms", "latency, ms"),
     ("deviation", "deviation"),
     ("psnr", "PSNR, dB"),
     ("ssim", "SSIM"),

@@ -48,7 +48,7 @@ def provenance_sections(record: StudyRecord) -> tuple[tuple[str, Rows], ...]:
     study = {
         "state": str(record.state),
         "created": record.created,
-        "wall time": duration_text(record.wall_s),
+        "wall_time": duration_text(record.wall_s),
         "candidates": len(record.candidates),
         "denoiser": f"{record.inventory.denoiser_class}, {len(record.inventory)} cacheable sites",
     }
@@ -57,7 +57,7 @@ def provenance_sections(record: StudyRecord) -> tuple[tuple[str, Rows], ...]:
         ("Settings", _flat(dict(sorted(record.settings.items())))),
         ("Condition", _flat(condition | {"noise_schedule": noise, "condition_hash": record.condition.hash})),
         ("Library versions", _flat(dict(sorted(record.condition.versions)))),
-        ("Provenance", _flat(dict(sorted(record.provenance.items())))),
+        ("Machine and code", _flat(dict(sorted(record.provenance.items())))),
     )
     return tuple((title, rows) for title, rows in sections if rows)
 
@@ -81,4 +81,4 @@ def _flat(data: Mapping[str, object], prefix: str = "") -> Rows:
             rows.append((prefix + name, ", ".join(map(str, value)) or "none"))
         else:
             rows.append((prefix + name, "none" if value is None else str(value)))
-    return tuple((name.replace("_", " "), value) for name, value in rows)
+    return tuple(rows)

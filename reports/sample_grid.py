@@ -24,7 +24,7 @@ class SampleRow:
 
 
 def read_sheet(data: bytes | None) -> Image.Image | None:
-    """The contact sheet of PNG bytes, small ones enlarged fourfold pixel by pixel, huge ones reduced; None if unreadable."""
+    """The contact sheet of PNG bytes, or None if unreadable; small ones are enlarged fourfold, huge ones reduced."""
     if data is None:
         return None
     try:

@@ -26,10 +26,10 @@ COLUMNS = (
 def front_rows(record: StudyRecord) -> list[Row]:
     """One row per member of the study's front, in the front's order (by cost).
 
-    Figures are held-out where the member was re-measured, else from calibration; `source` says which.
-    `intervals` maps a figure to its 95 % bootstrap interval [low, high], over prompts for quality and over timed runs
-    for speed; a figure with fewer than two values has none. A metric that was not measured, or is not a finite number, is None; `latency_ms` is
-    the median per image, `speedup` the baseline's median latency over it.
+    Figures are held-out where the member was re-measured, else from calibration; `source` says which. `latency_ms`
+    is the median per image, `speedup` the baseline's median latency over it. A metric that was not measured, or is not
+    a finite number, is None. `intervals` maps a figure to its 95 % bootstrap interval [low, high], over prompts for
+    quality and over timed runs for speed; a figure with fewer than two values has none.
     """
     front = study_front(record)
     chosen = pick(front, record) if front else {}
@@ -137,9 +137,9 @@ def interval_text(name: str, interval: Interval) -> str:
 
 
 def number_text(name: str, value: object) -> str:
-    """One figure, rounded for people; an en dash where nothing was measured."""
+    """One figure, rounded for people; `-` where nothing was measured."""
     if not isinstance(value, int | float):
-        return "–"
+        return "-"
     decimals = {"psnr": ".2f", "ssim": ".4f", "alignment": ".3f", "relative_macs": ".3f"}
     if name == "speedup":
         return f"{value:.2f}x"

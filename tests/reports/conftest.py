@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from autotune.spaces.cache_plan import CachePlan, plan_macs
 from autotune.spaces.condition import Condition
 from autotune.spaces.evaluation import Evaluation, EvaluationState, Failure, FailureKind, Measurement
@@ -15,7 +17,6 @@ from autotune.spaces.noise_schedule import Flow
 from autotune.spaces.schedule import GuidanceAction, Schedule, canonical_schedule, schedule_hash
 from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.study_record import Candidate, StudyRecord, StudyState
-from PIL import Image
 
 N_STEPS = 20
 
@@ -54,6 +55,8 @@ class StudyMaker:
         full = self.inventory.total_macs * calls
         order = 1.0 if schedule.solver is None else float(np.mean([s.order for s in schedule.solver]))
         error = 1.1 * calls**-1.25 / order**0.75 + self.cache_error * (1.0 - macs / full) ** 1.5
+        if schedule.solver is None:
+            error *= 1.45  # the pipeline's own grid is the worse one
         if schedule.guidance is not None:
             macs, error = int(0.8 * macs), error * 1.05
         baseline_macs = self.inventory.total_macs * N_STEPS
@@ -118,7 +121,7 @@ def make_candidates(inventory: Inventory) -> list[Candidate]:
     for i in range(26):
         n = int(rng.choice([10, 12, 14, 16, 20]))
         rate = rng.uniform(0.05, 0.6)
-        table = rng.random((n, len(inventory))) < rate * np.linspace(0.3, 1.7, n)[:, None]
+        mask = rng.random((n, len(inventory))) < rate * np.linspace(0.3, 1.7, n)[:, None]
         run = maker.solver_run("unipc-2", n, 3)
         guidance = None
         if i % 4 == 0:
@@ -129,7 +132,7 @@ def make_candidates(inventory: Inventory) -> list[Candidate]:
             )
         maker.add(
             "ecad", f"generation {1 + i // 8}, number {i}",
-            Schedule(n_steps=n, time=run.time, solver=run.solver, cache=CachePlan.from_array(table), guidance=guidance),
+            Schedule(n_steps=n, time=run.time, solver=run.solver, cache=CachePlan.from_array(mask), guidance=guidance),
         )  # fmt: skip
     failures = [
         (FailureKind.OUT_OF_MEMORY, "CUDA out of memory: 1.2 GiB asked for, 0.3 GiB free")] * 4 + [

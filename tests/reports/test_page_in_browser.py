@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from autotune.reports.report import write_report
 from autotune.spaces.study_record import StudyRecord
 
