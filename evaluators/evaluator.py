@@ -1,0 +1,35 @@
+"""What a search needs of an evaluator."""
+
+from typing import Protocol
+
+from autotune.spaces.condition import Condition
+from autotune.spaces.evaluation import Failure, Fidelity, Measurement
+from autotune.spaces.inventory import Inventory
+from autotune.spaces.schedule import Schedule
+
+
+class Evaluator(Protocol):
+    """Scores schedules of one model under one condition.
+
+    `protocol` names the version of the measuring code; it is part of an evaluation's key.
+    """
+
+    condition: Condition
+    inventory: Inventory
+    protocol: str
+
+    def own_timesteps(self, n_steps: int) -> tuple[float, ...]:
+        """The pipeline's own time grid at `n_steps` steps, one entry per network call."""
+        ...
+
+    def score(self, schedule: Schedule, fidelity: Fidelity, *, repeats: int = 1) -> Measurement | Failure:
+        """Measure a schedule on a fidelity's prompts; `repeats` timed runs, interleaved with the default run.
+
+        Raises:
+            EvaluatorError: the evaluator is broken; a candidate that can't be scored is a `Failure` instead.
+        """
+        ...
+
+    def contact_sheet(self, schedule: Schedule, fidelity: Fidelity, n_images: int) -> bytes:
+        """A PNG with the images of the first `n_images` prompts in one row."""
+        ...

@@ -1,0 +1,208 @@
+"""An evaluator that runs no network: quality and latency by formula, so that a search can be tested in milliseconds.
+
+The shape of the formulas follows what is measured on real models: error falls with a power of the number of steps,
+faster for higher-order solvers; it grows with the gap over which a value is reused, more at the entry and the exit of
+the stack and at both ends of the run; latency is affine in the multiply-accumulates.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.spaces.cache_plan import CacheAction, CachePlan, needed_sites, plan_macs
+from autotune.spaces.condition import Condition
+from autotune.spaces.evaluation import Failure, Fidelity, Measurement
+from autotune.spaces.inventory import Inventory, Relation, Site
+from autotune.spaces.noise_schedule import Flow
+from autotune.spaces.schedule import GuidanceAction, Schedule, canonical_schedule, schedule_hash
+
+MS_OVERHEAD_PER_CALL = 1.0
+MS_PER_GIGA_MAC = 20.0
+DECODE_MS = 2.0
+
+Array = NDArray[np.float64]
+
+
+class SimulatedTime(Protocol):
+    """A clock that can be moved."""
+
+    def advance(self, seconds: float) -> None:
+        """Let `seconds` pass."""
+        ...
+
+
+def small_flux_inventory(n_double: int = 4, n_single: int = 8) -> Inventory:
+    """The sites of a small Flux: attn, ff, ff_context per double block; attn, proj_mlp, proj_out per single block."""
+    sites: list[Site] = []
+    for i in range(n_double):
+        for component, macs in (("attn", 9_000_000), ("ff", 12_000_000), ("ff_context", 3_000_000)):
+            name = f"transformer_blocks.{i}.{component}"
+            sites.append(Site(name=name, block=f"transformer_blocks.{i}", component=component, macs=macs))
+    for i in range(n_single):
+        block = f"single_transformer_blocks.{i}"
+        parent = len(sites) + 2
+        for component, macs in (("attn", 7_000_000), ("proj_mlp", 6_000_000)):
+            name = f"{block}.{component}"
+            sites.append(
+                Site(name=name, block=block, component=component, macs=macs, parent=parent, relation=Relation.FEEDS)
+            )
+        sites.append(Site(name=f"{block}.proj_out", block=block, component="proj_out", macs=8_000_000))
+    total = sum(site.macs for site in sites) + 6_000_000
+    return Inventory(denoiser_class="FluxTransformer2DModel", sites=tuple(sites), total_macs=total)
+
+
+def small_flux_condition(inventory: Inventory, n_steps: int = 20) -> Condition:
+    """A condition for `small_flux_inventory`."""
+    return Condition(
+        model="tabulated",
+        revision="1",
+        pipeline_class="FluxPipeline",
+        inventory_hash=inventory.hash,
+        noise_schedule=Flow(mu=0.5, dynamic=True),
+        prediction="velocity",
+        scheduler_class="FlowMatchEulerDiscreteScheduler",
+        start_timestep=1000.0,
+        height=32,
+        width=32,
+        batch_size=1,
+        dtype="float32",
+        guidance_scale=1.0,
+        n_steps=n_steps,
+        device="none",
+    )
+
+
+class TabulatedEvaluator:
+    """An evaluator by formula; exact, or with seeded relative noise on the latency.
+
+    `clock`, if given, is advanced by what an evaluation would cost. `fails` may turn a schedule into a failure.
+    """
+
+    protocol = "tabulated-1"
+
+    def __init__(
+        self,
+        condition: Condition | None = None,
+        inventory: Inventory | None = None,
+        *,
+        clock: SimulatedTime | None = None,
+        latency_noise: float = 0.0,
+        fails: Callable[[Schedule], Failure | None] = lambda schedule: None,
+    ) -> None:
+        self.inventory = inventory or small_flux_inventory()
+        self.condition = condition or small_flux_condition(self.inventory)
+        self._clock = clock
+        self._latency_noise = latency_noise
+        self._fails = fails
+
+    def own_timesteps(self, n_steps: int) -> tuple[float, ...]:
+        """The shifted flow grid of the pipeline, `n_steps` entries from 1000 down."""
+        sigma = np.linspace(1.0, 1.0 / n_steps, n_steps)
+        noise = self.condition.noise_schedule
+        shift = np.exp(noise.mu) if isinstance(noise, Flow) else 1.0
+        return tuple((1000.0 * shift * sigma / (1.0 + (shift - 1.0) * sigma)).tolist())
+
+    def score(self, schedule: Schedule, fidelity: Fidelity, *, repeats: int = 1) -> Measurement | Failure:
+        """The formula's measurement; the same schedule always measures the same.
+
+        Raises:
+            ScheduleError: the cache plan does not fit the inventory.
+        """
+        canonical = canonical_schedule(schedule, self.inventory)
+        digest = schedule_hash(canonical)
+        baseline = Schedule(n_steps=self.condition.n_steps)
+        macs, baseline_macs = self._macs(canonical), self._macs(baseline)
+        n_calls = len(canonical.time or self.own_timesteps(canonical.n_steps))
+        jitter = _unit_noise(f"{digest}/{fidelity.hash}", 2 * repeats) * self._latency_noise
+        latency = (1.0 + jitter[:repeats]) * self._latency_ms(macs, n_calls)
+        baseline_latency = (1.0 + jitter[repeats:]) * self._latency_ms(baseline_macs, self._n_calls)
+        wall_s = (float(latency.sum() + baseline_latency.sum()) + len(fidelity.prompts) * float(latency[0])) / 1000.0
+        if self._clock is not None:
+            self._clock.advance(wall_s)
+        failure = self._fails(canonical)
+        if failure is not None:
+            return failure
+        deviation = self._deviation(canonical) * _prompt_factors(fidelity)
+        psnr = 12.0 - 18.0 * np.log10(deviation)
+        return Measurement(
+            quality={
+                "deviation": tuple(deviation.tolist()),
+                "psnr": tuple(psnr.tolist()),
+                "ssim": tuple((1.0 / (1.0 + deviation)).tolist()),
+                "alignment": tuple((0.9 / (1.0 + deviation**2)).tolist()),
+            },
+            latency_ms=tuple(latency.tolist()),
+            baseline_latency_ms=tuple(baseline_latency.tolist()),
+            macs=macs,
+            baseline_macs=baseline_macs,
+            network_calls=n_calls,
+            peak_memory_bytes=0 if canonical.cache is None else 1_000_000 * canonical.cache.n_sites,
+            wall_s=wall_s,
+        )
+
+    def contact_sheet(self, schedule: Schedule, fidelity: Fidelity, n_images: int) -> bytes:
+        """Bytes that name the schedule; not a picture."""
+        return f"sheet of {schedule_hash(canonical_schedule(schedule, self.inventory))}, {n_images}".encode()
+
+    @property
+    def _n_calls(self) -> int:
+        return len(self.own_timesteps(self.condition.n_steps))
+
+    def _macs(self, schedule: Schedule) -> int:
+        n_calls = len(schedule.time or self.own_timesteps(schedule.n_steps))
+        branches = 2 if self.condition.guidance_scale > 1.0 else 1
+        macs = branches * plan_macs(schedule.cache, self.inventory, n_calls)
+        dropped = sum(action is not GuidanceAction.BOTH for action in schedule.guidance or ())
+        return macs - (branches - 1) * dropped * macs // (branches * n_calls)
+
+    def _latency_ms(self, macs: int, n_calls: int) -> float:
+        return DECODE_MS + MS_OVERHEAD_PER_CALL * n_calls + MS_PER_GIGA_MAC * macs / 1e9
+
+    def _deviation(self, schedule: Schedule) -> float:
+        order = 1.0
+        if schedule.solver is not None:
+            order = 0.8 + 0.3 * float(np.mean([step.order + 0.5 * step.corrector for step in schedule.solver]))
+        solver_error = 0.6 * schedule.n_steps ** -(order + 0.2)
+        cache_error = 0.0 if schedule.cache is None else reuse_error(schedule.cache, self.inventory)
+        return float(np.hypot(solver_error, cache_error))
+
+
+def reuse_error(plan: CachePlan, inventory: Inventory) -> float:
+    """Error of reuse, from site weight x step weight x gap^1.3 of every reused cell that matters."""
+    reused = (plan.table == CacheAction.REUSE) & needed_sites(plan.table, inventory)
+    steps = np.arange(plan.n_calls)
+    last = np.maximum.accumulate(np.where(plan.table == CacheAction.RECOMPUTE, steps[:, None], 0), axis=0)
+    gap = (steps[:, None] - last) * (20.0 / plan.n_calls)
+    cells = np.where(reused, gap**1.3, 0.0) * _step_weights(plan.n_calls)[:, None] * _site_weights(inventory)
+    # Errors of one call add up coherently, those of different calls half so.
+    per_call = cells.sum(axis=1)
+    return float(0.5 * per_call.sum() + 0.5 * np.sqrt((per_call**2).sum()))
+
+
+def _site_weights(inventory: Inventory) -> Array:
+    depth = np.linspace(-1.0, 1.0, len(inventory))
+    scale = {"attn": 1.0, "attn1": 1.0, "attn2": 0.3, "ff": 1.4, "ff_context": 0.2, "proj_mlp": 0.5}
+    kind = np.array([scale.get(site.component, 1.2) for site in inventory.sites])
+    weights = kind * (0.3 + depth**2)
+    return np.asarray(weights / weights.sum())
+
+
+def _step_weights(n_calls: int) -> Array:
+    position = np.linspace(0.0, 1.0, n_calls)
+    weights = 0.2 + 1.5 * np.exp(-8.0 * position) + 0.8 * position**4
+    return np.asarray(0.25 * weights / weights.sum())
+
+
+def _prompt_factors(fidelity: Fidelity) -> Array:
+    """One factor around 1 per prompt and seed."""
+    pairs = zip(fidelity.prompts, fidelity.seeds, strict=True)
+    return np.array([1.0 + 0.2 * float(_unit_noise(f"{prompt}/{seed}", 1)[0]) for prompt, seed in pairs])
+
+
+def _unit_noise(name: str, n: int) -> Array:
+    """`n` numbers in [-1, 1] that depend on the name alone."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "big")).uniform(-1.0, 1.0, n)

@@ -1,0 +1,109 @@
+"""Cache plans of the literature, as seeds for a search.
+
+All masks are bool tables (n_calls, n_sites), True is reuse; row 0 is always computed.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.spaces.cache_plan import CachePlan
+from autotune.spaces.inventory import Inventory
+from autotune.spaces.schedule import Schedule
+
+Mask = NDArray[np.bool_]
+
+STAGE = "stage"
+"""The component name of a whole UNet stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheMask:
+    """A labelled mask."""
+
+    label: str
+    reuse: Mask
+
+    def schedule(self, n_steps: int) -> Schedule:
+        """The mask as a schedule of the pipeline's own sampler."""
+        return Schedule(n_steps=n_steps, cache=CachePlan.from_array(self.reuse))
+
+
+def fora_mask(inventory: Inventory, n_calls: int, every: int) -> CacheMask:
+    """Recompute all sites in every `every`-th call (FORA, Selvaraju et al. 2024, arXiv 2407.01425)."""
+    refreshed = np.arange(n_calls) % every == 0
+    return CacheMask(label=f"FORA, every {every}", reuse=_rows(~refreshed, inventory))
+
+
+def even_mask(inventory: Inventory, n_calls: int, n_refreshed: int) -> CacheMask:
+    """Recompute all sites in `n_refreshed` calls that are spread evenly from the first on."""
+    refreshed = np.zeros(n_calls, bool)
+    refreshed[np.floor(np.arange(n_refreshed) * n_calls / n_refreshed).astype(int)] = True
+    return CacheMask(label=f"{n_refreshed} of {n_calls} calls refreshed", reuse=_rows(~refreshed, inventory))
+
+
+def gate_mask(inventory: Inventory, n_calls: int, gate: int) -> CacheMask:
+    """Freeze the sites that see the text from call `gate` on (after T-GATE, Zhang et al. 2024, arXiv 2404.02747).
+
+    These are the cross-attentions (`attn2`) where the model has some, else, in joint-attention models such as
+    Flux, all attentions. T-GATE also averages the two guidance branches; a mask can't, so each keeps its own.
+    """
+    frozen = np.array([site.component in _text_components(inventory) for site in inventory.sites])
+    reuse = (np.arange(n_calls) >= gate)[:, None] & frozen[None, :]
+    return CacheMask(label=f"text attention frozen from call {gate}", reuse=_grounded(reuse))
+
+
+def stage_mask(inventory: Inventory, n_calls: int, every: int) -> CacheMask:
+    """Run only the outermost UNet stages between full calls (after DeepCache, Ma et al. 2024, arXiv 2312.00858).
+
+    The outermost stages are the first and the last site of component `stage`; all between are reused.
+    """
+    stages = [i for i, site in enumerate(inventory.sites) if site.component == STAGE]
+    if len(stages) < 3:
+        raise ValueError(f"a stage mask needs an inventory with three stages or more; got {len(stages)}")
+    inner = np.zeros(len(inventory), bool)
+    inner[stages[1:-1]] = True
+    reuse = (np.arange(n_calls) % every != 0)[:, None] & inner[None, :]
+    return CacheMask(label=f"inner stages, every {every}", reuse=_grounded(reuse))
+
+
+def literature_masks(inventory: Inventory, n_calls: int) -> list[CacheMask]:
+    """Masks of all kinds that the inventory has, the kinds taking turns, so that any beginning is a fair sample."""
+    kinds: list[Iterator[CacheMask]] = [
+        (fora_mask(inventory, n_calls, n) for n in range(2, max(3, n_calls // 2 + 1))),
+        (even_mask(inventory, n_calls, k) for k in _spread(2 * n_calls // 3, n_calls // 4)),
+        (gate_mask(inventory, n_calls, m) for m in _spread(n_calls // 2, n_calls // 8)),
+    ]
+    if sum(site.component == STAGE for site in inventory.sites) >= 3:
+        kinds.insert(0, (stage_mask(inventory, n_calls, n) for n in range(2, max(3, n_calls // 2 + 1))))
+    masks: list[CacheMask] = []
+    while kinds:
+        for kind in list(kinds):
+            mask = next(kind, None)
+            if mask is None:
+                kinds.remove(kind)
+            elif mask.reuse.any():
+                masks.append(mask)
+    return masks
+
+
+def _text_components(inventory: Inventory) -> set[str]:
+    components = {site.component for site in inventory.sites}
+    return {"attn2"} if "attn2" in components else {name for name in components if "attn" in name}
+
+
+def _spread(high: int, low: int) -> Sequence[int]:
+    """From `high` down to `low`, in steps that give about eight values; all at least 1."""
+    stride = max(1, (high - low) // 8)
+    return range(max(1, high), max(0, low - 1), -stride)
+
+
+def _rows(reused: Mask, inventory: Inventory) -> Mask:
+    return _grounded(np.repeat(reused[:, None], len(inventory), axis=1))
+
+
+def _grounded(reuse: Mask) -> Mask:
+    reuse[0] = False
+    return reuse

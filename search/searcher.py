@@ -1,0 +1,100 @@
+"""What every searcher takes, proposes and is told."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from autotune.spaces.condition import Condition
+from autotune.spaces.errors import ScheduleError
+from autotune.spaces.evaluation import Failure, Measurement
+from autotune.spaces.inventory import Inventory
+from autotune.spaces.objective import Constraint
+from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchContext:
+    """What a searcher may know of its study.
+
+    `own_timesteps(n)` gives the pipeline's own time grid at n steps, one entry per network call. `n_evaluations` is
+    the number of candidates that the study will try, None where only time limits it.
+    """
+
+    condition: Condition
+    inventory: Inventory
+    own_timesteps: Callable[[int], tuple[float, ...]]
+    objectives: tuple[str, ...] = ("latency", "deviation")
+    constraints: tuple[Constraint, ...] = ()
+    n_evaluations: int | None = None
+
+    @cached_property
+    def n_calls(self) -> int:
+        """Network calls of the pipeline's default run: the rows of a cache plan."""
+        return len(self.own_timesteps(self.condition.n_steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """A canonical schedule to try; `label` says what it is in a few words."""
+
+    schedule: Schedule
+    family: str
+    label: str
+
+    @cached_property
+    def schedule_hash(self) -> str:
+        """SHA-256 of the schedule."""
+        return schedule_hash(self.schedule)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What came of a proposal."""
+
+    proposal: Proposal
+    outcome: Measurement | Failure
+
+    @property
+    def measurement(self) -> Measurement | None:
+        """The measurement, or None of a failure."""
+        return self.outcome if isinstance(self.outcome, Measurement) else None
+
+
+class Searcher(Protocol):
+    """Decides what to try next; knows nothing of execution, clocks or databases.
+
+    The proposals are a function of the context, the seed and the sequence of calls alone.
+    """
+
+    def ask(self, n: int) -> list[Proposal]:
+        """Up to `n` proposals, none proposed before; an empty list means that there is nothing left to try."""
+        ...
+
+    def tell(self, results: Sequence[Result]) -> None:
+        """Learn from results, of own proposals or of others'."""
+        ...
+
+
+class Novelty:
+    """Remembers which schedules were tried, by the hash of their canonical form."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._inventory = inventory
+        self._seen: set[str] = set()
+
+    def mark(self, proposal: Proposal) -> None:
+        """Remember a proposal."""
+        self._seen.add(proposal.schedule_hash)
+
+    def admit(self, schedule: Schedule, *, family: str, label: str) -> Proposal | None:
+        """A proposal of the schedule's canonical form, remembered; None if it is known or does not fit the model."""
+        try:
+            canonical = canonical_schedule(schedule, self._inventory)
+        except ScheduleError:
+            return None
+        proposal = Proposal(schedule=canonical, family=family, label=label)
+        if proposal.schedule_hash in self._seen:
+            return None
+        self.mark(proposal)
+        return proposal

@@ -1,0 +1,199 @@
+"""How evolution makes a new cache plan out of two: ECAD's published operators, and structured ones.
+
+A genome is a bool table (n_calls, n_sites), True is reuse. Operators leave their arguments as they are.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.search.site_grid import Columns, SiteGrid
+
+Genome = NDArray[np.bool_]
+Move = Callable[[Genome, SiteGrid, np.random.Generator], Genome]
+
+
+class Variation(Protocol):
+    """A pair of operators."""
+
+    def crossover(self, first: Genome, second: Genome, rng: np.random.Generator) -> Genome:
+        """A child of two genomes."""
+        ...
+
+    def mutate(self, genome: Genome, rng: np.random.Generator) -> Genome:
+        """A changed copy, or an equal one where the operator leaves it be."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedVariation:
+    """ECAD's operators (Aggarwal et al. 2025, arXiv 2506.15682) as its runs used them.
+
+    Four-point crossover of the flat, step-major vector with probability 0.9, and a bit flip of each gene with
+    probability 1/n, given to one individual in twenty: 0.05 flips per offspring on average.
+    """
+
+    crossover_probability: float = 0.9
+    mutation_probability: float = 0.05
+
+    def crossover(self, first: Genome, second: Genome, rng: np.random.Generator) -> Genome:
+        """The first genome with the second and fourth of five random segments from the second."""
+        if rng.random() >= self.crossover_probability or first.size < 5:
+            return first.copy()
+        cuts = np.sort(rng.choice(np.arange(1, first.size), size=4, replace=False))
+        child, other = first.ravel().copy(), second.ravel()
+        child[cuts[0] : cuts[1]] = other[cuts[0] : cuts[1]]
+        child[cuts[2] : cuts[3]] = other[cuts[2] : cuts[3]]
+        return child.reshape(first.shape)
+
+    def mutate(self, genome: Genome, rng: np.random.Generator) -> Genome:
+        """The genome with each bit flipped at rate 1/n, for one individual in twenty."""
+        if rng.random() >= self.mutation_probability:
+            return genome.copy()
+        flips: Genome = rng.random(genome.shape) < 1.0 / genome.size
+        return genome ^ flips
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructuredVariation:
+    """Operators that move whole refreshes, rows and block columns; always at least one move.
+
+    After a move that turns cells to recompute, their ancestors are recomputed in the same call, without which they
+    would change nothing, and in three of four moves their descendants too, without which a parent would work on stale
+    input.
+    """
+
+    grid: SiteGrid
+    crossover_probability: float = 0.7
+    wake_probability: float = 0.75
+    second_move_probability: float = 0.4
+
+    def crossover(self, first: Genome, second: Genome, rng: np.random.Generator) -> Genome:
+        """The first genome with a block of rows, a block of columns, or each row at even odds, from the second."""
+        child = first.copy()
+        if rng.random() >= self.crossover_probability:
+            return child
+        kind = rng.integers(3)
+        if kind == 0:
+            start, stop = _interval(self.grid.n_calls, rng)
+            child[start:stop] = second[start:stop]
+        elif kind == 1:
+            start, stop = _interval(len(self.grid.blocks), rng)
+            columns = np.concatenate(self.grid.blocks[start:stop])
+            child[:, columns] = second[:, columns]
+        else:
+            rows = rng.random(self.grid.n_calls) < 0.5
+            child[rows] = second[rows]
+        return child
+
+    def mutate(self, genome: Genome, rng: np.random.Generator) -> Genome:
+        """The genome after one or two random moves."""
+        changed = genome
+        for _ in range(1 + int(rng.random() < self.second_move_probability)):
+            move = MOVES[rng.integers(len(MOVES))]
+            moved = move(changed, self.grid, rng)
+            changed = _woken(changed, moved, self.grid, with_descendants=rng.random() < self.wake_probability)
+        return changed
+
+
+def flip_cells(genome: Genome, grid: SiteGrid, rng: np.random.Generator) -> Genome:
+    """Flip two or more random cells after the first row, four on average."""
+    moved = genome.copy()
+    if grid.n_calls < 2:
+        return moved
+    n_flips = min(2 + rng.poisson(2.0), (grid.n_calls - 1) * grid.n_sites)
+    cells = rng.choice((grid.n_calls - 1) * grid.n_sites, size=n_flips, replace=False) + grid.n_sites
+    moved.ravel()[cells] ^= True
+    return moved
+
+
+def shift_refresh(genome: Genome, grid: SiteGrid, rng: np.random.Generator) -> Genome:
+    """Exchange two neighbouring calls, in one block, one leaf kind or everywhere: a refresh moves by one step."""
+    columns = _column_group(grid, rng)
+    moved = genome.copy()
+    part = genome[:, columns]
+    differing = 1 + np.flatnonzero((part[1:-1] != part[2:]).any(axis=1))
+    if len(differing):
+        t = int(rng.choice(differing))
+        moved[t, columns], moved[t + 1, columns] = part[t + 1], part[t]
+    return moved
+
+
+def extend_in_depth(genome: Genome, grid: SiteGrid, rng: np.random.Generator) -> Genome:
+    """Grow what one block does in one call over some of its neighbours in depth."""
+    moved = genome.copy()
+    if grid.n_calls < 2:
+        return moved
+    t, block = int(rng.integers(1, grid.n_calls)), int(rng.integers(len(grid.blocks)))
+    value = bool(genome[t, grid.blocks[block]].mean() >= 0.5)
+    length, up = int(rng.geometric(0.3)), rng.random() < 0.5
+    reach = range(block + 1, block + 1 + length) if up else range(block - length, block)
+    for other in reach:
+        if 0 <= other < len(grid.blocks):
+            moved[t, grid.blocks[other]] = value
+    return moved
+
+
+def copy_row(genome: Genome, grid: SiteGrid, rng: np.random.Generator) -> Genome:
+    """Make one call do what another does."""
+    moved = genome.copy()
+    if grid.n_calls > 2:
+        source, target = rng.choice(np.arange(1, grid.n_calls), size=2, replace=False)
+        moved[target] = genome[source]
+    return moved
+
+
+def swap_rows(genome: Genome, grid: SiteGrid, rng: np.random.Generator) -> Genome:
+    """Exchange two calls."""
+    moved = genome.copy()
+    if grid.n_calls > 2:
+        first, second = rng.choice(np.arange(1, grid.n_calls), size=2, replace=False)
+        moved[[first, second]] = genome[[second, first]]
+    return moved
+
+
+def toggle_run(genome: Genome, grid: SiteGrid, rng: np.random.Generator) -> Genome:
+    """Turn a block column, a leaf kind or whole rows over, in a run of calls."""
+    moved = genome.copy()
+    if grid.n_calls < 2:
+        return moved
+    columns = _column_group(grid, rng)
+    start = int(rng.integers(1, grid.n_calls))
+    stop = start + int(rng.geometric(0.4))
+    moved[start:stop, columns] = not bool(genome[start, columns].mean() >= 0.5)
+    return moved
+
+
+MOVES: tuple[Move, ...] = (flip_cells, shift_refresh, extend_in_depth, copy_row, swap_rows, toggle_run)
+
+
+def _column_group(grid: SiteGrid, rng: np.random.Generator) -> Columns:
+    kind = rng.integers(4)
+    if kind == 0:
+        return np.arange(grid.n_sites)
+    if kind == 1:
+        return grid.components[rng.integers(len(grid.components))]
+    if kind == 2:
+        return grid.blocks[rng.integers(len(grid.blocks))]
+    start, stop = _interval(len(grid.blocks), rng)
+    return np.concatenate(grid.blocks[start:stop])
+
+
+def _interval(n: int, rng: np.random.Generator) -> tuple[int, int]:
+    """A random non-empty half-open interval of range(n)."""
+    first, second = rng.integers(0, n, size=2)
+    return int(min(first, second)), int(max(first, second)) + 1
+
+
+def _woken(before: Genome, after: Genome, grid: SiteGrid, *, with_descendants: bool) -> Genome:
+    woken = after.copy()
+    fresh = before & ~after
+    for site in np.flatnonzero(fresh.any(axis=0)):
+        rows = np.flatnonzero(fresh[:, site])
+        woken[np.ix_(rows, grid.ancestors[site])] = False
+        if with_descendants:
+            woken[np.ix_(rows, grid.descendants[site])] = False
+    return woken

@@ -1,0 +1,107 @@
+"""The end of a study: its front is measured again, on prompts and seeds that the search never saw."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from autotune.evaluators.evaluator import Evaluator
+from autotune.search.measurer import Measured, Measurer
+from autotune.spaces.evaluation import Fidelity, Measurement
+from autotune.spaces.front import baseline_of, calibration_front, pick, study_front
+from autotune.spaces.study_record import Candidate, StudyRecord
+from autotune.storage.database import Database
+
+N_SHEET_IMAGES = 8
+
+REFERENCE_RUNS = 5.0
+"""The converged reference of the held-out prompts costs about as much as this many default runs of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerificationSettings:
+    """How many front members are measured again, and with how many interleaved timing repeats."""
+
+    max_members: int = 12
+    repeats: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerificationOrder:
+    """Whom to measure again: `first` are the baseline and the picks, `others` more of the calibration front."""
+
+    first: tuple[Candidate, ...]
+    others: tuple[Candidate, ...]
+
+
+def verification_order(record: StudyRecord, max_members: int) -> VerificationOrder:
+    """The baseline and at most `max_members` of the front; a larger front is thinned evenly along its cost."""
+    front = calibration_front(record)
+    picks = list({c.number: c for c in pick(front, record).values()}.values())[:max_members]
+    numbers = {c.number for c in picks}
+    others = [c for c in front if c.number not in numbers]
+    n_others = min(len(others), max_members - len(picks))
+    kept = np.unique(np.round(np.linspace(0, len(others) - 1, n_others)).astype(int)).tolist() if n_others else []
+    baseline = baseline_of(record)
+    first = tuple({c.number: c for c in [*([baseline] if baseline else []), *picks]}.values())
+    done = {c.number for c in first}
+    return VerificationOrder(first=first, others=tuple(others[i] for i in kept if others[i].number not in done))
+
+
+class Verification:
+    """Measures candidates on the held-out prompts, draws their sheets, and estimates what a measurement takes."""
+
+    def __init__(
+        self,
+        study: str,
+        *,
+        measurer: Measurer,
+        evaluator: Evaluator,
+        database: Database,
+        held_out: Fidelity,
+        settings: VerificationSettings,
+    ) -> None:
+        self._study = study
+        self._measurer = measurer
+        self._evaluator = evaluator
+        self._database = database
+        self._held_out = held_out
+        self._settings = settings
+        self._costs: list[float] = []
+
+    def expected_s(self, baseline: Measurement, n_members: int) -> float:
+        """Seconds that `n_members` may take, none of them slower than the baseline, from its calibration timings."""
+        if self._costs:
+            return n_members * max(self._costs)
+        n_prompts = len(self._held_out.prompts)
+        batch = min(self._evaluator.condition.batch_size, n_prompts)
+        image_s = float(np.median(baseline.latency_ms)) / 1000.0
+        return image_s * (REFERENCE_RUNS * n_prompts + n_members * (n_prompts + 2 * self._settings.repeats * batch))
+
+    def is_stored(self, candidate: Candidate) -> bool:
+        """Whether the candidate's held-out measurement is known, so that it takes no time."""
+        return self._measurer.is_stored(candidate.schedule_hash, self._held_out)
+
+    def measure(self, candidate: Candidate) -> Measured:
+        """Measure one candidate on the held-out prompts and note it in the study."""
+        measured = self._measurer.measure(
+            candidate.schedule, candidate.schedule_hash, self._held_out, repeats=self._settings.repeats
+        )
+        if not measured.reused:
+            self._costs.append(measured.cost_s)
+        self._database.set_held_out(self._study, schedule_hash=candidate.schedule_hash, key=measured.evaluation.key)
+        return measured
+
+    def draw_sheets(self, record: StudyRecord, may_go_on: Callable[[], bool]) -> None:
+        """Save the missing ones of the contact sheets of the baseline and the picks."""
+        baseline = baseline_of(record)
+        chosen: Sequence[Candidate] = [*([baseline] if baseline else []), *pick(study_front(record), record).values()]
+        for candidate in {c.number: c for c in chosen}.values():
+            name = f"sheet-{self._measurer.key(candidate.schedule_hash, self._held_out)}"
+            if self._database.artifacts.load(name) is None:
+                if not may_go_on():
+                    return
+                n_images = min(N_SHEET_IMAGES, len(self._held_out.prompts))
+                data = self._evaluator.contact_sheet(candidate.schedule, self._held_out, n_images)
+                self._database.artifacts.save(name, data, "image/png")
+            self._database.set_image(self._study, schedule_hash=candidate.schedule_hash, artifact=name)

@@ -1,0 +1,149 @@
+"""The front of a study, and the three of its members that a user would look at first.
+
+*Which* candidates stand on the front is decided by the calibration values, which all candidates have. *How good* they
+are is said by the held-out values, where a member was re-measured: members that fail, break a constraint or
+are dominated by another re-measured member on the held-out values leave the front. Calibration and held-out values are
+never compared with each other to decide dominance, since their prompts differ.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.spaces.evaluation import Measurement
+from autotune.spaces.objective import (
+    OBJECTIVES,
+    Constraint,
+    objective_value,
+    parse_constraint,
+    parse_objectives,
+    total_violation,
+)
+from autotune.spaces.pareto import non_dominated
+from autotune.spaces.study_record import Candidate, StudyRecord
+
+Array = NDArray[np.float64]
+
+BASELINE = "baseline"
+"""The family of the pipeline's default run, candidate 0 of every study."""
+
+DEVIATION_FLOOR = 1e-6
+"""Smaller deviations count as this one where a logarithm is taken."""
+
+
+def record_objectives(record: StudyRecord) -> tuple[str, ...]:
+    """The study's objectives, from its settings; `latency,deviation` if they name none."""
+    names = record.settings.get("objectives") or "latency,deviation"
+    return parse_objectives(names if isinstance(names, str) else ",".join(_strings(names)))
+
+
+def record_constraints(record: StudyRecord) -> tuple[Constraint, ...]:
+    """The study's constraints, from its settings."""
+    return tuple(parse_constraint(text) for text in _strings(record.settings.get("constraints") or ()))
+
+
+def calibration_front(record: StudyRecord) -> tuple[Candidate, ...]:
+    """The feasible complete candidates that no other dominates on the calibration values, cheapest first."""
+    return _front(record, record.candidates, lambda candidate: candidate.calibration.measurement)
+
+
+def study_front(record: StudyRecord) -> tuple[Candidate, ...]:
+    """The calibration front less the members that the held-out values refute, cheapest first.
+
+    Raises:
+        UsageError: the settings name an unknown objective, or one that was not measured.
+    """
+    members = calibration_front(record)
+    verified = [c for c in members if c.held_out is not None]
+    confirmed = _front(record, verified, lambda c: None if c.held_out is None else c.held_out.measurement)
+    numbers = {c.number for c in confirmed}
+    kept = [c for c in members if c.held_out is None or c.number in numbers]
+    return tuple(sorted(kept, key=lambda c: (relative_cost(c, record), c.number)))
+
+
+def reported_measurement(candidate: Candidate) -> Measurement | None:
+    """The held-out measurement if there is one, else that of the calibration; None if the candidate failed."""
+    held_out = None if candidate.held_out is None else candidate.held_out.measurement
+    return held_out or candidate.calibration.measurement
+
+
+def relative_cost(candidate: Candidate, record: StudyRecord) -> float:
+    """The study's first cost objective over the baseline's; relative latency if it has none; inf if it failed."""
+    measurement = reported_measurement(candidate)
+    if measurement is None:
+        return float("inf")
+    name = next((name for name in record_objectives(record) if OBJECTIVES[name].is_cost), "latency")
+    value = objective_value(name, measurement)
+    if name in ("latency", "macs"):
+        return value
+    baseline = baseline_of(record)
+    reference = None if baseline is None else reported_measurement(baseline)
+    scale = 0.0 if reference is None else objective_value(name, reference)
+    return value / scale if scale > 0 else value
+
+
+def baseline_of(record: StudyRecord) -> Candidate | None:
+    """The pipeline's default run, if it has been measured."""
+    return next((c for c in record.candidates if c.family == BASELINE), None)
+
+
+def pick(front: Sequence[Candidate], record: StudyRecord) -> dict[str, Candidate]:
+    """Three members of a front by name; the same member may hold several names; {} of an empty front.
+
+    `quality` has the lowest deviation of those that cost no more than the baseline, or of all if none does.
+    `balanced` is the knee: the member farthest below the chord between the front's ends, in relative cost and log10
+    deviation, both scaled to [0, 1]. `fast` is the cheapest whose deviation is at most the baseline's own; the
+    knee if there is none. Values are those of `reported_measurement`.
+    """
+    members = [c for c in front if reported_measurement(c) is not None]
+    if not members:
+        return {}
+    cost = np.array([relative_cost(c, record) for c in members])
+    deviation = np.array([_deviation(c) for c in members])
+    affordable = np.flatnonzero(cost <= 1.0) if (cost <= 1.0).any() else np.arange(len(members))
+    quality = affordable[np.lexsort((cost[affordable], deviation[affordable]))[0]]
+    balanced = _knee(cost, np.log10(np.maximum(deviation, DEVIATION_FLOOR)))
+    baseline = baseline_of(record)
+    limit = _deviation(baseline) if baseline is not None else -np.inf
+    good = np.flatnonzero(deviation <= limit)
+    fast = good[np.lexsort((deviation[good], cost[good]))[0]] if len(good) else balanced
+    return {"quality": members[quality], "balanced": members[balanced], "fast": members[fast]}
+
+
+def _front(
+    record: StudyRecord, candidates: Sequence[Candidate], measured: Callable[[Candidate], Measurement | None]
+) -> tuple[Candidate, ...]:
+    objectives, constraints = record_objectives(record), record_constraints(record)
+    rows = []
+    for candidate in candidates:
+        measurement = measured(candidate)
+        if measurement is not None and total_violation(constraints, measurement) == 0.0:
+            rows.append((candidate, tuple(objective_value(name, measurement) for name in objectives)))
+    order = next((i for i, name in enumerate(objectives) if OBJECTIVES[name].is_cost), 0)
+    kept = non_dominated([values for _, values in rows])
+    front = [row for row, keep in zip(rows, kept, strict=True) if keep]
+    return tuple(candidate for candidate, _ in sorted(front, key=lambda row: (row[1][order], row[0].number)))
+
+
+def _knee(cost: Array, log_deviation: Array) -> int:
+    """Index of the point farthest below the chord from the cheapest to the best point; the first of equals."""
+    x, y = _scaled(cost), _scaled(log_deviation)
+    first, last = int(np.lexsort((y, x))[0]), int(np.lexsort((x, y))[0])
+    # Twice the signed area of the triangle with the chord; positive on the side of the origin.
+    area = (y[first] - y) * (x[last] - x[first]) - (x[first] - x) * (y[last] - y[first])
+    return int(np.argmax(np.round(area, 12)))
+
+
+def _scaled(values: Array) -> Array:
+    span = values.max() - values.min()
+    return np.zeros_like(values) if span == 0 else (values - values.min()) / span
+
+
+def _deviation(candidate: Candidate) -> float:
+    measurement = reported_measurement(candidate)
+    return float("inf") if measurement is None else measurement.mean("deviation")
+
+
+def _strings(values: object) -> tuple[str, ...]:
+    return (values,) if isinstance(values, str) else tuple(str(value) for value in values)  # type: ignore[attr-defined]

@@ -1,0 +1,136 @@
+"""What a study minimises, and the limits that it keeps to."""
+
+import math
+import re
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from autotune.spaces.errors import UsageError
+from autotune.spaces.evaluation import Measurement
+
+GIGABYTE = 1e9
+
+
+def _quality(metric: str) -> Callable[[Measurement], float]:
+    def read(measurement: Measurement) -> float:
+        if metric not in measurement.quality:
+            known = ", ".join(sorted(measurement.quality)) or "none"
+            raise UsageError(f"the metric {metric!r} was not measured here; measured: {known}; choose one of those")
+        return measurement.mean(metric)
+
+    return read
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """One quantity of a measurement in its natural unit; `higher_is_better` ones are negated where they are minimised.
+
+    `is_cost` tells speed and size from quality.
+    """
+
+    natural: Callable[[Measurement], float]
+    description: str
+    is_cost: bool
+    higher_is_better: bool = False
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "latency": Objective(lambda m: m.relative_latency, "median latency over the default run's", is_cost=True),
+    "macs": Objective(lambda m: m.relative_macs, "multiply-accumulates over the default run's", is_cost=True),
+    "calls": Objective(lambda m: float(m.network_calls), "network calls per image", is_cost=True),
+    "memory": Objective(lambda m: float(m.peak_memory_bytes), "peak memory in bytes above the model", is_cost=True),
+    "deviation": Objective(_quality("deviation"), "relative distance of the latents to the reference", is_cost=False),
+    "psnr": Objective(_quality("psnr"), "PSNR of the image in dB", is_cost=False, higher_is_better=True),
+    "ssim": Objective(_quality("ssim"), "structural similarity of the image", is_cost=False, higher_is_better=True),
+    "alignment": Objective(_quality("alignment"), "prompt alignment", is_cost=False, higher_is_better=True),
+}
+
+_LIMITED: dict[str, Callable[[Measurement], float]] = {
+    **{name: objective.natural for name, objective in OBJECTIVES.items()},
+    "latency_ms": lambda m: statistics.median(m.latency_ms),
+    "memory_gb": lambda m: m.peak_memory_bytes / GIGABYTE,
+}
+
+_CONSTRAINT = re.compile(r"\s*([a-z_]+)\s*(<=|>=)\s*(\S+)\s*")
+
+
+def objective_value(name: str, measurement: Measurement) -> float:
+    """The objective of this name, signed so that less is better.
+
+    Raises:
+        UsageError: the objective is unknown, or its metric was not measured.
+    """
+    if name not in OBJECTIVES:
+        raise UsageError(f"an objective must be one of {', '.join(OBJECTIVES)}; got {name!r}")
+    value = OBJECTIVES[name].natural(measurement)
+    return -value if OBJECTIVES[name].higher_is_better else value
+
+
+def parse_objectives(text: str) -> tuple[str, ...]:
+    """The objective names of a comma-separated list such as `latency,deviation`.
+
+    Raises:
+        UsageError: a name is unknown or given twice.
+    """
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if name not in OBJECTIVES:
+            raise UsageError(f"an objective must be one of {', '.join(OBJECTIVES)}; got {name!r}")
+    if len(set(names)) != len(names):
+        raise UsageError(f"each objective may be given once; got {text!r}")
+    return names
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A limit on a natural value: `metric` at most (`<=`) or at least (`>=`) `limit`."""
+
+    metric: str
+    operator: str
+    limit: float
+
+    def __post_init__(self) -> None:
+        if self.metric not in _LIMITED:
+            raise UsageError(f"a constraint limits one of {', '.join(_LIMITED)}; got {self.metric!r}")
+        if self.operator not in ("<=", ">="):
+            raise UsageError(f"a constraint is written with <= or >=; got {self.operator!r}")
+        if not math.isfinite(self.limit):
+            raise UsageError(f"the limit of a constraint must be a finite number; got {self.limit}")
+
+    def __str__(self) -> str:
+        return f"{self.metric}{self.operator}{self.limit:g}"
+
+    def violation(self, measurement: Measurement) -> float:
+        """By how much the limit is broken, relative to its size; 0 where it is kept.
+
+        Raises:
+            UsageError: the metric was not measured.
+        """
+        value = _LIMITED[self.metric](measurement)
+        excess = value - self.limit if self.operator == "<=" else self.limit - value
+        if math.isnan(excess):
+            return math.inf
+        return max(0.0, excess) / max(abs(self.limit), 1e-12)
+
+
+def parse_constraint(text: str) -> Constraint:
+    """The constraint of a text such as `deviation<=0.1`, `psnr>=30` or `memory_gb<=12`.
+
+    Raises:
+        UsageError: the text has another form, or the metric is unknown.
+    """
+    match = _CONSTRAINT.fullmatch(text)
+    if match is None:
+        raise UsageError(f"a constraint is METRIC<=NUMBER or METRIC>=NUMBER, such as deviation<=0.1; got {text!r}")
+    metric, operator, number = match.groups()
+    try:
+        limit = float(number)
+    except ValueError:
+        raise UsageError(f"the limit of a constraint must be a number; got {number!r} in {text!r}") from None
+    return Constraint(metric, operator, limit)
+
+
+def total_violation(constraints: Sequence[Constraint], measurement: Measurement) -> float:
+    """Sum of the relative violations; 0 if the measurement keeps to all constraints."""
+    return math.fsum(constraint.violation(measurement) for constraint in constraints)

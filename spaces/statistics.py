@@ -1,0 +1,75 @@
+"""Bootstrap intervals. The sampling unit is a prompt (or a timed run), never an image."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.spaces.errors import UsageError
+
+N_RESAMPLES = 4000
+
+_STATISTICS: dict[str, Callable[..., NDArray[np.float64]]] = {"mean": np.mean, "median": np.median}
+
+
+def bootstrap_interval(
+    values: Sequence[float],
+    *,
+    seed: int = 0,
+    level: float = 0.95,
+    statistic: Literal["mean", "median"] = "mean",
+) -> tuple[float, float]:
+    """Percentile bootstrap interval (low, high) of the mean or median of `values`, one value per prompt (Efron 1979).
+
+    A single value, or equal ones, give an interval of no width. Paired differences go in as they are.
+
+    Raises:
+        UsageError: no values, a value that is not finite, an unknown statistic, or a level outside (0, 1).
+    """
+    data = _checked(values, level)
+    if statistic not in _STATISTICS:
+        raise UsageError(f"statistic must be one of {', '.join(_STATISTICS)}; got {statistic!r}")
+    if (data == data[0]).all():
+        return float(data[0]), float(data[0])
+    resamples = data[_resampled(len(data), seed)]
+    return _percentiles(_STATISTICS[statistic](resamples, axis=1), level)
+
+
+def ratio_interval(
+    numerator: Sequence[float], denominator: Sequence[float], *, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval (low, high) of median(numerator) / median(denominator).
+
+    Made for timings: of equally many runs, run i of both is drawn together, since the runs were interleaved and
+    share the machine's drift; of unequally many, each side is drawn by itself.
+
+    Raises:
+        UsageError: an empty side, a value that is not finite, a denominator that is not positive, or a bad level.
+    """
+    top, bottom = _checked(numerator, level), _checked(denominator, level)
+    if (bottom <= 0).any():
+        raise UsageError(f"the denominator of a ratio must be positive; got {bottom.min()}")
+    rows = _resampled(len(top), seed)
+    other_rows = rows if len(top) == len(bottom) else _resampled(len(bottom), seed + 1)
+    return _percentiles(np.median(top[rows], axis=1) / np.median(bottom[other_rows], axis=1), level)
+
+
+def _checked(values: Sequence[float], level: float) -> NDArray[np.float64]:
+    data = np.asarray(values, np.float64)
+    if data.ndim != 1 or len(data) == 0:
+        raise UsageError(f"an interval needs at least one value; got shape {data.shape}")
+    if not np.isfinite(data).all():
+        raise UsageError(f"values must be finite; got {values!r}")
+    if not 0.0 < level < 1.0:
+        raise UsageError(f"level must be between 0 and 1; got {level}")
+    return data
+
+
+def _resampled(n: int, seed: int) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).integers(0, n, size=(N_RESAMPLES, n))
+
+
+def _percentiles(statistics: NDArray[np.float64], level: float) -> tuple[float, float]:
+    low, high = np.quantile(statistics, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    return float(low), float(high)
