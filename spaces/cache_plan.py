@@ -52,66 +52,84 @@ class CachePlan:
         return np.frombuffer(self.actions, np.uint8).reshape(self.n_calls, self.n_sites)
 
 
-def needed_sites(table: NDArray[np.uint8], inventory: Inventory) -> NDArray[np.bool_]:
-    """Where a site's value, fresh or stored, changes the network's output: bool (n_calls, n_sites).
+@dataclass(frozen=True, slots=True, eq=False)
+class CellUse:
+    """What each cell of a plan does when it is executed, row 0 recomputing all; bool arrays (n_calls, n_sites)."""
 
-    A value is not needed in a call in which the site's parent, or the parent's parent, is reused.
-    """
-    needed = np.ones(table.shape, bool)
-    for i in _parents_first(inventory):
-        parent = inventory.sites[i].parent
-        if parent is not None:
-            needed[:, i] = needed[:, parent] & (table[:, parent] == CacheAction.RECOMPUTE)
-    return needed
+    called: NDArray[np.bool_]
+    """The network asks the site for a value: no module around it is skipped."""
+    needed: NDArray[np.bool_]
+    """The value, fresh or stored, changes this call's output or a value that a later call reads."""
+    runs: NDArray[np.bool_]
+    """The site computes, and the result is needed now or read later."""
+    reads: NDArray[np.bool_]
+    """The stored value is handed out, and that matters."""
+    kept: NDArray[np.bool_]
+    """A value must stay stored after this call, since a later call reads it before the site runs again."""
 
 
-def canonical_plan(plan: CachePlan, inventory: Inventory) -> CachePlan | None:
-    """The plan without dead genes, or None if it never reuses anything that matters.
+def cell_use(plan: CachePlan, inventory: Inventory) -> CellUse:
+    """What each cell of a plan does.
 
-    Rules R1 and R2 of the cache literature's canonicalisation: row 0 recomputes all; a recomputed cell whose value is
-    neither needed in its own call nor read before the site's next recompute is a reuse. A site inside a reused parent
-    is not called, so it can't refresh.
+    A site is needed in a call if its parent runs in that call (a site without a parent: always). A recomputed cell that
+    is neither needed nor read later is dead: it is skipped, and so is all that hangs on it.
 
     Raises:
         ScheduleError: the plan does not fit the inventory.
     """
     if plan.n_sites != len(inventory):
-        raise ScheduleError(f"the cache plan has {plan.n_sites} columns; the inventory has {len(inventory)} sites")
-    table = plan.table.copy()
-    table[0] = CacheAction.RECOMPUTE
-    for i in _parents_first(inventory):  # parents are final before their children are looked at
-        site = inventory.sites[i]
-        if site.parent is None:
-            continue
-        needed = needed_sites(table, inventory)[:, i]
-        called = np.ones(len(table), bool)
-        if site.relation is Relation.INSIDE:
-            called = needed
-        table[~called, i] = CacheAction.REUSE
-        read_later = False
-        for t in range(len(table) - 1, 0, -1):
-            if table[t, i] == CacheAction.RECOMPUTE:
-                if not needed[t] and not read_later:
-                    table[t, i] = CacheAction.REUSE
-                else:
-                    read_later = False
-            elif needed[t]:
-                read_later = True
-    if (table[needed_sites(table, inventory)] == CacheAction.RECOMPUTE).all():
-        return None
-    return CachePlan.from_array(table)
+        raise ScheduleError(
+            f"a cache plan needs one column per site; got {plan.n_sites} columns for the {len(inventory)} sites of "
+            f"{inventory.denoiser_class}; use a plan made for this model"
+        )
+    recompute = plan.table == CacheAction.RECOMPUTE
+    recompute[0] = True
+    called, needed, runs, reads, kept = (np.ones(recompute.shape, bool) for _ in range(5))
+    for sites in _by_depth(inventory):  # parents are final before their children are looked at
+        for i in sites:
+            parent = inventory.sites[i].parent
+            if parent is not None:
+                inside = inventory.sites[i].relation is Relation.INSIDE
+                called[:, i] = runs[:, parent] if inside else called[:, parent]
+                needed[:, i] = runs[:, parent]
+        asked, wanted, fresh = called[:, sites], needed[:, sites], recompute[:, sites]
+        reads[:, sites] = read = asked & wanted & ~fresh
+        read_later = np.zeros(len(sites), bool)
+        for t in range(plan.n_calls - 1, -1, -1):
+            kept[t, sites] = read_later
+            runs[t, sites] = asked[t] & fresh[t] & (wanted[t] | read_later)
+            read_later = (read_later & ~runs[t, sites]) | read[t]
+    return CellUse(called, needed, runs, reads, kept)
+
+
+def canonical_plan(plan: CachePlan, inventory: Inventory) -> CachePlan | None:
+    """The plan without dead genes, or None if it never reuses anything that matters.
+
+    Rules R1 and R2 of the cache literature's canonicalisation: row 0 recomputes all; a cell that would compute what
+    nobody reads, or that is not called, is a reuse.
+
+    Raises:
+        ScheduleError: the plan does not fit the inventory.
+    """
+    use = cell_use(plan, inventory)
+    return CachePlan.from_array(~use.runs) if use.reads.any() else None
+
+
+def needed_sites(table: NDArray[np.uint8], inventory: Inventory) -> NDArray[np.bool_]:
+    """Where a site's value, fresh or stored, matters (`CellUse.needed`): bool (n_calls, n_sites)."""
+    return cell_use(CachePlan.from_array(table), inventory).needed
 
 
 def stored_sites(plan: CachePlan, inventory: Inventory) -> NDArray[np.bool_]:
     """Sites whose value some later call reads, so that memory must be kept for them: bool (n_sites,)."""
-    reads = (plan.table == CacheAction.REUSE) & needed_sites(plan.table, inventory)
-    return np.asarray(reads.any(axis=0))
+    return np.asarray(cell_use(plan, inventory).reads.any(axis=0))
 
 
 def call_macs(plan: CachePlan | None, inventory: Inventory, n_calls: int) -> NDArray[np.int64]:
     """Multiply-accumulates of each network call for one image of one branch under the plan: int64 (n_calls,).
 
-    A site that runs costs its own MACs less those of the sites inside it, which are counted by themselves.
+    A site that runs costs its own MACs less those of the sites inside it, which are counted by themselves. Dead cells
+    cost nothing, so a plan and its canonical form cost the same.
     """
     if plan is None:
         return np.full(n_calls, inventory.total_macs, np.int64)
@@ -119,7 +137,7 @@ def call_macs(plan: CachePlan | None, inventory: Inventory, n_calls: int) -> NDA
     for site in inventory.sites:
         if site.relation is Relation.INSIDE and site.parent is not None:
             own[site.parent] -= site.macs
-    runs = (plan.table == CacheAction.RECOMPUTE) & _called(plan.table, inventory)
+    runs = cell_use(plan, inventory).runs
     return np.asarray(inventory.total_macs - own.sum() + (runs * own).sum(axis=1), np.int64)
 
 
@@ -128,18 +146,13 @@ def plan_macs(plan: CachePlan | None, inventory: Inventory, n_calls: int) -> int
     return int(call_macs(plan, inventory, n_calls).sum())
 
 
-def _called(table: NDArray[np.uint8], inventory: Inventory) -> NDArray[np.bool_]:
-    called = np.ones(table.shape, bool)
-    for i in _parents_first(inventory):
-        site = inventory.sites[i]
-        if site.parent is not None and site.relation is Relation.INSIDE:
-            called[:, i] = called[:, site.parent] & (table[:, site.parent] == CacheAction.RECOMPUTE)
-    return called
-
-
-def _parents_first(inventory: Inventory) -> list[int]:
-    def depth(i: int) -> int:
-        parent = inventory.sites[i].parent
-        return 0 if parent is None else 1 + depth(parent)
-
-    return sorted(range(len(inventory)), key=depth)
+def _by_depth(inventory: Inventory) -> list[list[int]]:
+    """Site indices grouped by their number of ancestors, roots first."""
+    levels: list[list[int]] = []
+    for i, site in enumerate(inventory.sites):
+        depth, parent = 0, site.parent
+        while parent is not None:
+            depth, parent = depth + 1, inventory.sites[parent].parent
+        levels.extend([] for _ in range(depth + 1 - len(levels)))
+        levels[depth].append(i)
+    return levels

@@ -49,6 +49,11 @@ class Inventory:
         for site in self.sites:
             if (site.parent is None) != (site.relation is None):
                 raise ScheduleError(f"site {site.name}: parent and relation go together")
+            parent, n_ancestors = site.parent, 0
+            while parent is not None:
+                if not 0 <= parent < len(self.sites) or n_ancestors > len(self.sites):
+                    raise ScheduleError(f"site {site.name}: a chain of parents must end at a site of this inventory")
+                parent, n_ancestors = self.sites[parent].parent, n_ancestors + 1
 
     def __len__(self) -> int:
         return len(self.sites)

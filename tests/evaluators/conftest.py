@@ -22,7 +22,9 @@ SMALLEST: dict[str, dict[str, Any]] = {
 
 def load(name: str) -> Any:
     """A reference model in float32 on the CPU, without its progress bar."""
-    pipe = DiffusionPipeline.from_pretrained(str(ZOO / name), torch_dtype=torch.float32, local_files_only=True)
+    pipe: Any = DiffusionPipeline.from_pretrained(  # type: ignore[no-untyped-call]
+        str(ZOO / name), torch_dtype=torch.float32, local_files_only=True
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

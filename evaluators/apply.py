@@ -1,0 +1,191 @@
+"""Put a schedule on an unmodified diffusers pipeline, and take it off again.
+
+Example:
+    >>> import autotune
+    >>> pipe = DiffusionPipeline.from_pretrained(...)                       # doctest: +SKIP
+    >>> autotune.apply(pipe, "flux.schedule.json")                          # doctest: +SKIP
+    >>> pipe("a photo of a cat", num_inference_steps=20)                    # doctest: +SKIP
+    >>> autotune.remove(pipe)                                               # doctest: +SKIP
+"""
+
+import contextlib
+import dataclasses
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from autotune.evaluators.adapters import Adapter, find_adapter
+from autotune.evaluators.attachment import Attachment
+from autotune.evaluators.cache_runtime import CacheRuntime
+from autotune.evaluators.guidance import GuidanceRuntime
+from autotune.evaluators.hardware import device_name
+from autotune.evaluators.inventory import list_inventory
+from autotune.evaluators.noise import noise_schedule_of, prediction_of
+from autotune.evaluators.presets import PRESETS
+from autotune.evaluators.solver_scheduler import SolverProgramScheduler
+from autotune.spaces.condition import Condition
+from autotune.spaces.errors import ScheduleMismatchError
+from autotune.spaces.inventory import Inventory
+from autotune.spaces.noise_schedule import Flow, VariancePreserving
+from autotune.spaces.schedule import GuidanceAction, Schedule
+from autotune.spaces.schedule_file import ScheduleFile, load_schedule_file
+
+_ATTRIBUTE = "_autotune"
+
+
+def attach(
+    pipe: Any, schedule: Schedule, *, inventory: Inventory | None = None, noise: VariancePreserving | Flow | None = None
+) -> None:
+    """Put a schedule on a pipeline without checking what it was measured on; `apply` does.
+
+    An earlier schedule is taken off first. On an error the pipeline is as it was.
+
+    Args:
+        pipe: a diffusers pipeline.
+        schedule: what to execute.
+        inventory: the pipeline's inventory, if known; else its module tree is listed.
+        noise: the noise schedule that the column `time` was made for. By default the pipeline's own, and a shift that
+            it derives from the resolution leaves `time` alone.
+
+    Raises:
+        ScheduleError: the cache plan does not fit the inventory, or a column does not fit the noise schedule.
+        ScheduleMismatchError: a guidance column on a pipeline that doesn't guide in one batch.
+        UnsupportedModelError: a cache or guidance column, and no adapter knows the denoiser.
+    """
+    _attach(pipe, schedule, inventory=inventory, noise=noise)
+
+
+def remove(pipe: Any) -> None:
+    """Take an applied schedule off; the pipeline is exactly as before. Nothing happens if none is applied."""
+    attachment = vars(pipe).get(_ATTRIBUTE)
+    if attachment is not None:
+        attachment.uninstall()
+        delattr(pipe, _ATTRIBUTE)
+
+
+def apply(pipe: Any, source: str | Path | ScheduleFile) -> None:
+    """Put a schedule file on a pipeline, if it was made for this model and sampler.
+
+    Another dtype, device or model id warns. On an error the pipeline is as it was.
+
+    Args:
+        pipe: a diffusers pipeline.
+        source: path of a schedule file, or its content.
+
+    Raises:
+        ScheduleError: the file can't be read or breaks a rule.
+        ScheduleMismatchError: the schedule belongs to another denoiser, noise schedule, prediction or scheduler.
+        UnsupportedModelError: no adapter knows the denoiser.
+    """
+    file = source if isinstance(source, ScheduleFile) else load_schedule_file(source)
+    condition = file.condition
+    adapter, inventory = find_adapter(pipe), list_inventory(pipe)
+    _check_fit(pipe, file.schedule, condition, inventory)
+    for difference in _differences(pipe, condition):
+        warnings.warn(f"{difference}: speed and quality may differ from what was measured", stacklevel=2)
+    shape = adapter.latent_shape(pipe, condition.height, condition.width)
+    _attach(pipe, file.schedule, inventory=inventory, noise=condition.noise_schedule, warn_shape=shape)
+
+
+@contextlib.contextmanager
+def applied(pipe: Any, source: str | Path | ScheduleFile) -> Iterator[None]:
+    """`apply` for the length of a `with` block, also if it raises."""
+    apply(pipe, source)
+    try:
+        yield
+    finally:
+        remove(pipe)
+
+
+def _attach(
+    pipe: Any,
+    schedule: Schedule,
+    *,
+    inventory: Inventory | None = None,
+    noise: VariancePreserving | Flow | None = None,
+    warn_shape: tuple[int, ...] | None = None,
+    every_site: bool = False,
+) -> Attachment:
+    scheduler = _own_scheduler(pipe)
+    adapter: Adapter | None = None
+    cache: CacheRuntime | None = None
+    guidance: GuidanceRuntime | None = None
+    if schedule.cache is not None:
+        adapter = find_adapter(pipe)
+        inventory = list_inventory(pipe) if inventory is None else inventory
+        dropped = [action is not GuidanceAction.BOTH for action in schedule.guidance or ()]
+        cache = CacheRuntime(schedule.cache, inventory, dropped=dropped, copied=adapter.copied)
+    if schedule.guidance is not None and any(action is not GuidanceAction.BOTH for action in schedule.guidance):
+        adapter = find_adapter(pipe)
+        if not adapter.batched_guidance:
+            raise ScheduleMismatchError(
+                f"a guidance column needs classifier-free guidance in one batch; {type(pipe).__name__} has none; "
+                f"use a schedule without the column"
+            )
+        guidance = GuidanceRuntime(schedule.guidance)
+    if schedule.time is not None:
+        if noise is None:
+            noise = noise_schedule_of(scheduler, 0.0)
+            noise = dataclasses.replace(noise, dynamic=False) if isinstance(noise, Flow) else noise
+        scheduler = SolverProgramScheduler.from_schedule(schedule, scheduler, noise, prediction_of(scheduler))
+    remove(pipe)
+    attachment = Attachment(pipe, schedule, cache=cache, guidance=guidance, warn_shape=warn_shape)
+    attachment.install(scheduler, adapter, every_site=every_site)
+    setattr(pipe, _ATTRIBUTE, attachment)
+    return attachment
+
+
+def _own_scheduler(pipe: Any) -> Any:
+    """The pipeline's scheduler without any schedule applied."""
+    attachment = vars(pipe).get(_ATTRIBUTE)
+    return pipe.scheduler if attachment is None else attachment.scheduler_after_removal()
+
+
+def _check_fit(pipe: Any, schedule: Schedule, condition: Condition, inventory: Inventory) -> None:
+    """Raise ScheduleMismatchError for anything that would make the schedule compute something else."""
+    scheduler = _own_scheduler(pipe)
+    remedy = f"use a schedule made for this pipeline, or load {condition.model} ({condition.pipeline_class})"
+    if inventory.hash != condition.inventory_hash:
+        raise ScheduleMismatchError(
+            f"a schedule fits one set of modules; its inventory hash is {condition.inventory_hash[:12]}, the "
+            f"{inventory.denoiser_class} here has {inventory.hash[:12]}; {remedy}"
+        )
+    noise = noise_schedule_of(scheduler, 0.0)
+    if _levels(noise) != _levels(condition.noise_schedule):
+        raise ScheduleMismatchError(
+            f"a schedule fits one noise schedule; it was made for {condition.noise_schedule}, "
+            f"the pipeline's {type(scheduler).__name__} has {noise}; {remedy}"
+        )
+    prediction = prediction_of(scheduler)
+    if prediction != condition.prediction:
+        raise ScheduleMismatchError(
+            f"a schedule fits one kind of prediction; it was made for {condition.prediction!r}, "
+            f"the pipeline's {type(scheduler).__name__} says {prediction!r}; {remedy}"
+        )
+    if schedule.time is None and type(scheduler).__name__ != condition.scheduler_class:
+        raise ScheduleMismatchError(
+            f"the rows of a schedule without a solver column belong to one sampler; it was made for "
+            f"{condition.scheduler_class}, the pipeline has {type(scheduler).__name__}; set pipe.scheduler = "
+            f"{condition.scheduler_class}.from_config(pipe.scheduler.config) first"
+        )
+
+
+def _levels(noise: VariancePreserving | Flow) -> VariancePreserving | Flow:
+    """The noise schedule without a shift that depends on the resolution."""
+    return dataclasses.replace(noise, mu=0.0) if isinstance(noise, Flow) and noise.dynamic else noise
+
+
+def _differences(pipe: Any, condition: Condition) -> Iterator[str]:
+    """What may change figures but not meaning, one sentence each."""
+    dtype = str(pipe.dtype).removeprefix("torch.")
+    if dtype != condition.dtype:
+        yield f"the schedule was measured in {condition.dtype}, the pipeline is in {dtype}"
+    device = device_name(pipe._execution_device)
+    if device != condition.device:
+        yield f"the schedule was measured on {condition.device}, the pipeline is on {device}"
+    source = str(pipe.config.get("_name_or_path") or "")
+    preset = PRESETS.get(condition.model)
+    known = {condition.model} | ({str(preset.source)} if preset is not None else set())
+    if source and Path(source).name not in {Path(name).name for name in known}:
+        yield f"the schedule was measured on {condition.model}, the pipeline was loaded from {source}"

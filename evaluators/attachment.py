@@ -1,0 +1,153 @@
+"""One schedule on one pipeline: the wrapped denoiser, its clock and its state."""
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from autotune.evaluators.adapters import Adapter
+from autotune.evaluators.cache_runtime import CacheRuntime
+from autotune.evaluators.guidance import GuidanceRuntime, conditional_half, halves_are_equal
+from autotune.evaluators.override import Overrides
+from autotune.evaluators.run_clock import RunClock
+from autotune.spaces.errors import ScheduleMismatchError
+from autotune.spaces.schedule import Schedule
+
+
+class Attachment:
+    """What `attach` puts on a pipeline, and `remove` takes off.
+
+    `original_scheduler` is the pipeline's own. `cache` and `guidance` are None where the schedule has no such column,
+    or one that changes nothing. `warn_shape` is the latent shape (batch first) that the schedule was measured for.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        schedule: Schedule,
+        *,
+        cache: CacheRuntime | None,
+        guidance: GuidanceRuntime | None,
+        warn_shape: tuple[int, ...] | None = None,
+    ) -> None:
+        self.schedule, self.cache, self.guidance = schedule, cache, guidance
+        self.original_scheduler = pipe.scheduler
+        self._pipe, self._warn_shape = pipe, warn_shape
+        self._overrides = Overrides()
+        self._signatures: dict[int, object] = {}
+        columns = (schedule.time, schedule.guidance)
+        rows = [len(column) for column in columns if column is not None]
+        n_rows = schedule.cache.n_calls if schedule.cache is not None else rows[0] if rows else None
+        self._clock = RunClock(n_steps=schedule.n_steps, n_rows=n_rows, on_begin=self._begin, on_end=self._reset)
+
+    def install(self, scheduler: Any, adapter: Adapter | None, *, every_site: bool = False) -> None:
+        """Set the scheduler, the gates and the wrapper of the denoiser; on failure nothing is left behind."""
+        pipe = self._pipe
+        try:
+            if scheduler is not pipe.scheduler:
+                pipe.scheduler = scheduler
+            self._clock.install(scheduler, self._overrides)
+            if adapter is not None:
+                denoiser = getattr(pipe, adapter.denoiser_attr)
+                if self.cache is not None:
+                    self.cache.install(denoiser, self._overrides, every_site=every_site)
+                self._overrides.set(denoiser, "forward", self._wrap(denoiser.forward))
+        except BaseException:
+            self.uninstall()
+            raise
+
+    def uninstall(self) -> None:
+        """Undo `install`; a scheduler that the user has set since stays."""
+        self._reset()
+        self._overrides.undo()
+        if self._pipe.scheduler is not self.scheduler_after_removal():
+            self._pipe.scheduler = self.original_scheduler
+
+    def scheduler_after_removal(self) -> Any:
+        """What the pipeline's scheduler would be after `uninstall`."""
+        scheduler = self._pipe.scheduler
+        return self.original_scheduler if scheduler is self._clock.scheduler else scheduler
+
+    def _begin(self) -> None:
+        for part in (self.cache, self.guidance):
+            if part is not None:
+                part.begin()
+
+    def _reset(self) -> None:
+        self._signatures.clear()
+        for part in (self.cache, self.guidance):
+            if part is not None:
+                part.reset()
+
+    def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        first_name = next(iter(inspect.signature(original).parameters))
+
+        @functools.wraps(original)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if self._pipe.scheduler is not self._clock.scheduler:
+                raise ScheduleMismatchError(
+                    f"the scheduler must stay while a schedule is applied; it was replaced by a "
+                    f"{type(self._pipe.scheduler).__name__}; call autotune.remove(pipe) and apply the schedule again"
+                )
+            position = self._clock.enter_call()
+            if position is None:
+                return original(*args, **kwargs)
+            try:
+                return self._run(original, args, kwargs, args[0] if args else kwargs[first_name], position)
+            except BaseException:
+                self._clock.stop()
+                raise
+            finally:
+                if self.cache is not None:
+                    self.cache.leave()
+
+        return forward
+
+    def _run(
+        self,
+        original: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        latents: torch.Tensor,
+        position: tuple[int, int],
+    ) -> Any:
+        row, call = position
+        signature = [(x.shape, x.dtype, x.device) for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)]
+        if self._signatures.get(call) != signature:
+            self._see_new_shapes(call, signature, latents)
+        batch = latents.shape[0]
+        guidance = self.guidance
+        half = guidance is not None and guidance.drops_branch(row, call, batch)
+        if self.cache is not None:
+            self.cache.enter(row, call, batch=batch // 2 if half else batch, half=half)
+        if guidance is None:
+            return original(*args, **kwargs)
+        if half:
+            args, kwargs = conditional_half((args, kwargs), batch)
+            return guidance.complete(row, call, original(*args, **kwargs))
+        output = original(*args, **kwargs)
+        guidance.keep(row, call, output)
+        return output
+
+    def _see_new_shapes(self, call: int, signature: object, latents: torch.Tensor) -> None:
+        if call in self._signatures:
+            self._reset()
+        self._signatures[call] = signature
+        if self.guidance is not None:
+            # Pipelines don't say whether a call is guided; a guided batch holds every latent twice.
+            if not getattr(self._pipe, "do_classifier_free_guidance", True) or not halves_are_equal(latents):
+                raise ScheduleMismatchError(
+                    "a guidance column needs classifier-free guidance in one batch; this run is not guided; "
+                    "raise guidance_scale, or use a schedule without the column"
+                )
+            self._clock.sample_batch = latents.shape[0] // 2
+        if self._warn_shape is not None and latents.shape[1:] != self._warn_shape[1:]:
+            warnings.warn(
+                f"the schedule was measured for latents of shape {tuple(self._warn_shape[1:])}; this run has "
+                f"{tuple(latents.shape[1:])}: its speed and quality may differ",
+                stacklevel=2,
+            )
+            self._warn_shape = None

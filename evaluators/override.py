@@ -1,0 +1,36 @@
+"""Attributes set on objects that others own, and taken back exactly."""
+
+import warnings
+from typing import Any
+
+_ABSENT = object()
+
+
+class Overrides:
+    """Instance attributes that shadow an object's own, undone in reverse order.
+
+    `undo` puts back what each object's `__dict__` held before, so an attribute that came from the class is deleted.
+    """
+
+    def __init__(self) -> None:
+        self._undo: list[tuple[Any, str, Any, Any]] = []
+
+    def set(self, owner: Any, name: str, value: Any) -> None:
+        """Shadow `owner.name` with `value`."""
+        self._undo.append((owner, name, vars(owner).get(name, _ABSENT), value))
+        setattr(owner, name, value)
+
+    def undo(self) -> None:
+        """Take back all that was set; what someone else has replaced since stays, with a warning."""
+        while self._undo:
+            owner, name, before, value = self._undo.pop()
+            if vars(owner).get(name, _ABSENT) is not value:
+                warnings.warn(
+                    f"{type(owner).__name__}.{name} was replaced after autotune had set it, and is left as it is; "
+                    f"undo in the opposite order to restore it",
+                    stacklevel=3,
+                )
+            elif before is _ABSENT:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, before)

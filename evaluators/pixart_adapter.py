@@ -1,0 +1,38 @@
+"""Sites and inputs of PixArt-alpha and PixArt-Sigma."""
+
+from typing import Any
+
+import torch
+
+from autotune.spaces.inventory import Site
+
+
+def list_sites(denoiser: Any) -> tuple[Site, ...]:
+    """Self-attention, cross-attention and feed-forward of every block."""
+    blocks = [f"transformer_blocks.{i}" for i in range(len(denoiser.transformer_blocks))]
+    return tuple(
+        Site(name=f"{block}.{leaf}", block=block, component=leaf, macs=0)
+        for block in blocks
+        for leaf in ("attn1", "attn2", "ff")
+    )
+
+
+def latent_shape(pipe: Any, height: int, width: int) -> tuple[int, ...]:
+    """(1, channels, latent height, latent width)."""
+    scale = pipe.vae_scale_factor
+    return (1, pipe.transformer.config.in_channels, height // scale, width // scale)
+
+
+def make_inputs(pipe: Any, shape: tuple[int, ...], prompt_tokens: int) -> dict[str, Any]:
+    """Zeros for one call of the transformer; the largest models are also told the picture's size."""
+    config = pipe.transformer.config
+    told = pipe.transformer.use_additional_conditions
+    return {
+        "hidden_states": torch.zeros(shape),
+        "encoder_hidden_states": torch.zeros(1, prompt_tokens, config.caption_channels),
+        "timestep": torch.zeros(1),
+        "added_cond_kwargs": {
+            "resolution": torch.zeros(1, 2) if told else None,
+            "aspect_ratio": torch.zeros(1, 1) if told else None,
+        },
+    }
