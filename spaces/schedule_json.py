@@ -1,11 +1,12 @@
 """Reading back what `autotune.spaces.schedule.schedule_to_json` wrote."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.schedule import GuidanceAction, Schedule
-from autotune.spaces.solver_step import SolverStep
+from autotune.spaces.solver_step import Domain, Relaxation, SolverStep, View
 
 _COLUMNS = ("n_steps", "time", "solver", "compensation", "cache", "guidance")
 
@@ -55,11 +56,15 @@ def _numbers(data: Mapping[str, object], column: str) -> tuple[float, ...] | Non
 def _step(row: object, i: int) -> SolverStep:
     if not isinstance(row, list) or len(row) != 5:
         raise ScheduleError(f"solver[{i}] must be [view, domain, order, relaxation, corrector]; got {row!r}")
-    view, domain, order, relaxation, corrector = row
     try:
-        return SolverStep(view=view, domain=domain, order=order, relaxation=relaxation, corrector=corrector)
-    except ScheduleError as error:
+        return _make_step(*row)
+    except (ScheduleError, TypeError) as error:  # an unhashable cell is a TypeError
         raise ScheduleError(f"solver[{i}]: {error}") from error
+
+
+@lru_cache(maxsize=256, typed=True)  # a study repeats few formulas over thousands of rows; typed: 1 is not true
+def _make_step(view: View, domain: Domain, order: int, relaxation: Relaxation, corrector: bool) -> SolverStep:
+    return SolverStep(view=view, domain=domain, order=order, relaxation=relaxation, corrector=corrector)
 
 
 def _cache(data: Mapping[str, object]) -> CachePlan | None:
