@@ -47,9 +47,9 @@ def make_engine(location: Location) -> Engine:
     timeout = {} if not is_sqlite or "timeout" in location.url.query else {"timeout": BUSY_TIMEOUT_S}
     try:
         engine = create_engine(location.url, connect_args=timeout, hide_parameters=True, pool_pre_ping=not is_sqlite)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise StorageError(
-            f"{location.shown} needs the Python package {error.name}, which is not installed: "
+            f"{location.shown} needs the Python package {error.name or location.url.get_driver_name()}, which can not be loaded: "
             "pip install 'psycopg[binary]'"
         ) from error
     if is_sqlite:

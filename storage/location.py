@@ -66,18 +66,25 @@ def parse_location(url: str | None) -> Location:
 
 
 def _sqlite(url: URL, path: str) -> Location:
+    if set(url.query) - {"timeout"} or url.host or not _is_duration(url.query.get("timeout", "0")):
+        raise StorageError(
+            "an SQLite URL must read sqlite:///relative/path.db or sqlite:////absolute/path.db, with no option but "
+            f"?timeout=SECONDS; got {url.render_as_string()}"
+        )
     if path.strip() in ("", ":memory:") or path.startswith("file:"):
         raise StorageError(
             f"SQLite storage must be a file, so that nothing is lost when the process ends; got {path!r}: "
             "give a path such as autotune.db"
         )
-    if set(url.query) - {"timeout"} or url.host:
-        raise StorageError(
-            "an SQLite URL must read sqlite:///relative/path.db or sqlite:////absolute/path.db, with no option but "
-            f"?timeout=SECONDS; got {url.render_as_string()}"
-        )
     file = Path(os.path.abspath(Path(path).expanduser()))  # the working folder may change later
     return Location(url=url.set(database=str(file)), artifacts=file.with_name(file.name + ".artifacts"), path=file)
+
+
+def _is_duration(text: str | tuple[str, ...]) -> bool:
+    try:
+        return isinstance(text, str) and 0 <= float(text) < 2_000_000  # SQLite counts milliseconds in 31 bits
+    except ValueError:
+        return False
 
 
 def user_data_folder(environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
