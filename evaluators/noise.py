@@ -46,9 +46,7 @@ def noise_schedule_of(scheduler: Any, mu: float | None = None) -> VariancePreser
     _refuse(config, "timestep_type", "discrete")
     kind = config.get("beta_schedule")
     if kind not in ("linear", "scaled_linear"):
-        raise UnsupportedModelError(
-            f"beta_schedule must be linear or scaled_linear; got {kind!r} in {_name(scheduler)}"
-        )
+        raise UnsupportedModelError(f"beta_schedule must be linear or scaled_linear; got {kind!r}")
     return VariancePreserving(
         beta_schedule=kind,
         beta_start=float(config["beta_start"]),
@@ -134,7 +132,3 @@ def _refuse(config: Mapping[str, Any], name: str, supported: object) -> None:
     value = config.get(name, supported)
     if value != supported:
         raise UnsupportedModelError(f"{name} of the scheduler's config must be {supported!r}; got {value!r}")
-
-
-def _name(scheduler: Any) -> str:
-    return type(scheduler).__name__

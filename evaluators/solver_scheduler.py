@@ -2,12 +2,12 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Sized
 from typing import Any
 
 import torch
-from diffusers import ConfigMixin, SchedulerMixin
-from diffusers.schedulers.scheduling_utils import SchedulerOutput
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
 
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.noise_schedule import Flow, VariancePreserving
@@ -31,6 +31,8 @@ class SolverProgramScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     order = 1
     init_noise_sigma = 1.0
+    _step_index: int | None
+    _begin_index: int | None
 
     def __init__(
         self,
@@ -41,7 +43,8 @@ class SolverProgramScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         noise: VariancePreserving | Flow,
         prediction: Prediction,
     ) -> None:
-        self.register_to_config(**{name: value for name, value in config.items() if not name.startswith("_")})
+        fields = {name: value for name, value in config.items() if not name.startswith("_")}
+        self.register_to_config(**fields)  # type: ignore[no-untyped-call]
         self.program = program
         self.timesteps = torch.tensor(program.timesteps, dtype=torch.float32)
         self.num_inference_steps = program.n_steps
@@ -101,8 +104,8 @@ class SolverProgramScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self,
         num_inference_steps: int | None = None,
         device: str | torch.device | None = None,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
+        timesteps: Sized | None = None,
+        sigmas: Sized | None = None,
         mu: float | None = None,
         **kwargs: Any,
     ) -> None:
@@ -184,8 +187,8 @@ class SolverProgramScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def _reset(self, program: SolverProgram) -> None:
         self._running = program
-        self._step_index: int | None = None
-        self._begin_index: int | None = None
+        self._step_index = None
+        self._begin_index = None
         self._states: dict[int, torch.Tensor] = {}
         self._outputs: dict[int, torch.Tensor] = {}
 

@@ -4,6 +4,7 @@ The step from the last timestep to the clean end is implied. A pipeline's own gr
 (`autotune.evaluators.noise.own_timesteps`).
 """
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -62,7 +63,8 @@ def shift_flow_times(times: Iterable[float], mu: float, *, n_train: int = 1000) 
     Pure noise stays where it is. Used to move a schedule to the time shift of another resolution.
     """
     # In this form sigma = 1 stays 1 exactly, and sigma = 0 needs no case of its own.
-    return tuple(n_train * t * np.exp(mu).item() / (t * np.exp(mu).item() + n_train - t) for t in times)
+    shrink = math.exp(-mu)
+    return tuple(t / (t / n_train + (1.0 - t / n_train) * shrink) for t in times)
 
 
 def _ends(
