@@ -73,6 +73,10 @@ class Schedule:
                 raise ScheduleError(
                     f"the column {name} must have one row per network call; got {n_rows} for {self.n_steps} steps"
                 )
+        if None not in rows.values() and rows["cache"] != rows["guidance"]:
+            raise ScheduleError(
+                f"the columns cache and guidance must have the same rows; got {rows['cache']} and {rows['guidance']}"
+            )
 
 
 def canonical_schedule(schedule: Schedule, inventory: Inventory) -> Schedule:
