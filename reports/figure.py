@@ -55,8 +55,10 @@ def render(name: str, draw: Draw) -> Rendered:
         mpl.rcdefaults()
         mpl.rcParams.update(_RC)
         mpl.rcParams["svg.hashsalt"] = name
-        wide = draw(False)
-        return Rendered(wide=_svg(wide, f"{name}-w"), narrow=_svg(draw(True), f"{name}-n"), png=_png(wide))
+        figure = draw(False)
+        wide = _svg(figure, f"{name}-w")
+        figure.set_layout_engine("none")  # it is laid out now, and laying it out again takes as long as drawing it
+        return Rendered(wide=wide, narrow=_svg(draw(True), f"{name}-n"), png=_png(figure))
 
 
 def render_png(draw: Callable[[], Figure]) -> bytes:

@@ -113,14 +113,13 @@ def _set_frame(axes: Axes, plot: FrontPlot, shown: Sequence[Point], narrow: bool
 
 
 def _draw_dominated(axes: Axes, plot: FrontPlot, shown: Sequence[Point], styles: Mapping[str, tuple[str, str]]) -> None:
-    hidden = {palette.BASELINE, palette.FEWER_STEPS}
     for family in sorted({p.family for p in shown} - {palette.BASELINE}):
         rest = [p for p in shown if p.family == family and p.candidate.schedule_hash not in plot.front]
         if not rest:
             continue
         axes.plot([p.cost for p in rest], [p.deviation for p in rest], styles[family][1], ms=4.2, ls="none",
                   color=palette.light("dominated"), mew=0, zorder=2, alpha=0.85, rasterized=len(rest) > _RASTER_ABOVE,
-                  label=None if family in hidden else f"{family}, dominated")  # fmt: skip
+                  label=f"{family}, dominated")  # fmt: skip
 
 
 def _draw_fewer_steps(axes: Axes, curve: Sequence[Point]) -> None:

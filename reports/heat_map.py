@@ -152,7 +152,7 @@ def _label_rows(axes: Axes, inventory: Inventory, starts: Sequence[int], narrow:
         return
     ends = [*starts[1:], len(sites)]
     inches_per_row = _map_inches(len(sites), narrow) / len(sites)
-    centres, texts, free_from = [], [], 0.0
+    centres, texts, free_from = [], [], -np.inf
     for start, end in zip(starts, ends, strict=True):
         centre = (start + end) / 2
         if (centre - free_from) * inches_per_row >= 0.06:
@@ -194,7 +194,9 @@ def _draw_strip(axes: Axes, strip: Sequence[StripRow], columns: int, narrow: boo
         room = max(1, int((48 if narrow else 108) / (longest + 0.8)))  # texts of this length that fit side by side
         every = -(-len(row.texts) // room)
         for j in range(0, len(row.texts), every):
-            axes.text(j + 0.5, i + 0.5, row.texts[j], ha="center", va="center", fontsize=7)
+            # A text that runs into the next cells starts in its own.
+            x, side = (j + 0.5, "center") if every == 1 else (j + 0.15, "left")
+            axes.text(x, i + 0.5, row.texts[j], ha=side, va="center", fontsize=7)
     axes.vlines(range(1, columns), 0, max(1, len(strip)), color=palette.light("paper"), lw=0.8 if strip else 0)
     axes.hlines(range(1, len(strip)), 0, columns, color=palette.light("paper"), lw=1.8)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from autotune.reports.report import report_files
 from autotune.spaces.cache_plan import CachePlan, plan_macs
 from autotune.spaces.condition import Condition
 from autotune.spaces.evaluation import Evaluation, EvaluationState, Failure, FailureKind, Measurement
@@ -198,9 +199,41 @@ def contact_sheet(name: str) -> bytes:
 
 @pytest.fixture(scope="session")
 def record() -> StudyRecord:
+    """The study with its front and default run measured again on held-out prompts."""
     return make_record()
 
 
 @pytest.fixture(scope="session")
+def search_only() -> StudyRecord:
+    """The study before its front was measured again."""
+    return make_record(held_out=False)
+
+
+@pytest.fixture(scope="session")
+def deviation_only(record: StudyRecord) -> StudyRecord:
+    """The study as if deviation had been its only metric."""
+
+    def reduced(evaluation: Evaluation | None) -> Evaluation | None:
+        if evaluation is None or evaluation.measurement is None:
+            return evaluation
+        quality = {"deviation": evaluation.measurement.quality["deviation"]}
+        return dataclasses.replace(evaluation, outcome=dataclasses.replace(evaluation.measurement, quality=quality))
+
+    candidates = []
+    for c in record.candidates:
+        calibration = reduced(c.calibration)
+        assert calibration is not None
+        candidates.append(dataclasses.replace(c, calibration=calibration, held_out=reduced(c.held_out)))
+    return dataclasses.replace(record, candidates=tuple(candidates))
+
+
+@pytest.fixture(scope="session")
 def load_artifact() -> Callable[[str], bytes | None]:
+    """Gives the PNG of every image of the study."""
     return contact_sheet
+
+
+@pytest.fixture(scope="session")
+def files(record: StudyRecord, load_artifact: Callable[[str], bytes | None]) -> dict[str, bytes]:
+    """The report of the study, made once."""
+    return report_files(record, load_artifact)

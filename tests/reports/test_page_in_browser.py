@@ -4,14 +4,11 @@ import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from autotune.reports.report import write_report
-from autotune.spaces.study_record import StudyRecord
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -117,10 +114,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def page(
-    record: StudyRecord, load_artifact: Callable[[str], bytes | None], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    return write_report(record, load_artifact, tmp_path_factory.mktemp("report"))
+def page(files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    path.write_bytes(files["report.html"])
+    return path
 
 
 @pytest.mark.parametrize("width", [360, 390, 700, 1280])
