@@ -49,8 +49,8 @@ def make_engine(location: Location) -> Engine:
         engine = create_engine(location.url, connect_args=timeout, hide_parameters=True, pool_pre_ping=not is_sqlite)
     except ImportError as error:
         raise StorageError(
-            f"{location.shown} needs the Python package {error.name or location.url.get_driver_name()}, which can not be loaded: "
-            "pip install 'psycopg[binary]'"
+            f"{location.shown} needs the Python package {error.name or location.url.get_driver_name()}, "
+            "which can't be loaded: pip install 'psycopg[binary]'"
         ) from error
     if is_sqlite:
         event.listen(engine, "connect", _prepare_sqlite)
