@@ -159,7 +159,7 @@ class CacheRuntime:
         if site in self._written:
             raise ScheduleMismatchError(
                 f"a cached module must run once per network call; {self._inventory.sites[site].name} ran twice; "
-                f"switch off feed-forward chunking (disable_forward_chunking)"
+                f"switch off feed-forward chunking"
             )
         self._written.add(site)
         self._store.write(key, map_tensors(torch.clone, value) if self._copied[site] else value, half=self._half)

@@ -1,6 +1,6 @@
 """The three reference models, loaded once per session, and the smallest call of each."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,12 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def small_args() -> Callable[..., dict[str, Any]]:
+    """`call_args`: name of a reference model -> arguments of its smallest run."""
+    return call_args
 
 
 @pytest.fixture(scope="session")
