@@ -1,7 +1,10 @@
+import inspect
 from pathlib import Path
 
+import diffusers
 import pytest
 
+from autotune.evaluators.adapters import ADAPTERS
 from autotune.evaluators.feature_net import CLASSES, class_of
 from autotune.evaluators.presets import PRESETS, PROMPTS, ZOO, Preset, read_prompts
 from autotune.spaces.errors import UsageError
@@ -65,3 +68,13 @@ def test_useless_prompt_file_is_an_error_that_names_it(tmp_path: Path, content: 
     path.write_bytes(content)
     with pytest.raises(UsageError, match=r"prompts\.txt"):
         read_prompts(path)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=list(PRESETS))
+def test_pipeline_takes_the_arguments_and_has_the_adapter_that_a_preset_says(preset: Preset) -> None:
+    pipeline = getattr(diffusers, preset.pipeline_class)
+    call = inspect.signature(pipeline.__call__).parameters
+    assert {"prompt", "height", "width", "guidance_scale", *preset.call_kwargs} <= set(call)
+    parts = inspect.signature(pipeline.__init__).parameters
+    denoiser = parts["transformer" if "transformer" in parts else "unet"].annotation
+    assert preset.has_adapter == (denoiser.__name__ in ADAPTERS)
