@@ -1,0 +1,77 @@
+"""Measured orders of convergence, against the exact solution of the probability-flow ODE."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.integrate import solve_ivp
+
+from autotune.spaces.noise_schedule import Flow, VariancePreserving
+from autotune.spaces.schedule import Schedule
+from autotune.spaces.solver_formula import Prediction
+from autotune.spaces.solver_program import compile_program
+from autotune.spaces.solvers import SOLVERS, make_solver
+from autotune.spaces.time_grid import uniform_lambda
+
+Array = NDArray[np.float64]
+Noise = VariancePreserving | Flow
+
+LINEAR = VariancePreserving(beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
+SCALED = VariancePreserving(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+FLOW = Flow(mu=0.5)
+
+ORDERS = {
+    "euler": 1, "dpmpp-2m": 2, "dpmpp-2m-heun": 2, "ab2": 2, "ab3": 3,
+    "unipc-1": 2, "unipc-2": 3, "unipc-3": 4, "unipc-1-b1": 2, "unipc-2-b1": 3, "unipc-3-b1": 4,
+}  # fmt: skip
+
+
+def test_every_solver_has_an_expected_order() -> None:
+    assert set(ORDERS) == set(SOLVERS)
+
+
+def exact_states(toy: Any, noise: Noise, times: Sequence[float]) -> list[Array]:
+    """States of the probability-flow ODE d(x / alpha) / d(sigma / alpha) = eps at the timesteps."""
+    lam = noise.lam(times)
+
+    def slope(at: float, y: Array) -> Array:
+        t = float(noise.t_from_lam(at))
+        alpha, sigma = float(noise.alpha(t)), float(noise.sigma(t))
+        return np.asarray(-(alpha * y - alpha * toy.denoise(alpha * y, alpha, sigma)) / alpha)
+
+    alpha = noise.alpha(times)
+    solved = solve_ivp(slope, (lam[0], lam[-1]), toy.x0[:16] / alpha[0], "DOP853", lam, rtol=1e-12, atol=1e-13)
+    return [a * y for a, y in zip(alpha, solved.y.T, strict=True)]
+
+
+def slopes(toy: Any, name: str, noise: Noise, sizes: Sequence[int], t_start: float, t_end: float) -> list[float]:
+    """Observed orders: log2 of the ratio of errors at the last network call, from one grid to the next."""
+    errors = []
+    for n in sizes:
+        times = uniform_lambda(noise, n, t_start=t_start, t_end=t_end)
+        truth = exact_states(toy, noise, times)
+        # The warm-up and the falling orders at the end have errors of their own: exact starts, and a long tail cut off.
+        steps = [replace(s, corrector=s.corrector and i > 3) for i, s in enumerate(make_solver(name, n + 9, noise)[:n])]
+        prediction: Prediction = "velocity" if isinstance(noise, Flow) else "noise"
+        states = toy.run(
+            compile_program(Schedule(n_steps=n, time=times, solver=tuple(steps)), noise, prediction),
+            toy.network(noise, prediction),
+            truth[0],
+            truth[:4],
+        )
+        errors.append(float(np.sqrt(((states[n - 1] - truth[-1]) ** 2).mean())))
+    return [math.log2(a / b) for a, b in pairwise(errors)]
+
+
+@pytest.mark.parametrize(
+    ("noise", "t_start", "t_end"), [(LINEAR, 700.0, 100.0), (FLOW, 900.0, 200.0)], ids=["vp", "flow"]
+)
+@pytest.mark.parametrize("name", SOLVERS)
+def test_measured_order_of_convergence(toy: Any, name: str, noise: Noise, t_start: float, t_end: float) -> None:
+    observed = slopes(toy, name, noise, (40, 80, 160), t_start, t_end)
+    assert ORDERS[name] - 0.1 < observed[-1] < ORDERS[name] + 0.3, observed
