@@ -98,7 +98,7 @@ def storage_errors(location: Location) -> Iterator[None]:
 
 def _explain(error: Exception, location: Location) -> str:
     cause = getattr(error, "orig", None) or error
-    text = str(cause).strip() or type(cause).__name__
+    text = " ".join(str(cause).split()) or type(cause).__name__
     if location.path is None:
         return (
             f"the database {location.shown} could not be used: {text}; check that the server runs, "

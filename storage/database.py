@@ -61,6 +61,11 @@ class Database:
         """Where the database lies."""
         return self._sessions.location
 
+    @property
+    def url(self) -> str:
+        """The location for messages: the SQLite file, or the URL without its password."""
+        return self.location.shown
+
     def close(self) -> None:
         """Close all connections."""
         self._sessions.engine.dispose()

@@ -356,6 +356,7 @@ def test_everything_is_there_after_opening_again(
     add(0, "k0")
     database.finish_evaluation("k0", make_measurement(0))
     record = database.load_study("flux")
+    assert database.url == str(tmp_path / "autotune.db")
     database.close()
     with Database.open(f"sqlite:///{tmp_path / 'autotune.db'}") as again:
         assert again.load_study("flux") == record
