@@ -1,0 +1,159 @@
+"""MACs of the sites, against formulas worked by hand."""
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+
+from autotune.evaluators.inventory import default_prompt_tokens, list_inventory, measure_inventory
+from autotune.spaces.errors import UnsupportedModelError
+from autotune.spaces.inventory import Inventory, Relation
+
+IMAGE, TEXT, WIDTH = 64, 16, 128
+"""Tokens of a 32 x 32 picture and of a prompt, and the width, in mini-flux and mini-pixart."""
+
+
+def make(name: str, **config: Any) -> Any:
+    return getattr(diffusers, name)(**config)
+
+
+def macs(inventory: Inventory, name: str) -> int:
+    return next(site.macs for site in inventory.sites if site.name == name)
+
+
+def linear_macs(denoiser: Any, rows: dict[str, int]) -> int:
+    """MACs of all linear layers; `rows` gives the rows that the layers of a path prefix work on."""
+    total = 0
+    for name, module in denoiser.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            prefix = max((p for p in rows if name.startswith(p)), key=len)
+            total += rows[prefix] * module.in_features * module.out_features
+    return total
+
+
+def test_flux_leaves_and_total(flux_pipe: Any) -> None:
+    inventory = measure_inventory(flux_pipe, 32, 32)
+    both = IMAGE + TEXT
+    attention = 2 * both**2 * WIDTH
+    assert macs(inventory, "transformer_blocks.1.ff") == 2 * IMAGE * WIDTH * 4 * WIDTH
+    assert macs(inventory, "transformer_blocks.1.ff_context") == 2 * TEXT * WIDTH * 4 * WIDTH
+    assert macs(inventory, "transformer_blocks.1.attn") == 4 * both * WIDTH**2 + attention
+    assert macs(inventory, "single_transformer_blocks.2.attn") == 3 * both * WIDTH**2 + attention
+    assert macs(inventory, "single_transformer_blocks.2.proj_mlp") == both * WIDTH * 4 * WIDTH
+    assert macs(inventory, "single_transformer_blocks.2.proj_out") == both * 5 * WIDTH * WIDTH
+    rows = {"": IMAGE, "time_text_embed": 1, "context_embedder": TEXT, "norm_out": 1, "single_transformer_blocks": both}
+    for i in range(8):
+        rows[f"single_transformer_blocks.{i}.norm"] = 1
+    for i in range(4):
+        block = f"transformer_blocks.{i}"
+        rows |= {f"{block}.norm1": 1, f"{block}.norm1_context": 1, f"{block}.ff_context": TEXT}
+        rows |= {f"{block}.attn.add_": TEXT, f"{block}.attn.to_add_out": TEXT}
+    assert inventory.total_macs == linear_macs(flux_pipe.transformer, rows) + 12 * attention
+
+
+def test_pixart_leaves(pixart_pipe: Any) -> None:
+    inventory = measure_inventory(pixart_pipe, 32, 32)
+    block = "transformer_blocks.9"
+    assert macs(inventory, f"{block}.attn1") == 4 * IMAGE * WIDTH**2 + 2 * IMAGE**2 * WIDTH
+    assert macs(inventory, f"{block}.attn2") == 2 * (IMAGE + TEXT) * WIDTH**2 + 2 * IMAGE * TEXT * WIDTH
+    assert macs(inventory, f"{block}.ff") == 2 * IMAGE * WIDTH * 4 * WIDTH
+    rows = {"": IMAGE, "adaln_single": 1, "caption_projection": TEXT}
+    for i in range(14):
+        rows |= {f"transformer_blocks.{i}.attn2.to_k": TEXT, f"transformer_blocks.{i}.attn2.to_v": TEXT}
+    attention = 14 * 2 * (IMAGE**2 + IMAGE * TEXT) * WIDTH
+    patches = IMAGE * WIDTH * 4 * 2 * 2
+    assert inventory.total_macs == linear_macs(pixart_pipe.transformer, rows) + attention + patches
+
+
+def test_unet_leaves_and_stage(sd_pipe: Any) -> None:
+    inventory = measure_inventory(sd_pipe, 32, 32)
+    pixels, wide, deep = 16 * 16, 56, 112
+    block = "down_blocks.0.attentions.0.transformer_blocks.0"
+    assert macs(inventory, f"{block}.attn1") == 4 * pixels * wide**2 + 2 * pixels**2 * wide
+    assert macs(inventory, f"{block}.attn2") == 2 * (pixels * wide**2 + TEXT * 64 * wide + pixels * TEXT * wide)
+    assert macs(inventory, f"{block}.ff") == pixels * wide * 8 * wide + pixels * 4 * wide * wide  # GEGLU
+    time_projection = sd_pipe.unet.time_embedding.linear_2.out_features * wide
+    assert macs(inventory, "down_blocks.0.resnets.0") == 2 * pixels * 9 * wide**2 + time_projection
+    inside = sum(s.macs for s in inventory.sites if s.name.startswith("down_blocks.0."))
+    projections = 2 * 2 * pixels * wide**2
+    downsampler = pixels // 4 * 9 * wide**2
+    assert macs(inventory, "down_blocks.0") == inside + projections + downsampler
+    embedding = 4 * wide * wide + 16 * wide * wide
+    ends = 2 * pixels * 9 * 4 * wide
+    stages = sum(s.macs for s in inventory.sites if s.component == "stage")
+    assert inventory.total_macs == stages + embedding + ends
+    assert deep == sd_pipe.unet.config.block_out_channels[1]
+
+
+def test_sites_hold_nearly_all_macs(pipe_case: tuple[Any, dict[str, Any]]) -> None:
+    inventory = measure_inventory(pipe_case[0], 32, 32)
+    top = sum(s.macs for s in inventory.sites if s.relation is not Relation.INSIDE)
+    assert 0.98 < top / inventory.total_macs <= 1
+    assert all(s.macs > 0 for s in inventory.sites)
+
+
+def test_hash_says_structure_and_not_resolution(flux_pipe: Any, pixart_pipe: Any) -> None:
+    listed = list_inventory(flux_pipe)
+    small, large = measure_inventory(flux_pipe, 32, 32), measure_inventory(flux_pipe, 64, 64)
+    assert listed.hash == small.hash == large.hash
+    assert listed.hash != list_inventory(pixart_pipe).hash
+    assert small.total_macs < large.total_macs
+    assert listed.total_macs == 0
+
+
+def test_prompt_length_is_the_pipelines_own_unless_given(flux_pipe: Any) -> None:
+    assert default_prompt_tokens(flux_pipe) == TEXT
+    longer = measure_inventory(flux_pipe, 32, 32, prompt_tokens=20)
+    assert macs(longer, "transformer_blocks.0.ff_context") == 2 * 20 * WIDTH * 4 * WIDTH
+
+
+def test_flux_dev_at_full_size_costs_no_memory_and_has_171_sites() -> None:
+    with torch.device("meta"):
+        pipe = SimpleNamespace(transformer=make("FluxTransformer2DModel", guidance_embeds=True), vae_scale_factor=8)
+    began = time.perf_counter()
+    inventory = measure_inventory(pipe, 1024, 1024, prompt_tokens=512)
+    assert time.perf_counter() - began < 30
+    assert len(inventory) == 171
+    tokens, width = 4096 + 512, 3072
+    assert macs(inventory, "single_transformer_blocks.37.attn") == 3 * tokens * width**2 + 2 * tokens**2 * width
+    assert 50 * 2 * inventory.total_macs == pytest.approx(3719.50e12, rel=1e-3)  # 50 steps, TaylorSeer's table 1
+
+
+def test_sdxl_at_full_size_costs_what_is_published() -> None:
+    with torch.device("meta"):
+        unet = make(
+            "UNet2DConditionModel",
+            block_out_channels=(320, 640, 1280),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2, 10),
+            attention_head_dim=(5, 10, 20),
+            cross_attention_dim=2048,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=2816,
+            use_linear_projection=True,
+            sample_size=128,
+        )
+    pipe = SimpleNamespace(unet=unet, vae_scale_factor=8, config=SimpleNamespace())
+    inventory = measure_inventory(pipe, 1024, 1024, prompt_tokens=77)
+    # The usual figure of 2.98 T leaves out the attention products: 10 layers at 64 x 64 tokens, 60 at 32 x 32.
+    attention = sum(
+        n_layers * 2 * tokens * (tokens + 77) * width
+        for n_layers, tokens, width in ((10, 64**2, 640), (60, 32**2, 1280))
+    )
+    assert inventory.total_macs - attention == pytest.approx(2.98e12, rel=0.01)
+
+
+def test_variant_with_other_module_names_is_refused(flux_pipe: Any) -> None:
+    block = flux_pipe.transformer.single_transformer_blocks[0]
+    leaf = block.proj_mlp
+    del block.proj_mlp
+    try:
+        with pytest.raises(UnsupportedModelError, match="proj_mlp"):
+            list_inventory(flux_pipe)
+    finally:
+        block.proj_mlp = leaf
