@@ -8,6 +8,7 @@ import diffusers
 import pytest
 import torch
 
+from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.inventory import default_prompt_tokens, list_inventory, measure_inventory
 from autotune.spaces.errors import UnsupportedModelError
 from autotune.spaces.inventory import Inventory, Relation
@@ -24,13 +25,22 @@ def macs(inventory: Inventory, name: str) -> int:
     return next(site.macs for site in inventory.sites if site.name == name)
 
 
-def linear_macs(denoiser: Any, rows: dict[str, int]) -> int:
-    """MACs of all linear layers; `rows` gives the rows that the layers of a path prefix work on."""
-    total = 0
-    for name, module in denoiser.named_modules():
-        if isinstance(module, torch.nn.Linear):
-            prefix = max((p for p in rows if name.startswith(p)), key=len)
-            total += rows[prefix] * module.in_features * module.out_features
+def layer_macs(pipe: Any, size: int, prompt_tokens: int) -> int:
+    """MACs of one call's linear layers and convolutions, from their weights and the shapes of their outputs."""
+    adapter, total = find_adapter(pipe), 0
+
+    def count(module: Any, inputs: Any, output: torch.Tensor) -> None:
+        nonlocal total
+        channel = 1 if isinstance(module, torch.nn.Conv2d) else -1
+        total += output.numel() // output.shape[channel] * module.weight.numel()
+
+    with torch.no_grad(), torch.device("meta"):
+        original = getattr(pipe, adapter.denoiser_attr)
+        denoiser = type(original).from_config(original.config)
+        for module in denoiser.modules():
+            if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+                module.register_forward_hook(count)
+        denoiser(**adapter.make_inputs(pipe, adapter.latent_shape(pipe, size, size), prompt_tokens))
     return total
 
 
@@ -44,14 +54,7 @@ def test_flux_leaves_and_total(flux_pipe: Any) -> None:
     assert macs(inventory, "single_transformer_blocks.2.attn") == 3 * both * WIDTH**2 + attention
     assert macs(inventory, "single_transformer_blocks.2.proj_mlp") == both * WIDTH * 4 * WIDTH
     assert macs(inventory, "single_transformer_blocks.2.proj_out") == both * 5 * WIDTH * WIDTH
-    rows = {"": IMAGE, "time_text_embed": 1, "context_embedder": TEXT, "norm_out": 1, "single_transformer_blocks": both}
-    for i in range(8):
-        rows[f"single_transformer_blocks.{i}.norm"] = 1
-    for i in range(4):
-        block = f"transformer_blocks.{i}"
-        rows |= {f"{block}.norm1": 1, f"{block}.norm1_context": 1, f"{block}.ff_context": TEXT}
-        rows |= {f"{block}.attn.add_": TEXT, f"{block}.attn.to_add_out": TEXT}
-    assert inventory.total_macs == linear_macs(flux_pipe.transformer, rows) + 12 * attention
+    assert inventory.total_macs == layer_macs(flux_pipe, 32, TEXT) + 12 * attention
 
 
 def test_pixart_leaves(pixart_pipe: Any) -> None:
@@ -60,17 +63,13 @@ def test_pixart_leaves(pixart_pipe: Any) -> None:
     assert macs(inventory, f"{block}.attn1") == 4 * IMAGE * WIDTH**2 + 2 * IMAGE**2 * WIDTH
     assert macs(inventory, f"{block}.attn2") == 2 * (IMAGE + TEXT) * WIDTH**2 + 2 * IMAGE * TEXT * WIDTH
     assert macs(inventory, f"{block}.ff") == 2 * IMAGE * WIDTH * 4 * WIDTH
-    rows = {"": IMAGE, "adaln_single": 1, "caption_projection": TEXT}
-    for i in range(14):
-        rows |= {f"transformer_blocks.{i}.attn2.to_k": TEXT, f"transformer_blocks.{i}.attn2.to_v": TEXT}
     attention = 14 * 2 * (IMAGE**2 + IMAGE * TEXT) * WIDTH
-    patches = IMAGE * WIDTH * 4 * 2 * 2
-    assert inventory.total_macs == linear_macs(pixart_pipe.transformer, rows) + attention + patches
+    assert inventory.total_macs == layer_macs(pixart_pipe, 32, TEXT) + attention
 
 
 def test_unet_leaves_and_stage(sd_pipe: Any) -> None:
     inventory = measure_inventory(sd_pipe, 32, 32)
-    pixels, wide, deep = 16 * 16, 56, 112
+    pixels, wide = 16 * 16, 56
     block = "down_blocks.0.attentions.0.transformer_blocks.0"
     assert macs(inventory, f"{block}.attn1") == 4 * pixels * wide**2 + 2 * pixels**2 * wide
     assert macs(inventory, f"{block}.attn2") == 2 * (pixels * wide**2 + TEXT * 64 * wide + pixels * TEXT * wide)
@@ -85,7 +84,6 @@ def test_unet_leaves_and_stage(sd_pipe: Any) -> None:
     ends = 2 * pixels * 9 * 4 * wide
     stages = sum(s.macs for s in inventory.sites if s.component == "stage")
     assert inventory.total_macs == stages + embedding + ends
-    assert deep == sd_pipe.unet.config.block_out_channels[1]
 
 
 def test_sites_hold_nearly_all_macs(pipe_case: tuple[Any, dict[str, Any]]) -> None:
@@ -119,10 +117,10 @@ def test_flux_dev_at_full_size_costs_no_memory_and_has_171_sites() -> None:
     assert len(inventory) == 171
     tokens, width = 4096 + 512, 3072
     assert macs(inventory, "single_transformer_blocks.37.attn") == 3 * tokens * width**2 + 2 * tokens**2 * width
-    assert 50 * 2 * inventory.total_macs == pytest.approx(3719.50e12, rel=1e-3)  # 50 steps, TaylorSeer's table 1
+    assert inventory.total_macs == layer_macs(pipe, 1024, 512) + 57 * 2 * tokens**2 * width
 
 
-def test_sdxl_at_full_size_costs_what_is_published() -> None:
+def test_sdxl_at_full_size() -> None:
     with torch.device("meta"):
         unet = make(
             "UNet2DConditionModel",
@@ -140,12 +138,11 @@ def test_sdxl_at_full_size_costs_what_is_published() -> None:
         )
     pipe = SimpleNamespace(unet=unet, vae_scale_factor=8, config=SimpleNamespace())
     inventory = measure_inventory(pipe, 1024, 1024, prompt_tokens=77)
-    # The usual figure of 2.98 T leaves out the attention products: 10 layers at 64 x 64 tokens, 60 at 32 x 32.
     attention = sum(
         n_layers * 2 * tokens * (tokens + 77) * width
         for n_layers, tokens, width in ((10, 64**2, 640), (60, 32**2, 1280))
     )
-    assert inventory.total_macs - attention == pytest.approx(2.98e12, rel=0.01)
+    assert inventory.total_macs == layer_macs(pipe, 1024, 77) + attention
 
 
 def test_variant_with_other_module_names_is_refused(flux_pipe: Any) -> None:
