@@ -36,6 +36,11 @@ class ParetoArchive:
         return tuple(proposal for proposal, _, _ in self._members)
 
     @property
+    def measurements(self) -> tuple[Measurement, ...]:
+        """The measurements of `members`."""
+        return tuple(measurement for _, measurement, _ in self._members)
+
+    @property
     def hypervolume(self) -> float:
         """The project's hypervolume of the front: deviation against relative latency, or MACs where those are set."""
         uses_macs = "macs" in self._objectives and "latency" not in self._objectives

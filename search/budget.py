@@ -77,11 +77,3 @@ class Budget:
         if self.wall_s is not None and spent.wall_s + next_s + reserve_s > self.wall_s:
             return False
         return self.used_fraction(spent) < 1.0
-
-    def part(self, share: float) -> "Budget":
-        """The same limits scaled down, counts rounded down but never below 1."""
-        return Budget(
-            wall_s=None if self.wall_s is None else self.wall_s * share,
-            evaluations=None if self.evaluations is None else max(1, int(self.evaluations * share)),
-            network_calls=None if self.network_calls is None else max(1, int(self.network_calls * share)),
-        )

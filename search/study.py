@@ -1,6 +1,6 @@
 """The one loop that every search runs in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from autotune.evaluators.evaluator import Evaluator
 from autotune.search.archive import ParetoArchive
@@ -13,7 +13,7 @@ from autotune.search.searcher import Proposal, Result, SearchContext, Searcher
 from autotune.search.study_plan import RIVAL, StudyPlan
 from autotune.search.verification import Verification, verification_order
 from autotune.spaces.errors import EvaluatorError
-from autotune.spaces.evaluation import Failure
+from autotune.spaces.evaluation import Failure, Measurement
 from autotune.spaces.front import BASELINE
 from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.study_record import Candidate, StudyState
@@ -24,7 +24,7 @@ MAX_REPEATS = 1000
 
 SAVE_EVERY_S = 1.0
 
-MAX_RESERVE_SHARE = 0.4
+MAX_RESERVE_SHARE = 0.5
 """At most this share of a wall-time budget is kept for the verification."""
 
 
@@ -166,9 +166,11 @@ class StudyLoop:
             key=measured.evaluation.key,
         )
         self._results[proposal.schedule_hash] = result
-        if not measured.reused:
+        if not measured.reused and number > 0:  # the first one carries warm-up and the reference
             self._costs.append(measured.cost_s)
         measurement = result.measurement
+        if number == 0 and measurement is not None:
+            self._verification.note_baseline(measurement, measured, len(plan.calibration.prompts))
         calls = proposal.schedule.n_steps if measurement is None else measurement.network_calls
         self._network_calls += calls * len(plan.calibration.prompts)
         on_front = self._archive.add(result)
@@ -191,7 +193,7 @@ class StudyLoop:
         stopped = False
         for i, candidate in enumerate(members):
             stopped = i >= len(order.first) and self._interrupt()
-            if stopped or not (self._verification.is_stored(candidate) or self._fits(self._verification_s(1))):
+            if stopped or not (self._verification.is_stored(candidate) or self._fits(self._expected_s([candidate]))):
                 break
             measured = self._verification.measure(candidate)
             self._save(StudyState.RUNNING)
@@ -211,9 +213,20 @@ class StudyLoop:
 
     # --- time
 
-    def _verification_s(self, n_members: int) -> float:
-        baseline = next((r.measurement for r in self._results.values() if r.proposal.family == BASELINE), None)
-        return 0.0 if baseline is None else self._verification.expected_s(baseline, n_members)
+    @property
+    def _baseline(self) -> Measurement:
+        measurement = next(iter(self._results.values())).measurement
+        assert measurement is not None  # nothing else is tried before it succeeds
+        return measurement
+
+    def _expected_s(self, candidates: Sequence[Candidate]) -> float:
+        return self._verification.expected_s([m for c in candidates if (m := c.calibration.measurement) is not None])
+
+    def _reserve_s(self, limit_s: float) -> float:
+        """Seconds to keep for verifying the front as it stands, the baseline with it."""
+        members, n_max = self._archive.measurements, self._plan.verification.max_members
+        expected_s = self._verification.expected_s([self._baseline, *members])
+        return min(expected_s * (1 + min(len(members), n_max)) / (1 + len(members)), MAX_RESERVE_SHARE * limit_s)
 
     @property
     def _elapsed_s(self) -> float:
@@ -228,11 +241,11 @@ class StudyLoop:
 
     def _may_try_another(self) -> bool:
         budget = self._plan.budget
-        reserve = 0.0
-        if budget.wall_s is not None:
-            n_members = 1 + min(len(self._archive), self._plan.verification.max_members)
-            reserve = min(self._verification_s(n_members), MAX_RESERVE_SHARE * budget.wall_s)
-        return budget.allows(self._spent(), next_s=max(self._costs[-8:], default=0.0), reserve_s=reserve)
+        if budget.wall_s is None:
+            return budget.allows(self._spent())
+        # Few candidates take longer than the baseline.
+        next_s = max(self._baseline.wall_s, *self._costs[-8:], 0.0)
+        return budget.allows(self._spent(), next_s=next_s, reserve_s=self._reserve_s(budget.wall_s))
 
     def _share_used(self, before: Spent, share: float) -> bool:
         """Whether the share of the budget that was left `before` a searcher began is used."""

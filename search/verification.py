@@ -15,7 +15,10 @@ from autotune.storage.database import Database
 N_SHEET_IMAGES = 8
 
 REFERENCE_RUNS = 5.0
-"""The converged reference of the held-out prompts costs about as much as this many default runs of them."""
+"""A converged reference is taken to cost as much as this many default runs where nothing is known of it."""
+
+MARGIN = 1.1
+"""Estimates of time are stretched by this, since timings vary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,15 +71,28 @@ class Verification:
         self._held_out = held_out
         self._settings = settings
         self._costs: list[float] = []
+        self._reference_s = 0.0
 
-    def expected_s(self, baseline: Measurement, n_members: int) -> float:
-        """Seconds that `n_members` may take, none of them slower than the baseline, from its calibration timings."""
+    def note_baseline(self, baseline: Measurement, calibration: Measured, n_prompts: int) -> None:
+        """Learn what a reference costs from the first measurement of the study, on `n_prompts` prompts.
+
+        A measurement's own `wall_s` leaves out the reference run that its first use of a fidelity entails.
+        """
+        scale = len(self._held_out.prompts) / n_prompts
+        if calibration.reused:
+            self._reference_s = REFERENCE_RUNS * n_prompts * float(np.median(baseline.latency_ms)) / 1000.0 * scale
+        else:
+            self._reference_s = max(0.0, calibration.cost_s - baseline.wall_s) * scale
+
+    def expected_s(self, members: Sequence[Measurement]) -> float:
+        """Seconds that measuring candidates may take, from their calibration timings; the reference is in it."""
         if self._costs:
-            return n_members * max(self._costs)
+            return MARGIN * len(members) * max(self._costs)
         n_prompts = len(self._held_out.prompts)
-        batch = min(self._evaluator.condition.batch_size, n_prompts)
-        image_s = float(np.median(baseline.latency_ms)) / 1000.0
-        return image_s * (REFERENCE_RUNS * n_prompts + n_members * (n_prompts + 2 * self._settings.repeats * batch))
+        n_timed = self._settings.repeats * min(self._evaluator.condition.batch_size, n_prompts)
+        image_ms = [(np.median(m.latency_ms), np.median(m.baseline_latency_ms)) for m in members]
+        members_s = sum(float(n_prompts * own + n_timed * (own + base)) for own, base in image_ms) / 1000.0
+        return MARGIN * (self._reference_s + members_s)
 
     def is_stored(self, candidate: Candidate) -> bool:
         """Whether the candidate's held-out measurement is known, so that it takes no time."""

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+
+from autotune.evaluators.tabulated import small_flux_inventory
+from autotune.search.cache_masks import even_mask, fora_mask, gate_mask, literature_masks, stage_mask
+from autotune.spaces.inventory import Inventory, Relation, Site
+
+FLUX = small_flux_inventory()
+PIXART = Inventory(
+    denoiser_class="PixArtTransformer2DModel",
+    sites=tuple(
+        Site(name=f"b{i}.{c}", block=f"b{i}", component=c, macs=1) for i in range(3) for c in ("attn1", "attn2", "ff")
+    ),
+    total_macs=10,
+)
+
+
+def unet_inventory() -> Inventory:
+    """Four stages, each with two leaves inside."""
+    sites: list[Site] = []
+    for name in ("down_blocks.0", "down_blocks.1", "up_blocks.0", "up_blocks.1"):
+        stage = len(sites)
+        sites.append(Site(name=name, block=name, component="stage", macs=10))
+        for leaf in ("attn1", "attn2"):
+            sites.append(
+                Site(name=f"{name}.{leaf}", block=name, component=leaf, macs=3, parent=stage, relation=Relation.INSIDE)
+            )
+    return Inventory(denoiser_class="UNet2DConditionModel", sites=tuple(sites), total_macs=45)
+
+
+@pytest.mark.parametrize("every", [2, 3, 7])
+def test_fora_recomputes_every_nth_call(every: int) -> None:
+    mask = fora_mask(FLUX, 20, every)
+    assert [bool(row.all()) for row in ~mask.reuse] == [t % every == 0 for t in range(20)]
+    assert all(row.all() or not row.any() for row in mask.reuse)
+
+
+@pytest.mark.parametrize("n_refreshed", [1, 7, 13, 20])
+def test_even_mask_spreads_its_refreshes(n_refreshed: int) -> None:
+    refreshed = np.flatnonzero(~even_mask(FLUX, 20, n_refreshed).reuse.all(axis=1))
+    assert len(refreshed) == n_refreshed
+    assert refreshed[0] == 0
+    gaps = np.diff([*refreshed, 20])
+    assert gaps.max() - gaps.min() <= 1
+
+
+def test_gate_freezes_cross_attention_where_there_is_some() -> None:
+    reuse = gate_mask(PIXART, 10, 4).reuse
+    cross = [site.component == "attn2" for site in PIXART.sites]
+    assert reuse[4:, cross].all()
+    assert not reuse[:4].any()
+    assert not reuse[:, np.logical_not(cross)].any()
+
+
+def test_gate_freezes_all_attention_of_a_joint_attention_model() -> None:
+    frozen = gate_mask(FLUX, 10, 4).reuse[4]
+    assert frozen.tolist() == [site.component == "attn" for site in FLUX.sites]
+
+
+def test_stage_mask_keeps_the_outermost_stages_running() -> None:
+    unet = unet_inventory()
+    reused = {unet.sites[i].name for i in np.flatnonzero(stage_mask(unet, 10, 2).reuse[1])}
+    assert reused == {"down_blocks.1", "up_blocks.0"}
+    assert not stage_mask(unet, 10, 2).reuse[::2].any()
+    with pytest.raises(ValueError, match="three stages"):
+        stage_mask(FLUX, 10, 2)
+
+
+@pytest.mark.parametrize("inventory", [FLUX, PIXART, unet_inventory()])
+@pytest.mark.parametrize("n_calls", [1, 2, 3, 4, 20, 50])
+def test_literature_masks_are_grounded_and_of_all_kinds(inventory: Inventory, n_calls: int) -> None:
+    masks = literature_masks(inventory, n_calls)
+    assert all(mask.reuse.shape == (n_calls, len(inventory)) for mask in masks)
+    assert not any(mask.reuse[0].any() for mask in masks)
+    assert all(mask.reuse.any() for mask in masks)
+    if n_calls >= 20:
+        kinds = {mask.label.split()[0].strip(",0123456789") for mask in masks[:4]}
+        assert len(kinds) >= 3
+    assert len({mask.label for mask in masks}) == len(masks)

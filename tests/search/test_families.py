@@ -1,0 +1,130 @@
+"""What holds for every searcher in the registry."""
+
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from autotune.evaluators.tabulated import TabulatedEvaluator
+from autotune.search.ecad import EcadSearcher, EcadSettings
+from autotune.search.families import FAMILIES, make_searcher
+from autotune.search.searcher import Proposal, Result, SearchContext, Searcher
+from autotune.spaces.errors import UsageError
+from autotune.spaces.evaluation import Failure, FailureKind, Fidelity
+from autotune.spaces.schedule import canonical_schedule
+
+FIDELITY = Fidelity(name="calibration", prompts=("a cat", "a dog"), seeds=(0, 1))
+FAILURE = Failure(kind=FailureKind.OUT_OF_MEMORY, reason="too large")
+N = 70
+
+
+def drive(searcher: Searcher, evaluator: TabulatedEvaluator, n: int = N) -> list[Proposal]:
+    proposals: list[Proposal] = []
+    while len(proposals) < n and (asked := searcher.ask(1)):
+        proposals += asked
+        searcher.tell([Result(proposal=p, outcome=evaluator.score(p.schedule, FIDELITY)) for p in asked])
+    return proposals
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_proposals_are_canonical_and_fit_the_model(
+    family: str, context: SearchContext, evaluator: TabulatedEvaluator
+) -> None:
+    proposals = drive(make_searcher(family, context, 1), evaluator)
+    assert len(proposals) == N
+    for proposal in proposals:
+        schedule = proposal.schedule
+        assert canonical_schedule(schedule, context.inventory) == schedule
+        assert schedule.n_steps <= context.condition.n_steps
+        assert proposal.family == family
+        assert proposal.label
+        if schedule.cache is not None:
+            assert (schedule.cache.n_calls, schedule.cache.n_sites) == (context.n_calls, len(context.inventory))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_schedule_is_proposed_twice_nor_one_that_was_told(
+    family: str, context: SearchContext, evaluator: TabulatedEvaluator
+) -> None:
+    told = drive(make_searcher(family, context, 1), evaluator, 10)
+    searcher = make_searcher(family, context, 2)
+    searcher.tell([Result(proposal=p, outcome=evaluator.score(p.schedule, FIDELITY)) for p in told])
+    hashes = [p.schedule_hash for p in [*told, *drive(searcher, evaluator)]]
+    assert len(set(hashes)) == len(hashes)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("n", [1, 5, 40])
+def test_ask_gives_as_many_as_wanted(family: str, n: int, context: SearchContext) -> None:
+    asked = make_searcher(family, context, 0).ask(n)
+    assert len(asked) == n
+    assert len({p.schedule_hash for p in asked}) == n
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_search_survives_failures_of_every_second_candidate_and_of_all(family: str, context: SearchContext) -> None:
+    flaky = TabulatedEvaluator(fails=lambda s: FAILURE if s.cache and sum(s.cache.actions) % 2 else None)
+    assert len(drive(make_searcher(family, context, 0), flaky)) == N
+    broken = TabulatedEvaluator(fails=lambda s: FAILURE)
+    assert len(drive(make_searcher(family, context, 0), broken)) == N
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_global_random_states_have_no_say(
+    family: str, context: SearchContext, evaluator: TabulatedEvaluator
+) -> None:
+    random.seed(1)
+    np.random.seed(1)
+    first = [p.schedule_hash for p in drive(make_searcher(family, context, 5), evaluator)]
+    random.seed(2)
+    np.random.seed(2)
+    state = random.getstate()
+    assert [p.schedule_hash for p in drive(make_searcher(family, context, 5), evaluator)] == first
+    assert random.getstate() == state
+
+
+SCRIPT = """
+import sys
+from autotune.evaluators.tabulated import TabulatedEvaluator
+from autotune.search.families import make_searcher
+from autotune.search.searcher import Result, SearchContext
+from autotune.spaces.evaluation import Fidelity
+fidelity = Fidelity(name="calibration", prompts=("a cat", "a dog"), seeds=(0, 1))
+evaluator = TabulatedEvaluator()
+context = SearchContext(
+    condition=evaluator.condition, inventory=evaluator.inventory, own_timesteps=evaluator.own_timesteps
+)
+for family in sys.argv[1:]:
+    searcher = make_searcher(family, context, 9)
+    for _ in range(70):
+        proposal, = searcher.ask(1)
+        searcher.tell([Result(proposal=proposal, outcome=evaluator.score(proposal.schedule, fidelity))])
+        print(proposal.schedule_hash)
+"""
+
+
+def test_another_process_proposes_the_same(context: SearchContext, evaluator: TabulatedEvaluator) -> None:
+    printed = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *FAMILIES], capture_output=True, text=True, check=True
+    ).stdout.split()
+    here = [p.schedule_hash for family in FAMILIES for p in drive(make_searcher(family, context, 9), evaluator)]
+    assert printed == here
+
+
+@pytest.mark.parametrize("family", ["ecad", "random"])
+def test_seeds_differ(family: str, context: SearchContext, evaluator: TabulatedEvaluator) -> None:
+    first = [p.schedule_hash for p in drive(make_searcher(family, context, 0), evaluator)]
+    assert first != [p.schedule_hash for p in drive(make_searcher(family, context, 1), evaluator)]
+
+
+def test_an_unknown_family_is_refused_with_the_known_ones(context: SearchContext) -> None:
+    with pytest.raises(UsageError, match=r"ecad, random, fewer-steps; got 'genetic'"):
+        make_searcher("genetic", context)
+
+
+def test_published_settings_search_too(context: SearchContext, evaluator: TabulatedEvaluator) -> None:
+    searcher = EcadSearcher(context, 0, EcadSettings.published())
+    hashes = [p.schedule_hash for p in drive(searcher, evaluator)]
+    assert len(set(hashes)) == N

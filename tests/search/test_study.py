@@ -1,0 +1,208 @@
+from collections.abc import Callable
+from typing import Protocol
+
+import pytest
+
+from autotune.evaluators.evaluator import Evaluator
+from autotune.evaluators.tabulated import TabulatedEvaluator
+from autotune.search.budget import Budget
+from autotune.search.clock import SimulatedClock
+from autotune.search.families import FAMILIES
+from autotune.search.progress import CandidateEvent, Phase
+from autotune.search.study import StudyLoop
+from autotune.search.study_plan import StudyPlan
+from autotune.search.verification import VerificationSettings
+from autotune.spaces.errors import EvaluatorError, UsageError
+from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
+from autotune.spaces.front import calibration_front, pick, study_front
+from autotune.spaces.objective import parse_constraint
+from autotune.spaces.schedule import Schedule
+from autotune.spaces.study_record import StudyRecord, StudyState
+from autotune.storage.database import Database
+
+OpenStudy = Callable[[str, StudyPlan, Evaluator], Database]
+MakePlan = Callable[..., StudyPlan]
+RunStudy = Callable[..., StudyRecord]
+Expected = Callable[[str], StudyRecord]
+
+
+class Onlooker(Protocol):
+    phases: list[Phase]
+    events: list[CandidateEvent]
+
+    def on_phase(self, phase: Phase, total: int | None = None) -> None: ...
+
+    def on_candidate(self, event: CandidateEvent) -> None: ...
+
+
+FAILURE = Failure(kind=FailureKind.OUT_OF_MEMORY, reason="too large")
+
+
+def front_values(record: StudyRecord) -> list[tuple[int, str, float]]:
+    rows = []
+    for candidate in study_front(record):
+        assert candidate.calibration.measurement is not None
+        rows.append((candidate.number, candidate.schedule_hash, candidate.calibration.measurement.mean("deviation")))
+    return rows
+
+
+def test_a_study_starts_with_the_baseline_then_fewer_steps_then_its_family(expected: Expected) -> None:
+    record = expected("ecad")
+    families = [c.family for c in record.candidates]
+    assert families == ["baseline"] + ["fewer-steps"] * 10 + ["ecad"] * 29
+    assert [c.number for c in record.candidates] == list(range(40))
+    assert len({c.schedule_hash for c in record.candidates}) == 40
+    assert record.state is StudyState.DONE
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 40])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_budget_of_evaluations_is_spent_to_the_last(
+    n: int, family: str, plan: MakePlan, undisturbed: RunStudy
+) -> None:
+    record = undisturbed(plan(Budget(evaluations=n), family))
+    assert len(record.candidates) == n
+
+
+def test_the_front_is_measured_again_and_drawn(plan: MakePlan, undisturbed: RunStudy) -> None:
+    study = plan(family="fewer-steps", verification=VerificationSettings(max_members=4))
+    record = undisturbed(study)
+    verified = [c for c in record.candidates if c.held_out is not None]
+    front = calibration_front(record)
+    assert len(front) > 4
+    assert len([c for c in front if c.held_out is not None]) == 4
+    assert record.candidates[0] in verified
+    for candidate in verified:
+        assert candidate.held_out is not None
+        assert candidate.held_out.measurement is not None
+        assert len(candidate.held_out.measurement.latency_ms) == 3
+        assert len(candidate.held_out.measurement.quality["deviation"]) == 3
+    drawn = {c.schedule_hash for c in pick(study_front(record), record).values()}
+    assert set(record.images) == drawn | {record.candidates[0].schedule_hash}
+
+
+@pytest.mark.parametrize("wall_s", [2.0, 5.0, 12.0, 30.0])
+@pytest.mark.parametrize("family", ["ecad", "fewer-steps"])
+def test_a_wall_time_budget_is_kept_and_used(wall_s: float, family: str, open_study: OpenStudy, plan: MakePlan) -> None:
+    clock = SimulatedClock()
+    evaluator = TabulatedEvaluator(clock=clock, latency_noise=0.05)
+    study = plan(Budget(wall_s=wall_s), family, objectives=("latency", "deviation"))
+    database = open_study("timed", study, evaluator)
+    assert StudyLoop(study, evaluator, database, clock).run() is StudyState.DONE
+    record = database.load_study("s")
+    assert clock.now() <= wall_s
+    assert record.wall_s == pytest.approx(clock.now())
+    if wall_s >= 5.0:
+        assert record.candidates[0].held_out is not None
+    if wall_s >= 12.0:
+        assert clock.now() >= 0.8 * wall_s
+        assert sum(c.held_out is not None for c in record.candidates) >= 4
+
+
+def test_a_budget_of_network_calls_is_kept(plan: MakePlan, undisturbed: RunStudy) -> None:
+    record = undisturbed(plan(Budget(network_calls=600)))
+    calls = [2 * m.network_calls for c in record.candidates if (m := c.calibration.measurement) is not None]
+    assert sum(calls[:-1]) < 600 <= sum(calls)
+
+
+def test_an_interrupt_ends_the_search_but_not_without_a_result(
+    open_study: OpenStudy, expected: Expected, plan: MakePlan, onlooker: Onlooker
+) -> None:
+    study = plan()
+    database = open_study("stopped", study, TabulatedEvaluator())
+    loop = StudyLoop(
+        study,
+        TabulatedEvaluator(),
+        database,
+        SimulatedClock(),
+        progress=onlooker,
+        interrupt=lambda: len(onlooker.events) >= 20,
+    )
+    assert loop.run() is StudyState.INTERRUPTED
+    record = database.load_study("s")
+    assert len(record.candidates) == 20
+    assert record.candidates[0].held_out is not None
+    assert all(c.held_out is not None for c in pick(study_front(record), record).values())
+    assert len(record.images) >= 2
+    StudyLoop(study, TabulatedEvaluator(), database, SimulatedClock()).run()
+    assert front_values(database.load_study("s")) == front_values(expected("ecad"))
+
+
+def test_a_second_interrupt_leaves_a_resumable_study(open_study: OpenStudy, plan: MakePlan) -> None:
+    class Impatient(TabulatedEvaluator):
+        def score(self, schedule: Schedule, fidelity: Fidelity, *, repeats: int = 1) -> Measurement | Failure:
+            if fidelity.name == "held_out":
+                raise KeyboardInterrupt
+            return super().score(schedule, fidelity, repeats=repeats)
+
+    database = open_study("stopped", plan(), Impatient())
+    with pytest.raises(KeyboardInterrupt):
+        StudyLoop(plan(), Impatient(), database, SimulatedClock()).run()
+    assert database.load_study("s").state is StudyState.INTERRUPTED
+
+
+def test_failed_candidates_are_kept_and_the_study_goes_on(open_study: OpenStudy, plan: MakePlan) -> None:
+    evaluator = TabulatedEvaluator(fails=lambda s: FAILURE if s.cache and sum(s.cache.actions) % 2 else None)
+    database = open_study("flaky", plan(), evaluator)
+    assert StudyLoop(plan(), evaluator, database, SimulatedClock()).run() is StudyState.DONE
+    record = database.load_study("s")
+    failed = [c for c in record.candidates if c.calibration.outcome == FAILURE]
+    assert len(record.candidates) == 40
+    assert failed
+    assert not {c.number for c in study_front(record)} & {c.number for c in failed}
+
+
+def test_a_baseline_that_fails_is_an_error(open_study: OpenStudy, plan: MakePlan) -> None:
+    evaluator = TabulatedEvaluator(fails=lambda s: FAILURE)
+    database = open_study("hopeless", plan(), evaluator)
+    with pytest.raises(EvaluatorError, match="too large"):
+        StudyLoop(plan(), evaluator, database, SimulatedClock()).run()
+
+
+def test_measurements_of_another_study_are_used(
+    open_study: OpenStudy, plan: MakePlan, undisturbed: RunStudy, onlooker: Onlooker
+) -> None:
+    undisturbed(plan(), "shared")
+    other = StudyPlan(
+        name="t", family="ecad", calibration=plan().calibration, held_out=plan().held_out, budget=Budget(evaluations=20)
+    )
+    database = open_study("shared", other, TabulatedEvaluator())
+    StudyLoop(other, TabulatedEvaluator(), database, SimulatedClock(), progress=onlooker).run()
+    first_five = [event.reused for event in onlooker.events[:5]]
+    assert first_five == [True] * 5
+
+
+def test_progress_tells_phases_and_candidates(open_study: OpenStudy, plan: MakePlan, onlooker: Onlooker) -> None:
+    study = plan()
+    database = open_study("watched", study, TabulatedEvaluator())
+    StudyLoop(study, TabulatedEvaluator(), database, SimulatedClock(), progress=onlooker).run()
+    assert onlooker.phases == [Phase.BASELINE, Phase.FEWER_STEPS, Phase.SEARCH, Phase.VERIFICATION, Phase.IMAGES]
+    searched = [e for e in onlooker.events if e.phase is not Phase.VERIFICATION]
+    assert [e.number for e in searched] == list(range(40))
+    assert [e.used_fraction for e in searched] == [(i + 1) / 40 for i in range(40)]
+    assert sorted(e.hypervolume for e in searched) == [e.hypervolume for e in searched]
+
+
+def test_constraints_are_kept(plan: MakePlan, undisturbed: RunStudy) -> None:
+    study = plan(constraints=(parse_constraint("deviation<=0.05"),))
+    record = undisturbed(study)
+    assert study_front(record)
+    for candidate in study_front(record):
+        assert candidate.calibration.measurement is not None
+        assert candidate.calibration.measurement.mean("deviation") <= 0.05
+
+
+def test_calibration_and_held_out_must_not_share_seeds(plan: MakePlan) -> None:
+    with pytest.raises(UsageError, match=r"seeds .* both have \[1\]"):
+        StudyPlan(
+            name="s",
+            family="ecad",
+            calibration=plan().calibration,
+            held_out=Fidelity(name="held_out", prompts=("a ship",), seeds=(1,)),
+            budget=Budget(evaluations=5),
+        )
+
+
+def test_an_unknown_family_is_refused_before_anything_runs(plan: MakePlan) -> None:
+    with pytest.raises(UsageError, match="fewer-steps"):
+        plan(family="genetic")

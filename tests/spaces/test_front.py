@@ -1,0 +1,126 @@
+import math
+
+import pytest
+
+from autotune.evaluators.tabulated import small_flux_condition, small_flux_inventory
+from autotune.spaces.evaluation import Evaluation, EvaluationState, Failure, FailureKind, Measurement
+from autotune.spaces.front import calibration_front, pick, relative_cost, study_front
+from autotune.spaces.schedule import Schedule
+from autotune.spaces.study_record import Candidate, StudyRecord, StudyState
+
+INVENTORY = small_flux_inventory()
+Point = tuple[float, float]
+
+
+def evaluation(point: Point | None, fidelity: str) -> Evaluation:
+    if point is None:
+        failure = Failure(kind=FailureKind.NAN, reason="not finite")
+        return Evaluation(key="k", schedule_hash="h", fidelity=fidelity, state=EvaluationState.FAILED, outcome=failure)
+    measurement = Measurement(
+        quality={"deviation": (point[1],)},
+        latency_ms=(100.0 * point[0],),
+        baseline_latency_ms=(100.0,),
+        macs=int(1000 * point[0]),
+        baseline_macs=1000,
+        network_calls=int(20 * point[0]),
+        peak_memory_bytes=0,
+        wall_s=0.0,
+    )
+    return Evaluation(
+        key="k", schedule_hash="h", fidelity=fidelity, state=EvaluationState.COMPLETE, outcome=measurement
+    )
+
+
+def record(
+    points: list[Point | None], held_out: dict[int, Point | None] | None = None, **settings: object
+) -> StudyRecord:
+    """A study of candidates at (relative latency, deviation); the first is the baseline, None is a failure."""
+    verified = held_out or {}
+    candidates = tuple(
+        Candidate(
+            number=i,
+            family="baseline" if i == 0 else "ecad",
+            label=str(i),
+            schedule=Schedule(n_steps=i + 1),
+            schedule_hash=str(i),
+            calibration=evaluation(point, "calibration"),
+            held_out=evaluation(verified[i], "held_out") if i in verified else None,
+        )
+        for i, point in enumerate(points)
+    )
+    return StudyRecord(
+        name="s", state=StudyState.DONE, created="2026-01-01T00:00:00Z", wall_s=1.0, settings=settings,
+        provenance={}, condition=small_flux_condition(INVENTORY), inventory=INVENTORY, candidates=candidates, images={},
+    )  # fmt: skip
+
+
+def numbers(candidates: tuple[Candidate, ...]) -> list[int]:
+    return [candidate.number for candidate in candidates]
+
+
+def test_front_holds_the_non_dominated_candidates_cheapest_first() -> None:
+    study = record([(1.0, 0.02), (0.5, 0.05), (0.6, 0.06), None, (0.3, 0.2)])
+    assert numbers(study_front(study)) == [4, 1, 0]
+
+
+def test_front_keeps_to_constraints() -> None:
+    study = record([(1.0, 0.02), (0.5, 0.05), (0.3, 0.2)], constraints=["deviation<=0.1"])
+    assert numbers(study_front(study)) == [1, 0]
+
+
+def test_front_uses_the_studys_objectives() -> None:
+    study = record([(1.0, 0.02), (0.501, 0.05), (0.504, 0.04)], objectives=["calls", "deviation"])
+    assert numbers(study_front(study)) == [2, 0]
+
+
+def test_held_out_values_remove_what_they_refute_but_choose_nobody() -> None:
+    points: list[Point | None] = [(1.0, 0.02), (0.5, 0.05), (0.3, 0.2), (0.4, 0.1), (0.45, 0.3)]
+    held_out: dict[int, Point | None] = {0: (1.0, 0.02), 1: (0.5, 0.3), 3: (0.4, 0.11), 2: None, 4: (0.2, 0.01)}
+    study = record(points, held_out)
+    assert numbers(calibration_front(study)) == [2, 3, 1, 0]
+    assert numbers(study_front(study)) == [3, 0]
+
+
+def test_members_that_were_not_measured_again_stay() -> None:
+    study = record([(1.0, 0.02), (0.5, 0.05), (0.3, 0.2)], {0: (1.0, 0.02), 1: (0.5, 0.06)})
+    assert numbers(study_front(study)) == [2, 1, 0]
+
+
+def test_picks_of_a_textbook_front() -> None:
+    # the knee of this front is number 2, and number 3 is cheap enough and still no worse than the baseline
+    study = record([(1.0, 0.03), (0.9, 0.005), (0.4, 0.008), (0.3, 0.03), (0.2, 0.5)])
+    picks = pick(study_front(study), study)
+    assert {name: c.number for name, c in picks.items()} == {"quality": 1, "balanced": 2, "fast": 3}
+
+
+def test_quality_never_costs_more_than_the_baseline() -> None:
+    study = record([(1.0, 0.03), (1.4, 0.001), (0.9, 0.01)])
+    assert pick(study_front(study), study)["quality"].number == 2
+
+
+def test_fast_is_the_knee_where_nothing_is_as_good_as_the_baseline() -> None:
+    study = record([(1.0, 0.001), (0.9, 0.1), (0.3, 0.15), (0.2, 0.9)], constraints=["latency<=0.95"])
+    picks = pick(study_front(study), study)
+    assert picks["fast"] == picks["balanced"]
+    assert picks["balanced"].number == 2
+
+
+def test_picks_use_held_out_values() -> None:
+    study = record([(1.0, 0.03), (0.5, 0.02), (0.6, 0.01)], {0: (1.0, 0.03), 1: (0.5, 0.025), 2: (0.6, 0.024)})
+    assert relative_cost(study.candidates[1], study) == pytest.approx(0.5)
+    picks = pick(study_front(study), study)
+    assert picks["quality"].number == 2
+    assert picks["fast"].number == 1
+
+
+@pytest.mark.parametrize("points", [[(1.0, 0.02)], [(1.0, 0.02), (0.5, 0.1)], [(1.0, 0.02), (0.5, 0.0)]])
+def test_small_fronts_have_all_three_picks(points: list[Point | None]) -> None:
+    study = record(points)
+    assert set(pick(study_front(study), study)) == {"quality", "balanced", "fast"}
+
+
+def test_an_empty_front_has_no_picks() -> None:
+    study = record([None])
+    assert study_front(study) == ()
+    assert pick((), study) == {}
+    assert math.isinf(relative_cost(study.candidates[0], study))

@@ -1,0 +1,77 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from autotune.spaces.pareto import front_hypervolume, hypervolume, non_dominated
+
+
+def brute_non_dominated(points: np.ndarray) -> list[bool]:
+    kept = []
+    for i, p in enumerate(points):
+        beaten = any((q <= p).all() and (q < p).any() for q in points)
+        copy = any((q == p).all() for q in points[:i])
+        kept.append(not beaten and not copy)
+    return kept
+
+
+def inclusion_exclusion(points: np.ndarray, reference: np.ndarray) -> float:
+    total = 0.0
+    for size in range(1, len(points) + 1):
+        for subset in itertools.combinations(points, size):
+            corner = np.max(subset, axis=0)
+            total += (-1) ** (size + 1) * float(np.prod(np.maximum(reference - corner, 0.0)))
+    return total
+
+
+@pytest.mark.parametrize("n_objectives", [1, 2, 3, 4])
+@pytest.mark.parametrize("seed", range(5))
+def test_non_dominated_agrees_with_the_definition(n_objectives: int, seed: int) -> None:
+    points = np.random.default_rng(seed).integers(0, 5, (40, n_objectives)).astype(float)
+    assert non_dominated(points).tolist() == brute_non_dominated(points)
+
+
+def test_of_identical_points_the_first_is_kept() -> None:
+    assert non_dominated([[1, 2], [2, 1], [1, 2]]).tolist() == [True, True, False]
+
+
+def test_nan_is_never_kept_and_infinity_is_a_value() -> None:
+    assert non_dominated([[np.nan, 0.0], [np.inf, 1.0], [2.0, 3.0]]).tolist() == [False, True, True]
+    assert non_dominated([[np.nan, 0.0]]).tolist() == [False]
+    assert non_dominated([]).tolist() == []
+
+
+@pytest.mark.parametrize("n_objectives", [1, 2, 3, 4])
+@pytest.mark.parametrize("seed", range(5))
+def test_hypervolume_agrees_with_inclusion_and_exclusion(n_objectives: int, seed: int) -> None:
+    points = np.random.default_rng(seed).uniform(0.0, 1.2, (9, n_objectives))
+    reference = np.ones(n_objectives)
+    inside = points[(points < 1.0).all(axis=1)]
+    assert hypervolume(points, reference) == pytest.approx(inclusion_exclusion(inside, reference), abs=1e-12)
+
+
+def test_hypervolume_in_three_dimensions_agrees_with_sampling() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.uniform(0.0, 1.0, (30, 3))
+    samples = rng.uniform(0.0, 1.0, (100_000, 3))
+    dominated = np.zeros(len(samples), bool)
+    for point in points:
+        dominated |= (point <= samples).all(axis=1)
+    assert hypervolume(points, (1.0, 1.0, 1.0)) == pytest.approx(dominated.mean(), abs=0.006)
+
+
+def test_hypervolume_of_nothing_below_the_reference_is_zero() -> None:
+    assert hypervolume([[1.0, 0.5], [2.0, 2.0]], (1.0, 1.0)) == 0.0
+    assert hypervolume([], (1.0, 1.0)) == 0.0
+
+
+def test_front_hypervolume_of_a_known_point() -> None:
+    # half the cost at a deviation of 1 %: 0.5 x 2 of the box's 1 x 3
+    assert front_hypervolume([0.5], [0.01]) == pytest.approx(1.0 / 3.0)
+
+
+def test_front_hypervolume_stays_in_its_box() -> None:
+    assert front_hypervolume([0.0], [0.0]) == pytest.approx(1.0)
+    assert front_hypervolume([-3.0, 0.5], [1e-9, 1e-9]) == pytest.approx(1.0)
+    assert front_hypervolume([1.0, 0.2], [0.001, 1.0]) == 0.0
+    assert front_hypervolume([], []) == 0.0

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from autotune.spaces.errors import UsageError
+from autotune.spaces.statistics import bootstrap_interval, ratio_interval
+
+
+def test_one_value_is_its_own_interval() -> None:
+    assert bootstrap_interval([0.3]) == (0.3, 0.3)
+    assert bootstrap_interval([0.1, 0.1, 0.1], statistic="median") == (0.1, 0.1)
+
+
+def test_same_seed_same_interval_and_the_global_random_state_is_left_alone() -> None:
+    values = [0.1, 0.4, 0.2, 0.9]
+    np.random.seed(1)
+    before = np.random.get_state()[1].copy()  # type: ignore[index]
+    assert bootstrap_interval(values, seed=3) == bootstrap_interval(values, seed=3)
+    assert bootstrap_interval(values, seed=3) != bootstrap_interval(values, seed=4)
+    assert (np.random.get_state()[1] == before).all()  # type: ignore[index]
+
+
+def test_interval_of_a_mean_has_the_width_of_its_standard_error() -> None:
+    values = np.random.default_rng(0).normal(5.0, 2.0, 400)
+    low, high = bootstrap_interval(values.tolist())
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / 20.0, rel=0.08)
+    assert low < values.mean() < high
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(200):
+        low, high = bootstrap_interval(rng.normal(0.0, 1.0, 30).tolist(), level=0.9)
+        hits += low <= 0.0 <= high
+    assert 0.82 <= hits / 200 <= 0.96
+
+
+def test_ratio_of_paired_timings_ignores_drift_that_both_share() -> None:
+    drift = np.linspace(1.0, 3.0, 15)
+    low, high = ratio_interval((0.5 * drift).tolist(), drift.tolist())
+    assert (low, high) == pytest.approx((0.5, 0.5))
+
+
+def test_ratio_of_unequally_many_timings() -> None:
+    low, high = ratio_interval([5.0, 5.1, 4.9], [10.0, 10.2, 9.8, 10.1, 9.9])
+    assert low <= 0.5 <= high
+    assert high - low < 0.06
+
+
+@pytest.mark.parametrize("values", [[], [1.0, float("nan")], [float("inf")]])
+def test_bad_values_are_refused(values: list[float]) -> None:
+    with pytest.raises(UsageError):
+        bootstrap_interval(values)
+
+
+def test_a_denominator_must_be_positive() -> None:
+    with pytest.raises(UsageError, match="denominator"):
+        ratio_interval([1.0], [0.0])
