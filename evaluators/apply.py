@@ -60,8 +60,8 @@ def remove(pipe: Any) -> None:
     """Take an applied schedule off; the pipeline is exactly as before. Nothing happens if none is applied."""
     attachment = vars(pipe).get(_ATTRIBUTE)
     if attachment is not None:
-        attachment.uninstall()
         delattr(pipe, _ATTRIBUTE)
+        attachment.uninstall()
 
 
 def apply(pipe: Any, source: str | Path | ScheduleFile) -> None:
@@ -114,6 +114,11 @@ def _attach(
     if schedule.cache is not None:
         adapter = find_adapter(pipe)
         inventory = list_inventory(pipe) if inventory is None else inventory
+        if inventory.denoiser_class != adapter.denoiser_class:
+            raise ScheduleMismatchError(
+                f"an inventory fits one class of denoisers; got one of {inventory.denoiser_class} for a "
+                f"{adapter.denoiser_class}; leave it out to have it listed"
+            )
         dropped = [action is not GuidanceAction.BOTH for action in schedule.guidance or ()]
         cache = CacheRuntime(schedule.cache, inventory, dropped=dropped, copied=adapter.copied)
     if schedule.guidance is not None and any(action is not GuidanceAction.BOTH for action in schedule.guidance):

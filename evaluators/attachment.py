@@ -38,6 +38,7 @@ class Attachment:
         self._pipe, self._warn_shape = pipe, warn_shape
         self._overrides = Overrides()
         self._signatures: dict[int, object] = {}
+        self._removed = False
         columns = (schedule.time, schedule.guidance)
         rows = [len(column) for column in columns if column is not None]
         n_rows = schedule.cache.n_calls if schedule.cache is not None else rows[0] if rows else None
@@ -61,10 +62,11 @@ class Attachment:
 
     def uninstall(self) -> None:
         """Undo `install`; a scheduler that the user has set since stays."""
-        self._reset()
-        self._overrides.undo()
+        self._removed = True
+        self._clock.stop()
         if self._pipe.scheduler is not self.scheduler_after_removal():
             self._pipe.scheduler = self.original_scheduler
+        self._overrides.undo()
 
     def scheduler_after_removal(self) -> Any:
         """What the pipeline's scheduler would be after `uninstall`."""
@@ -87,6 +89,8 @@ class Attachment:
 
         @functools.wraps(original)
         def forward(*args: Any, **kwargs: Any) -> Any:
+            if self._removed:  # reached only where someone else has wrapped this wrapper
+                return original(*args, **kwargs)
             if self._pipe.scheduler is not self._clock.scheduler:
                 raise ScheduleMismatchError(
                     f"the scheduler must stay while a schedule is applied; it was replaced by a "

@@ -19,9 +19,19 @@ def list_sites(denoiser: Any) -> tuple[Site, ...]:
             sites.append(Site(name=f"{block}.{leaf}", block=block, component=leaf, macs=0))
     for i in range(len(denoiser.single_transformer_blocks)):
         block = f"single_transformer_blocks.{i}"
-        feeds = {"parent": len(sites) + 2, "relation": Relation.FEEDS}
-        for leaf, link in (("attn", feeds), ("proj_mlp", feeds), ("proj_out", {})):
-            sites.append(Site(name=f"{block}.{leaf}", block=block, component=f"single_{leaf}", macs=0, **link))
+        proj_out = len(sites) + 2
+        for leaf in ("attn", "proj_mlp"):
+            sites.append(
+                Site(
+                    name=f"{block}.{leaf}",
+                    block=block,
+                    component=f"single_{leaf}",
+                    macs=0,
+                    parent=proj_out,
+                    relation=Relation.FEEDS,
+                )
+            )
+        sites.append(Site(name=f"{block}.proj_out", block=block, component="single_proj_out", macs=0))
     return tuple(sites)
 
 

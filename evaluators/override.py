@@ -22,15 +22,18 @@ class Overrides:
 
     def undo(self) -> None:
         """Take back all that was set; what someone else has replaced since stays, with a warning."""
+        replaced = []
         while self._undo:
             owner, name, before, value = self._undo.pop()
             if vars(owner).get(name, _ABSENT) is not value:
-                warnings.warn(
-                    f"{type(owner).__name__}.{name} was replaced after autotune had set it, and is left as it is; "
-                    f"undo in the opposite order to restore it",
-                    stacklevel=3,
-                )
+                replaced.append(f"{type(owner).__name__}.{name}")
             elif before is _ABSENT:
                 delattr(owner, name)
             else:
                 setattr(owner, name, before)
+        for name in replaced:
+            warnings.warn(
+                f"{name} was replaced after autotune had set it, and is left as it is; undo in the opposite order to "
+                f"restore it",
+                stacklevel=3,
+            )

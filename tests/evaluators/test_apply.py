@@ -274,6 +274,23 @@ def test_forward_that_was_set_before_is_called_and_restored(sd_pipe: Any, small_
     del module.forward
 
 
+def test_forward_that_was_set_since_stays_and_runs_the_plain_network(pixart_pipe: Any, small_args: Any) -> None:
+    kwargs, transformer = small_args("mini-pixart"), pixart_pipe.transformer
+    plain = run(pixart_pipe, kwargs)
+    attach(pixart_pipe, all_columns(pixart_pipe))
+    wrapped = transformer.forward
+    transformer.forward = lambda *args, **kwargs: wrapped(*args, **kwargs)
+    with pytest.warns(UserWarning, match=r"PixArtTransformer2DModel\.forward was replaced"):
+        remove(pixart_pipe)
+    assert torch.equal(run(pixart_pipe, kwargs), plain)
+    del transformer.forward
+
+
+def test_inventory_of_another_class_is_refused(pixart_pipe: Any, flux_pipe: Any) -> None:
+    with pytest.raises(ScheduleMismatchError, match="got one of FluxTransformer2DModel for a PixArtTransformer2DModel"):
+        attach(pixart_pipe, rows_only(flux_pipe), inventory=list_inventory(flux_pipe))
+
+
 def test_solver_column_alone_needs_no_adapter(pixart_pipe: Any) -> None:
     class Unknown(torch.nn.Module):
         pass

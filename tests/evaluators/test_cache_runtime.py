@@ -141,7 +141,7 @@ def test_run_equals_naive_execution_twice(pipe_case: Case, seed: int) -> None:
     assert not torch.equal(run(pipe, kwargs), first)
 
 
-@pytest.mark.parametrize("seed", [2, 3, 4])
+@pytest.mark.parametrize("seed", [2, 3])
 def test_canonical_plan_and_flipped_dead_genes_change_no_bit(pipe_case: Case, seed: int) -> None:
     pipe, kwargs = pipe_case
     inventory, plan = list_inventory(pipe), random_plan(pipe, kwargs, seed)

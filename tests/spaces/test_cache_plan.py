@@ -177,9 +177,3 @@ def test_malformed_plans_are_refused(n_calls: int, n_sites: int, actions: bytes)
 
 def test_true_means_reuse() -> None:
     assert CachePlan.from_array([[False, True]]).actions == b"\0\1"
-
-
-@pytest.mark.parametrize("parent", [5, -1, 0], ids=["beyond", "negative", "itself"])
-def test_inventory_refuses_broken_parent_chains(parent: int) -> None:
-    with pytest.raises(ScheduleError, match="chain of parents"):
-        Inventory(denoiser_class="X", sites=(site("a", parent, Relation.FEEDS),))
