@@ -20,9 +20,7 @@ def draw_with_schedule(file: ScheduleFile, prompts: Sequence[str], *, seed: int 
     """
     model = load_model(file.condition.model, device=device)
     condition, preset = file.condition, model.preset
-    fidelity = Fidelity(
-        name="drawing", prompts=tuple(prompts), seeds=tuple(range(seed, seed + len(prompts)))
-    )
+    fidelity = Fidelity(name="drawing", prompts=tuple(prompts), seeds=tuple(range(seed, seed + len(prompts))))
     embeddings = embed_prompts(
         model.pipe, prompts, guidance_scale=condition.guidance_scale, call_kwargs=preset.call_kwargs
     )
@@ -32,10 +30,12 @@ def draw_with_schedule(file: ScheduleFile, prompts: Sequence[str], *, seed: int 
             embeddings,
             fidelity,
             batch_size=condition.batch_size,
-            num_inference_steps=file.schedule.n_steps,
-            guidance_scale=condition.guidance_scale,
-            height=condition.height,
-            width=condition.width,
-            **preset.call_kwargs,
+            arguments={
+                "num_inference_steps": file.schedule.n_steps,
+                "guidance_scale": condition.guidance_scale,
+                "height": condition.height,
+                "width": condition.width,
+                **preset.call_kwargs,
+            },
         )
     return make_contact_sheet(samples.images)

@@ -8,10 +8,9 @@ from safetensors.torch import load, save
 from autotune.evaluators.sampling import Samples
 from autotune.spaces.condition import Condition
 from autotune.spaces.evaluation import Fidelity
-from autotune.spaces.noise_schedule import Flow
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solvers import make_solver
-from autotune.spaces.time_grid import shifted_flow, uniform_lambda
+from autotune.spaces.time_grid import uniform_lambda
 
 REFERENCE_STEPS = 100
 
@@ -29,19 +28,17 @@ class ArtifactCache(Protocol):
 
 
 def reference_schedule(condition: Condition, n_steps: int = REFERENCE_STEPS) -> Schedule:
-    """The converged run: from the condition's start level, with a solver and grid of low error at many steps.
+    """The converged run: from the condition's start level, in many steps of a solver of high order.
 
     The start is fixed because the default grids of different step counts do not all begin at the same noise level: a
     run of the default grid with more steps would solve another problem.
     """
     noise = condition.noise_schedule
-    if isinstance(noise, Flow):
-        time = shifted_flow(noise, n_steps)
-        solver = make_solver("ab3", n_steps, noise)
-    else:
-        time = uniform_lambda(noise, n_steps, t_start=condition.start_timestep)
-        solver = make_solver("unipc-3", n_steps, noise)
-    return Schedule(n_steps=n_steps, time=time, solver=solver)
+    return Schedule(
+        n_steps=n_steps,
+        time=uniform_lambda(noise, n_steps, t_start=condition.start_timestep),
+        solver=make_solver("unipc-3", n_steps, noise),
+    )
 
 
 def load_or_make_reference(

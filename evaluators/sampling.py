@@ -38,18 +38,19 @@ def run_pipeline(
     fidelity: Fidelity,
     *,
     batch_size: int,
+    arguments: Mapping[str, Any],
     timeout_s: float | None = None,
-    **call_kwargs: Any,
 ) -> Samples:
     """Draw one image per prompt and seed; prompt i starts from the noise of a CPU generator with seed i.
 
-    The pipeline decodes by its own code: the latents are what it hands to its autoencoder, with the scaling undone.
+    `arguments` are the call's others: steps, guidance, size. The pipeline decodes by its own code: the latents are
+    what it hands to its autoencoder, with the scaling undone.
 
     Raises:
         Deadline: `timeout_s` has passed at the start of a network call.
     """
     if "negative_prompt" in inspect.signature(pipe.__call__).parameters:
-        call_kwargs.setdefault("negative_prompt", None)
+        arguments = {"negative_prompt": None, **arguments}  # PixArt's default, "", clashes with embeddings
     latents: list[torch.Tensor] = []
     images: list[torch.Tensor] = []
     seconds = 0.0
@@ -63,7 +64,7 @@ def run_pipeline(
                 generator=generators,
                 output_type="pt",
                 **{name: tensor[batch] for name, tensor in embeddings.items()},
-                **call_kwargs,
+                **arguments,
             )
             _synchronize(pipe)
             seconds += time.perf_counter() - began

@@ -152,11 +152,13 @@ class Worker:
                 fidelity,
                 batch_size=preset.batch_size,
                 timeout_s=timeout_s,
-                num_inference_steps=schedule.n_steps,
-                guidance_scale=preset.guidance_scale,
-                height=preset.height,
-                width=preset.width,
-                **preset.call_kwargs,
+                arguments={
+                    "num_inference_steps": schedule.n_steps,
+                    "guidance_scale": preset.guidance_scale,
+                    "height": preset.height,
+                    "width": preset.width,
+                    **preset.call_kwargs,
+                },
             )
         finally:
             remove(self._pipe)
@@ -194,8 +196,8 @@ class Worker:
         }
         if self._feature_net is not None:
             alignment = class_probability(self._feature_net, samples.images, fidelity.prompts)
-            if alignment is not None:
-                quality["alignment"] = alignment
+            if bool(torch.isfinite(alignment).all()):  # every prompt names a class that the net knows
+                quality["alignment"] = tuple(alignment.tolist())
         return quality
 
     def _n_calls(self, schedule: Schedule) -> int:

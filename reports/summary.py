@@ -12,7 +12,9 @@ def summarise(record: StudyRecord) -> dict[str, object]:
     """Plain facts of a study by name: settings, progress, front size, hypervolume, failures by kind."""
     front = [m for c in study_front(record) if (m := reported_measurement(c)) is not None]
     families = Counter(candidate.family for candidate in record.candidates)
-    failures = Counter(str(c.calibration.outcome.kind) for c in record.candidates if isinstance(c.calibration.outcome, Failure))
+    failures = Counter(
+        str(c.calibration.outcome.kind) for c in record.candidates if isinstance(c.calibration.outcome, Failure)
+    )
     return {
         "study": record.name,
         "state": str(record.state),

@@ -1,7 +1,7 @@
 """The schedule file: one JSON object that carries a schedule, the condition it is valid for, and what was measured.
 
-The format is published as `schedule.schema.json`. Reading is strict: an unknown key, a wrong length, a non-finite number
-or a bad hash is an error that names the field and the remedy. Cache actions are packed, one bit per cell while
+The format is published as `schedule.schema.json`. Reading is strict: an unknown key, a wrong length, a non-finite
+number or a bad hash is an error that names the field and the remedy. Cache actions are packed, one bit per cell while
 there are two actions, most significant bit first, row-major, in base64.
 """
 
@@ -109,7 +109,8 @@ def parse_schedule_file(text: str) -> ScheduleFile:
     schedule = _columns_from_json(data["schedule"])
     if data["hash"] != schedule_hash(schedule):
         raise ScheduleError(
-            f"hash must be the SHA-256 of the schedule, {schedule_hash(schedule)[:12]}...; got {str(data['hash'])[:12]}...: "
+            f"hash must be the SHA-256 of the schedule, {schedule_hash(schedule)[:12]}...; got "
+            f"{str(data['hash'])[:12]}...: "
             "the schedule was edited after it was measured; export it again"
         )
     return ScheduleFile(

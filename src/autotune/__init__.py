@@ -1,1 +1,23 @@
-"""Finds the fastest schedules of a diffusion model and applies them to unmodified diffusers pipelines."""
+"""Finds the fastest schedules of a diffusion model and applies them to unmodified diffusers pipelines.
+
+`apply`, `remove` and `applied` put a schedule file on a pipeline in production; `tune`, `resume` and `load_study`
+search. Each is imported when it is first used, so that `import autotune` costs nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autotune.api import Sitting, Study, load_study, resume, tune
+    from autotune.evaluators.apply import applied, apply, remove
+
+__all__ = ["Sitting", "Study", "applied", "apply", "load_study", "remove", "resume", "tune"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'autotune' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(
+        import_module("autotune.evaluators.apply" if "appl" in name or name == "remove" else "autotune.api"), name
+    )

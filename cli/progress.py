@@ -1,0 +1,118 @@
+"""What a running study shows: a live table on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from autotune.search.progress import CandidateEvent, Phase
+from autotune.spaces.evaluation import Failure
+
+LINE_EVERY_S = 5.0
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+def _outcome(event: CandidateEvent) -> str:
+    if isinstance(event.outcome, Failure):
+        return f"failed: {event.outcome.kind}"
+    m = event.outcome
+    return f"latency {m.relative_latency:.3f}x, deviation {m.mean('deviation'):.4f}"
+
+
+class PlainProgress:
+    """One line per phase, per failure, and every few seconds; nothing at all where `quiet`."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._next = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        sys.stderr.flush()
+
+    def on_phase(self, phase: Phase, total: int | None = None) -> None:
+        """Say that a phase begins."""
+        self._say(f"{phase}" + (f", {total} candidates" if total and total > 1 else ""))
+        self._next = 0.0
+
+    def on_candidate(self, event: CandidateEvent) -> None:
+        """Say how a candidate did, if it failed or some time has passed."""
+        if time.monotonic() < self._next and not isinstance(event.outcome, Failure):
+            return
+        self._next = time.monotonic() + LINE_EVERY_S
+        self._say(
+            f"  {_clock(event.elapsed_s)}  {event.used_fraction:4.0%} of the budget  #{event.number} "
+            f"{event.proposal.label}: {_outcome(event)}; front {event.front_size}, hypervolume {event.hypervolume:.4f}"
+        )
+
+    def _say(self, text: str) -> None:
+        if not self._quiet:
+            print(text, file=sys.stderr, flush=True)
+
+
+class LiveProgress:
+    """A table that is redrawn in place: budget, phase, front, failures and the last candidates."""
+
+    def __init__(self, title: str) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._title, self._phase = title, "loading the model"
+        self._events: list[CandidateEvent] = []
+        self._failed = 0
+        self._live = Live(self._draw(), console=Console(stderr=True), refresh_per_second=4)
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._live.__exit__(kind, error, trace)
+
+    def on_phase(self, phase: Phase, total: int | None = None) -> None:
+        """Redraw with the new phase."""
+        self._phase = str(phase)
+        self._live.update(self._draw())
+
+    def on_candidate(self, event: CandidateEvent) -> None:
+        """Redraw with the candidate."""
+        self._events = [*self._events[-7:], event]
+        self._failed += isinstance(event.outcome, Failure)
+        self._live.update(self._draw())
+
+    def _draw(self) -> Any:
+        from rich import box
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        parts: list[Any] = [Text(f"{self._title}   {self._phase}", style="bold")]
+        if self._events:
+            last = self._events[-1]
+            parts.append(ProgressBar(total=1.0, completed=min(1.0, last.used_fraction), width=60))
+            parts.append(
+                Text(
+                    f"{_clock(last.elapsed_s)} used, {last.used_fraction:.0%} of the budget   front {last.front_size}   "
+                    f"hypervolume {last.hypervolume:.4f}   failed {self._failed}"
+                )
+            )
+            table = Table(box=box.SIMPLE, pad_edge=False, show_header=False)
+            for event in self._events:
+                mark = "*" if event.on_front else ("=" if event.reused else "")
+                table.add_row(f"#{event.number}", mark, event.proposal.family, event.proposal.label, _outcome(event))
+            parts.append(table)
+        return Group(*parts)
+
+
+def make_progress(title: str, *, quiet: bool) -> PlainProgress | LiveProgress:
+    """The display that suits where standard error goes."""
+    if not quiet and sys.stderr.isatty():
+        return LiveProgress(title)
+    return PlainProgress(quiet=quiet)

@@ -1,0 +1,162 @@
+"""Commands that search: run, resume."""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autotune.cli.output import Format
+from autotune.cli.studies import FormatOption, StorageOption, StudyArgument, print_front
+
+if TYPE_CHECKING:
+    from autotune.api import Sitting, Study
+
+BudgetOption = Annotated[str | None, typer.Option("--budget", help="Wall time, start-up included: 90s, 2m, 1h30m.")]
+EvaluationsOption = Annotated[int | None, typer.Option("--evaluations", help="Number of candidates to try.")]
+CallsOption = Annotated[int | None, typer.Option("--network-calls", help="Number of network calls, summed over images.")]
+OutOption = Annotated[
+    Path, typer.Option("--out", help="Folder for the report and the schedule files, one sub-folder per study.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+
+DEFAULT_OUT = Path("autotune-out")
+
+EXIT_NO_FEASIBLE_POINT = 3
+EXIT_INTERRUPTED = 130
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(run)
+    app.command()(resume)
+
+
+def run(
+    model: Annotated[str, typer.Option("--model", help="A preset (`autotune list models`), a hub id, or a folder.")],
+    budget: BudgetOption = None,
+    evaluations: EvaluationsOption = None,
+    network_calls: CallsOption = None,
+    family: Annotated[str, typer.Option("--family", help="What to search: ecad, random, fewer-steps.")] = "ecad",
+    objective: Annotated[
+        str, typer.Option("--objective", help="What to minimise, a cost first: latency, macs, calls, memory; deviation...")
+    ] = "latency,deviation",
+    constraint: Annotated[
+        list[str] | None, typer.Option("--constraint", help='A limit such as "deviation<=0.1"; repeatable.')
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Steps of the default run.")] = None,
+    guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale.")] = None,
+    resolution: Annotated[int | None, typer.Option("--resolution", help="Pixels a side.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", help="Text file, a prompt per line; every second one is held out.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the search.")] = 0,
+    device: Annotated[str, typer.Option("--device", help="Torch device, such as cuda.")] = "cpu",
+    dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = None,
+    study: Annotated[str | None, typer.Option("--study", help="Name of the new study; made up if left out.")] = None,
+    storage: StorageOption = None,
+    out: OutOption = DEFAULT_OUT,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="TOML file with these options; the command line wins.", is_eager=True, callback=None),
+    ] = None,
+    form: FormatOption = Format.TABLE,
+    quiet: QuietOption = False,
+) -> None:
+    """Search the schedules of a model: database, report and three schedule files.
+
+    In Python: autotune.tune(MODEL, budget="2h").
+    """
+    began = time.monotonic()
+
+    def search(sitting: "Sitting") -> "Study":
+        from autotune import api
+
+        return api.tune(
+            model,
+            study=study,
+            storage=storage,
+            sitting=sitting,
+            budget=budget,
+            evaluations=evaluations,
+            network_calls=network_calls,
+            family=family,
+            objectives=objective,
+            constraints=tuple(constraint or ()),
+            seed=seed,
+            device=device,
+            dtype=dtype,
+            resolution=resolution,
+            steps=steps,
+            guidance=guidance,
+            prompts=prompts,
+        )
+
+    _search_and_write(search, model, began, out=out, form=form, quiet=quiet)
+
+
+def resume(
+    study: StudyArgument,
+    budget: BudgetOption = None,
+    evaluations: EvaluationsOption = None,
+    network_calls: CallsOption = None,
+    storage: StorageOption = None,
+    out: OutOption = DEFAULT_OUT,
+    form: FormatOption = Format.TABLE,
+    quiet: QuietOption = False,
+) -> None:
+    """Go on with a study where it stopped; budgets that are given replace its own, and what it used counts.
+
+    In Python: autotune.resume(STUDY).
+    """
+    began = time.monotonic()
+
+    def search(sitting: "Sitting") -> "Study":
+        from autotune import api
+
+        return api.resume(
+            study, storage=storage, sitting=sitting, budget=budget, evaluations=evaluations, network_calls=network_calls
+        )
+
+    _search_and_write(search, study, began, out=out, form=form, quiet=quiet)
+
+
+def _search_and_write(
+    search: "Callable[[Sitting], Study]", title: str, began: float, *, out: Path, form: Format, quiet: bool
+) -> None:
+    """Run a study with progress and Ctrl-C, write what came of it, print its front, and exit with its code."""
+    from autotune.api import Sitting
+    from autotune.cli.interrupt import Interrupt
+    from autotune.cli.progress import make_progress
+    from autotune.reports.export import PICKS
+    from autotune.spaces.errors import StorageError
+    from autotune.spaces.study_record import StudyState
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)  # before the search, not after it
+    except OSError as error:
+        raise StorageError(f"--out must be a folder that can be written; {out}: {error.strerror}") from error
+    with Interrupt() as interrupt, make_progress(f"autotune {title}", quiet=quiet) as progress:
+        study = search(Sitting(start=began, progress=progress, interrupt=interrupt))
+    folder = out / study.name
+    report = study.report(folder)
+    if study.front:
+        for pick in PICKS:
+            study.export(folder / f"{pick}.schedule.json", pick)
+    print_front(study.record, form)
+    interrupted = study.record.state is StudyState.INTERRUPTED
+    lines = [f"study {study.name}: {len(study.record.candidates)} candidates in {study.record.wall_s:.0f} s", f"report   {report}"]
+    if study.front:
+        lines.append(f"in production   autotune.apply(pipe, {str(folder / 'balanced.schedule.json')!r})")
+    else:
+        lines.append("no candidate meets the constraints")
+    if interrupted:
+        lines.append(f"interrupted; go on with   autotune resume {study.name}")
+    print("\n".join(lines), file=sys.stderr)
+    if interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if not study.front:
+        raise typer.Exit(EXIT_NO_FEASIBLE_POINT)

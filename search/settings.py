@@ -1,0 +1,145 @@
+"""What the user chose for a study, checked, and in a form that the database keeps."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autotune.evaluators.presets import PRESETS, Preset, read_prompts
+from autotune.search.budget import Budget, parse_duration
+from autotune.search.families import check_family
+from autotune.search.study_plan import StudyPlan
+from autotune.spaces.errors import UsageError
+from autotune.spaces.evaluation import Fidelity
+from autotune.spaces.objective import parse_constraint, parse_objectives
+
+DEFAULT_FAMILY = "ecad"
+
+HELD_OUT_SEED = 1_000_000
+"""First seed of the held-out prompts; those of the calibration count from 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the user chose for a study; JSON types only, so that the database keeps it and `resume` reads it back.
+
+    `budget` holds `Budget`'s fields. `calibration` and `held_out` hold the prompts themselves, since files change.
+    """
+
+    model: str
+    family: str
+    objectives: tuple[str, ...]
+    constraints: tuple[str, ...]
+    seed: int
+    budget: Mapping[str, float | int | None]
+    device: str
+    dtype: str | None
+    resolution: int | None
+    steps: int | None
+    guidance: float | None
+    calibration: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+    def plan(self, name: str) -> StudyPlan:
+        """The study plan of these settings."""
+        return StudyPlan(
+            name=name,
+            family=self.family,
+            calibration=_fidelity("calibration", self.calibration, 0),
+            held_out=_fidelity("held_out", self.held_out, HELD_OUT_SEED),
+            budget=Budget(**self.budget),  # type: ignore[arg-type]
+            objectives=self.objectives,
+            constraints=tuple(parse_constraint(text) for text in self.constraints),
+            seed=self.seed,
+        )
+
+    def adapt(self, preset: Preset) -> Preset:
+        """The preset with the size, steps and guidance that the user asked for in place of its own."""
+        changes: dict[str, Any] = {}
+        if self.resolution is not None:
+            changes |= {"height": self.resolution, "width": self.resolution}
+        if self.steps is not None:
+            changes["n_steps"] = self.steps
+        if self.guidance is not None:
+            changes["guidance_scale"] = self.guidance
+        return dataclasses.replace(preset, **changes)
+
+
+def make_settings(
+    model: str,
+    preset: Preset,
+    *,
+    budget: str | None = None,
+    evaluations: int | None = None,
+    network_calls: int | None = None,
+    family: str = DEFAULT_FAMILY,
+    objectives: str = "latency,deviation",
+    constraints: Sequence[str] = (),
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: str | None = None,
+    resolution: int | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    prompts: str | Path | None = None,
+) -> Settings:
+    """Checked settings of a study.
+
+    `budget` is a wall time such as `2h`; several budgets may be given, the first one to be used up ends the search.
+    `prompts` is a text file with one prompt per line, of which every second one is held out.
+
+    Raises:
+        UsageError: an argument is wrong; the message names it.
+    """
+    check_family(family)
+    for name, value, least in (("steps", steps, 1), ("resolution", resolution, 8), ("seed", seed, 0)):
+        if value is not None and value < least:
+            raise UsageError(f"{name} must be at least {least}; got {value}")
+    if resolution is not None and resolution % 8:
+        raise UsageError(f"resolution must be a multiple of 8 pixels; got {resolution}")
+    if guidance is not None and not 0.0 <= guidance < float("inf"):
+        raise UsageError(f"guidance must be a finite number, 0 or above; got {guidance}")
+    wall_s = None if budget is None else parse_duration(budget)
+    limits = Budget(wall_s=wall_s, evaluations=evaluations, network_calls=network_calls)
+    for text in constraints:
+        parse_constraint(text)
+    if prompts is None:
+        calibration = read_prompts(preset.calibration_prompts)[: preset.n_calibration]
+        held_out = read_prompts(preset.held_out_prompts)
+    else:
+        lines = read_prompts(Path(prompts))
+        if len(lines) < 2:
+            raise UsageError(
+                f"a prompts file needs at least two prompts, one of them to hold out; got {len(lines)} in {prompts}"
+            )
+        calibration, held_out = lines[0::2], lines[1::2]
+    if model not in PRESETS and Path(model).is_dir():
+        model = str(Path(model).resolve())  # so that `resume` finds it from another working folder
+    return Settings(
+        model=model,
+        family=family,
+        objectives=parse_objectives(objectives),
+        constraints=tuple(constraints),
+        seed=seed,
+        budget=dataclasses.asdict(limits),
+        device=device,
+        dtype=dtype,
+        resolution=resolution,
+        steps=steps,
+        guidance=guidance,
+        calibration=calibration,
+        held_out=held_out,
+    )
+
+
+def settings_from_json(data: Mapping[str, object]) -> Settings:
+    """The settings that a study was created with."""
+    values: dict[str, Any] = dict(data)
+    for name in ("objectives", "constraints", "calibration", "held_out"):
+        values[name] = tuple(values[name])
+    return Settings(**values)
+
+
+def _fidelity(name: str, prompts: tuple[str, ...], first_seed: int) -> Fidelity:
+    return Fidelity(name=name, prompts=prompts, seeds=tuple(range(first_seed, first_seed + len(prompts))))

@@ -1,0 +1,201 @@
+"""The Python face: what the commands do, in a notebook."""
+
+import dataclasses
+import datetime
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autotune.evaluators.hardware import describe_machine
+from autotune.evaluators.load import LoadedModel, load_model
+from autotune.evaluators.resolve import resolve_model
+from autotune.evaluators.user_pipeline import adopt_pipeline
+from autotune.evaluators.worker import Worker
+from autotune.reports.export import find_candidate, make_schedule_file
+from autotune.reports.report import write_report
+from autotune.reports.tables import front_rows
+from autotune.search.budget import Budget, parse_duration
+from autotune.search.clock import SystemClock
+from autotune.search.progress import Progress
+from autotune.search.settings import Settings, make_settings, settings_from_json
+from autotune.search.study import StudyLoop
+from autotune.spaces.errors import StudyExistsError, UsageError
+from autotune.spaces.schedule_file import save_schedule_file
+from autotune.spaces.study_record import StudyRecord
+from autotune.storage.database import Database
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study of the database: its front, and what to do with it. `storage` is where it lies, None for the default."""
+
+    record: StudyRecord
+    storage: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name under which the database keeps it."""
+        return self.record.name
+
+    @property
+    def front(self) -> list[dict[str, object]]:
+        """One dict per member of the front, fastest first; the keys are those of `autotune front --format json`."""
+        return front_rows(self.record)
+
+    def export(self, path: str | Path, pick: str = "balanced") -> None:
+        """Write the schedule file of a pick (quality, balanced, fast) or of the start of a schedule hash.
+
+        Raises:
+            UsageError: nothing fits `pick`.
+            StorageError: the file can't be written; nothing is changed then.
+        """
+        save_schedule_file(path, make_schedule_file(self.record, find_candidate(self.record, pick)))
+
+    def report(self, folder: str | Path) -> Path:
+        """Write the report into a folder, which is made if it is missing; the path of its HTML file."""
+        with Database.open(self.storage) as database:
+            return write_report(self.record, database.artifacts.load, Path(folder))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sitting:
+    """What belongs to one process's part of a study and is not kept.
+
+    The wall budget counts from `start`, a value of `time.monotonic()`. `interrupt` is polled between candidates; once
+    true, the picks are verified and the study stops, resumable.
+    """
+
+    start: float = dataclasses.field(default_factory=time.monotonic)
+    progress: Progress | None = None
+    interrupt: Callable[[], bool] = lambda: False
+
+
+def tune(
+    pipe_or_name: Any,
+    *,
+    study: str | None = None,
+    storage: str | None = None,
+    sitting: Sitting | None = None,
+    **options: Any,
+) -> Study:
+    """Search the schedules of a model, and keep everything in the database.
+
+    Args:
+        pipe_or_name: a diffusers pipeline, which is left as it was, or what `--model` takes.
+        study: a new study's name; made up if None.
+        storage: a database URL or SQLite file; None is the one in the user's data folder.
+        sitting: clock, onlooker and interrupt of this process.
+        options: the arguments of `autotune.search.settings.make_settings` after the model, such as `budget="10m"`.
+
+    Raises:
+        UsageError: an argument is wrong.
+        ModelNotFoundError: the weights can't be had.
+        StudyExistsError: the name is taken.
+        StorageError: the database can't be opened.
+
+    Example:
+        >>> study = tune("mini-flux", budget="10m")     # doctest: +SKIP
+        >>> study.export("flux.schedule.json")          # doctest: +SKIP
+    """
+    sitting = sitting or Sitting()
+    adopted = None if isinstance(pipe_or_name, str) else adopt_pipeline(pipe_or_name)
+    model_name = pipe_or_name if adopted is None else adopted.preset.name
+    preset = resolve_model(pipe_or_name) if adopted is None else adopted.preset
+    settings = make_settings(model_name, preset, **options)
+    with Database.open(storage) as database:
+        name = _free_name(database, study, settings)
+        model = adopted or load_model(settings.model, device=settings.device, dtype=settings.dtype)
+        worker = _make_worker(settings, model, database)
+        database.create_study(
+            name,
+            settings=dataclasses.asdict(settings),
+            provenance=describe_machine(),
+            condition=worker.condition,
+            inventory=worker.inventory,
+        )
+        _run(name, settings, worker, database, sitting)
+        return Study(database.load_study(name), storage)
+
+
+def resume(
+    study: str,
+    *,
+    storage: str | None = None,
+    sitting: Sitting | None = None,
+    budget: str | None = None,
+    evaluations: int | None = None,
+    network_calls: int | None = None,
+) -> Study:
+    """Go on with a study where it stopped; what was measured is not measured again.
+
+    Budgets that are given replace the study's own; what it has used so far counts.
+
+    Raises:
+        UsageError: a budget is wrong, or the model or the machine is not the one that the study began with.
+        StorageError: no study has this name.
+    """
+    sitting = sitting or Sitting()
+    with Database.open(storage) as database:
+        record = database.load_study(study)
+        settings = settings_from_json(record.settings)
+        if budget is not None or evaluations is not None or network_calls is not None:
+            wall_s = None if budget is None else parse_duration(budget)
+            limits = Budget(wall_s=wall_s, evaluations=evaluations, network_calls=network_calls)
+            settings = dataclasses.replace(settings, budget=dataclasses.asdict(limits))
+        model = load_model(settings.model, device=settings.device, dtype=settings.dtype)
+        worker = _make_worker(settings, model, database)
+        _check_condition(record, worker)
+        _run(study, settings, worker, database, sitting, used_s=record.wall_s)
+        return Study(database.load_study(study), storage)
+
+
+def load_study(study: str, *, storage: str | None = None) -> Study:
+    """A study of the database, to read.
+
+    Raises:
+        StorageError: no study has this name.
+    """
+    with Database.open(storage) as database:
+        return Study(database.load_study(study), storage)
+
+
+def _make_worker(settings: Settings, model: LoadedModel, database: Database) -> Worker:
+    adapted = dataclasses.replace(model, preset=settings.adapt(model.preset))
+    return Worker(adapted, artifacts=database.artifacts)
+
+
+def _run(
+    name: str, settings: Settings, worker: Worker, database: Database, sitting: Sitting, used_s: float = 0.0
+) -> None:
+    StudyLoop(
+        settings.plan(name),
+        worker,
+        database,
+        SystemClock(sitting.start),
+        used_s=used_s,
+        progress=sitting.progress,
+        interrupt=sitting.interrupt,
+    ).run()
+
+
+def _check_condition(record: StudyRecord, worker: Worker) -> None:
+    then, now = record.condition.to_json(), worker.condition.to_json()
+    for field, value in now.items():
+        if then[field] != value:
+            raise UsageError(
+                f"a study is resumed under the condition that it began under; {field} was {then[field]!r} and is "
+                f"{value!r} here: restore it, or begin a new study"
+            )
+
+
+def _free_name(database: Database, wanted: str | None, settings: Settings) -> str:
+    taken = {study.name for study in database.list_studies()}
+    if wanted in taken:  # said before the model loads
+        raise StudyExistsError(f"a study named {wanted!r} exists; resume it, or choose another name with --study")
+    if wanted is not None:
+        return wanted
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+    name = f"{Path(settings.model).name}-{stamp}"
+    return next(n for i in range(len(taken) + 1) if (n := name if i == 0 else f"{name}-{i + 1}") not in taken)
