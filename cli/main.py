@@ -7,6 +7,7 @@ import sys
 import typer
 
 from autotune.cli import doctor, runs, schedules, studies
+from autotune.cli.config import expand_config
 from autotune.spaces.errors import AutotuneError, ScheduleError, UsageError
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `autotune front S | head` ends quietly
     try:
+        words = expand_config(words)
         app(args=words, prog_name="autotune")
     except AutotuneError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -33,7 +33,9 @@ class PlainProgress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         sys.stderr.flush()
 
     def on_phase(self, phase: Phase, total: int | None = None) -> None:
@@ -72,7 +74,9 @@ class LiveProgress:
         self._live.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._live.__exit__(kind, error, trace)
 
     def on_phase(self, phase: Phase, total: int | None = None) -> None:
@@ -99,8 +103,8 @@ class LiveProgress:
             parts.append(ProgressBar(total=1.0, completed=min(1.0, last.used_fraction), width=60))
             parts.append(
                 Text(
-                    f"{_clock(last.elapsed_s)} used, {last.used_fraction:.0%} of the budget   front {last.front_size}   "
-                    f"hypervolume {last.hypervolume:.4f}   failed {self._failed}"
+                    f"{_clock(last.elapsed_s)} used, {last.used_fraction:.0%} of the budget   "
+                    f"front {last.front_size}   hypervolume {last.hypervolume:.4f}   failed {self._failed}"
                 )
             )
             table = Table(box=box.SIMPLE, pad_edge=False, show_header=False)

@@ -1,6 +1,5 @@
 """Commands that search: run, resume."""
 
-import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -17,7 +16,9 @@ if TYPE_CHECKING:
 
 BudgetOption = Annotated[str | None, typer.Option("--budget", help="Wall time, start-up included: 90s, 2m, 1h30m.")]
 EvaluationsOption = Annotated[int | None, typer.Option("--evaluations", help="Number of candidates to try.")]
-CallsOption = Annotated[int | None, typer.Option("--network-calls", help="Number of network calls, summed over images.")]
+CallsOption = Annotated[
+    int | None, typer.Option("--network-calls", help="Number of network calls, summed over images.")
+]
 OutOption = Annotated[
     Path, typer.Option("--out", help="Folder for the report and the schedule files, one sub-folder per study.")
 ]
@@ -42,7 +43,8 @@ def run(
     network_calls: CallsOption = None,
     family: Annotated[str, typer.Option("--family", help="What to search: ecad, random, fewer-steps.")] = "ecad",
     objective: Annotated[
-        str, typer.Option("--objective", help="What to minimise, a cost first: latency, macs, calls, memory; deviation...")
+        str,
+        typer.Option("--objective", help="What to minimise, a cost first: latency, macs, calls, memory; deviation..."),
     ] = "latency,deviation",
     constraint: Annotated[
         list[str] | None, typer.Option("--constraint", help='A limit such as "deviation<=0.1"; repeatable.')
@@ -60,8 +62,7 @@ def run(
     storage: StorageOption = None,
     out: OutOption = DEFAULT_OUT,
     config: Annotated[
-        Path | None,
-        typer.Option("--config", help="TOML file with these options; the command line wins.", is_eager=True, callback=None),
+        Path | None, typer.Option("--config", help="TOML file with these options by name; the command line wins.")
     ] = None,
     form: FormatOption = Format.TABLE,
     quiet: QuietOption = False,
@@ -148,7 +149,10 @@ def _search_and_write(
             study.export(folder / f"{pick}.schedule.json", pick)
     print_front(study.record, form)
     interrupted = study.record.state is StudyState.INTERRUPTED
-    lines = [f"study {study.name}: {len(study.record.candidates)} candidates in {study.record.wall_s:.0f} s", f"report   {report}"]
+    lines = [
+        f"study {study.name}: {len(study.record.candidates)} candidates in {study.record.wall_s:.0f} s",
+        f"report   {report}",
+    ]
     if study.front:
         lines.append(f"in production   autotune.apply(pipe, {str(folder / 'balanced.schedule.json')!r})")
     else:
