@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from autotune.spaces.errors import UnsupportedModelError, UsageError
 from autotune.spaces.noise_schedule import Flow, VariancePreserving
@@ -105,6 +104,8 @@ def flow_mu(pipe: Any, height: int, width: int) -> float | None:
     config = pipe.scheduler.config
     if not config.get("use_dynamic_shifting"):
         return None
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift  # seconds to import, there with the pipeline
+
     patch = 2 * pipe.vae_scale_factor
     return float(
         calculate_shift(
