@@ -38,14 +38,16 @@ def test_production_draws_the_images_that_the_study_measured(model: str, tmp_pat
     schedule = cached_and_solved(worker, 8)
     save_schedule_file(tmp_path / "s.json", ScheduleFile(schedule=schedule, condition=worker.condition))
     words = [word for prompt in PROMPTS.prompts for word in ("--prompt", prompt)]
-    subprocess.run(
-        [sys.executable, str(EXAMPLE), str(ZOO / model), str(tmp_path / "s.json"), *words, "--seed", "5"]
-        + ["-o", str(tmp_path / "images.safetensors")],
-        check=True,
+    words += ["--seed", "5", "-o", str(tmp_path / "images.safetensors")]
+    ended = subprocess.run(
+        [sys.executable, str(EXAMPLE), str(ZOO / model), str(tmp_path / "s.json"), *words],
+        check=False,
         capture_output=True,
+        text=True,
         timeout=300,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
+    assert ended.returncode == 0, ended.stderr
     drawn = load_file(tmp_path / "images.safetensors")["images"]
     studied = worker._run(schedule, PROMPTS, None).images
     plain = worker._run(Schedule(n_steps=8), PROMPTS, None).images
