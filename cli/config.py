@@ -33,6 +33,8 @@ def _options(path: Path) -> list[str]:
         raise UsageError(f"a config file must be readable TOML; {path}: {error}") from error
     words: list[str] = []
     for key, value in data.items():
+        if key == OPTION.removeprefix("--"):
+            raise UsageError(f"a config file can't name another one; {path}: remove the key {key!r}")
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, bool):
                 words += [f"--{key}"] if item else []

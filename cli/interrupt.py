@@ -1,9 +1,11 @@
 """Ctrl-C once finishes the candidate and stops; twice stops at once. SIGTERM counts as a Ctrl-C."""
 
+import os
 import signal
-import sys
 from types import FrameType, TracebackType
 from typing import Self
+
+STDERR = 2
 
 
 class Interrupt:
@@ -32,4 +34,5 @@ class Interrupt:
         if self._requested:
             raise KeyboardInterrupt
         self._requested = True
-        print("\nfinishing the candidate, then saving; once more stops at once", file=sys.stderr, flush=True)
+        # Not print: the signal may have come in the middle of one, and buffered streams refuse to be entered twice.
+        os.write(STDERR, b"\nfinishing the candidate, then saving; once more stops at once\n")

@@ -1,6 +1,7 @@
 """The command `autotune`."""
 
 import logging
+import os
 import signal
 import sys
 
@@ -8,12 +9,13 @@ import typer
 
 from autotune.cli import doctor, runs, schedules, studies
 from autotune.cli.config import expand_config
-from autotune.spaces.errors import AutotuneError, ScheduleError, UsageError
+from autotune.spaces.errors import AutotuneError, ModelNotFoundError, ScheduleError, StudyExistsError, UsageError
+
+USAGE_ERRORS = (UsageError, ScheduleError, StudyExistsError, ModelNotFoundError)
 
 app = typer.Typer(
     name="autotune",
     help="Find the fastest schedules of a diffusion model. `autotune --model M` is short for `autotune run --model M`.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -25,8 +27,11 @@ for module in (runs, studies, schedules, doctor):
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 usage, 3 no feasible point, 130 interrupted and resumable."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words and words[0].startswith("-") and words[0] not in ("--help", "--version"):
+    if not words:
+        words = ["--help"]
+    if words[0].startswith("-") and words[0] not in ("--help", "--version"):
         words.insert(0, "run")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # advice on torchvision would drown our own messages
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `autotune front S | head` ends quietly
@@ -34,8 +39,11 @@ def main(arguments: list[str] | None = None) -> None:
         words = expand_config(words)
         app(args=words, prog_name="autotune")
     except AutotuneError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UsageError | ScheduleError) else 1)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, USAGE_ERRORS) else 1)
+    except OSError as error:
+        print(f"error: the operating system refused: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 @app.callback(invoke_without_command=True)

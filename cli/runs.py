@@ -1,5 +1,6 @@
 """Commands that search: run, resume."""
 
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autotune.cli.out_folder import out_folder
 from autotune.cli.output import Format
 from autotune.cli.studies import FormatOption, StorageOption, StudyArgument, print_front
 
@@ -96,7 +98,7 @@ def run(
             prompts=prompts,
         )
 
-    _search_and_write(search, model, began, out=out, form=form, quiet=quiet)
+    _search_and_write(search, model, began, storage=storage, out=out, form=form, quiet=quiet)
 
 
 def resume(
@@ -122,45 +124,65 @@ def resume(
             study, storage=storage, sitting=sitting, budget=budget, evaluations=evaluations, network_calls=network_calls
         )
 
-    _search_and_write(search, study, began, out=out, form=form, quiet=quiet)
+    _search_and_write(search, study, began, storage=storage, out=out, form=form, quiet=quiet)
 
 
 def _search_and_write(
-    search: "Callable[[Sitting], Study]", title: str, began: float, *, out: Path, form: Format, quiet: bool
+    search: "Callable[[Sitting], Study]",
+    title: str,
+    began: float,
+    *,
+    storage: str | None,
+    out: Path,
+    form: Format,
+    quiet: bool,
 ) -> None:
     """Run a study with progress and Ctrl-C, write what came of it, print its front, and exit with its code."""
     from autotune.api import Sitting
     from autotune.cli.interrupt import Interrupt
     from autotune.cli.progress import make_progress
-    from autotune.reports.export import PICKS
-    from autotune.spaces.errors import StorageError
     from autotune.spaces.study_record import StudyState
 
+    names: list[str] = []
     try:
-        out.mkdir(parents=True, exist_ok=True)  # before the search, not after it
-    except OSError as error:
-        raise StorageError(f"--out must be a folder that can be written; {out}: {error.strerror}") from error
-    with Interrupt() as interrupt, make_progress(f"autotune {title}", quiet=quiet) as progress:
-        study = search(Sitting(start=began, progress=progress, interrupt=interrupt))
-    folder = out / study.name
-    report = study.report(folder)
-    if study.front:
-        for pick in PICKS:
-            study.export(folder / f"{pick}.schedule.json", pick)
+        with out_folder(out):
+            with Interrupt() as interrupt, make_progress(f"autotune {title}", quiet=quiet) as progress:
+                sitting = Sitting(start=began, progress=progress, interrupt=interrupt, on_start=names.append)
+                study = search(sitting)
+            report = _write_results(study, out / study.name)
+    except KeyboardInterrupt:
+        if names:
+            _say(f"stopped; go on with   {_command('resume', names[0], storage)}")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     print_front(study.record, form)
     interrupted = study.record.state is StudyState.INTERRUPTED
-    lines = [
-        f"study {study.name}: {len(study.record.candidates)} candidates in {study.record.wall_s:.0f} s",
-        f"report   {report}",
-    ]
+    _say(f"study {study.name}: {len(study.record.candidates)} candidates in {study.record.wall_s:.0f} s")
+    _say(f"report   {report}")
     if study.front:
-        lines.append(f"in production   autotune.apply(pipe, {str(folder / 'balanced.schedule.json')!r})")
+        _say(f"in production   autotune.apply(pipe, {str(out / study.name / 'balanced.schedule.json')!r})")
     else:
-        lines.append("no candidate meets the constraints")
+        _say("no candidate meets the constraints")
     if interrupted:
-        lines.append(f"interrupted; go on with   autotune resume {study.name}")
-    print("\n".join(lines), file=sys.stderr)
-    if interrupted:
+        _say(f"interrupted; go on with   {_command('resume', study.name, storage)}")
         raise typer.Exit(EXIT_INTERRUPTED)
     if not study.front:
         raise typer.Exit(EXIT_NO_FEASIBLE_POINT)
+
+
+def _write_results(study: "Study", folder: Path) -> Path:
+    """Write the report and a schedule file per pick; the report's path."""
+    from autotune.reports.export import PICKS
+
+    report = study.report(folder)
+    for pick in PICKS if study.front else ():
+        study.export(folder / f"{pick}.schedule.json", pick)
+    return report
+
+
+def _command(name: str, study: str, storage: str | None) -> str:
+    words = ["autotune", name, study] + ([] if storage is None else ["--storage", storage])
+    return shlex.join(words)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -59,10 +59,14 @@ def apply(
 
     content = load_schedule_file(file)
     if not prompt:
+        if output is not None:
+            raise UsageError(f"--output {output} needs at least one --prompt to draw")
         print(f"autotune.apply(pipe, {str(file)!r})    # {content.condition.model}, {content.schedule.n_steps} steps")
         return
     if output is None:
         raise UsageError("--prompt needs --output FILE.png")
+    if output.is_dir() or not output.parent.is_dir():  # said before the model loads
+        raise UsageError(f"--output must be a file in a folder that exists; got {output}")
     from autotune.evaluators.drawing import draw_with_schedule
     from autotune.spaces.atomic_write import write_atomically
 

@@ -143,11 +143,8 @@ def print_front(record: "StudyRecord", form: Format) -> None:
 def _database(storage: str | None) -> Iterator["Database"]:
     from autotune.storage.database import Database
 
-    database = Database.open(storage)
-    try:
+    with Database.open(storage, must_exist=storage is not None) as database:
         yield database
-    finally:
-        database.close()
 
 
 def _load(study: str, storage: str | None) -> "StudyRecord":

@@ -15,6 +15,7 @@ from autotune.reports.sample_grid import SampleRow, draw_samples, read_sheet
 from autotune.reports.tables import PICKS, Row, candidate_row, front_rows, to_csv, to_markdown
 from autotune.spaces.atomic_write import write_atomically
 from autotune.spaces.cache_plan import CacheAction
+from autotune.spaces.errors import StorageError
 from autotune.spaces.front import baseline_of, pick, reported_measurement, study_front
 from autotune.spaces.study_record import Candidate, StudyRecord
 
@@ -33,7 +34,12 @@ def write_report(record: StudyRecord, load_artifact: LoadArtifact, folder: Path)
         UsageError: the study's settings name an unknown objective.
     """
     files = report_files(record, load_artifact)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"a report needs a folder that can be written; {folder}: {error.strerror or error}; choose another"
+        ) from error
     for name, data in files.items():
         write_atomically(folder / name, data)
     return folder / "report.html"

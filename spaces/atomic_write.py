@@ -30,7 +30,8 @@ def write_atomically(path: Path, data: bytes) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+        there = path.parent.is_dir()
+        remedy = "free some space or choose another place" if there else f"make the folder {path.parent} first"
         raise StorageError(
-            f"{path} could not be written: {error.strerror or error}; nothing was changed. "
-            "Free some space or choose another place"
+            f"{path} could not be written: {error.strerror or error}; nothing was changed: {remedy}"
         ) from error

@@ -36,17 +36,20 @@ class Database:
         self.artifacts = ArtifactStore(sessions)
 
     @classmethod
-    def open(cls, url: str | None = None) -> Self:
+    def open(cls, url: str | None = None, *, must_exist: bool = False) -> Self:
         """Open a database, creating or upgrading its tables.
 
         Args:
             url: a path, `sqlite:///PATH` (`?timeout=SECONDS` to wait for other writers, 30 by default),
                 `postgresql://...`, or None for `autotune.db` in the user's data folder.
+            must_exist: an SQLite file that is missing is an error, not a new database.
 
         Raises:
             StorageError: it can't be opened, is not ours, or was made by a newer version. No message shows a password.
         """
         location = parse_location(url)
+        if must_exist and location.path is not None and not location.path.exists():
+            raise StorageError(f"the database must exist; there is none at {location.path}: check --storage")
         _make_folder(location)
         sessions = Sessions(make_engine(location), location)
         try:

@@ -40,6 +40,14 @@ class StudySummary:
     wall_s: float
 
 
+def check_name(name: str) -> None:
+    """Raise UsageError where a study can't have this name, which is also that of its folder and a word of commands."""
+    if not name.strip() or len(name) > MAX_NAME or not name.isprintable():
+        raise UsageError(f"a study name must have 1 to {MAX_NAME} printable characters; got {name!r}: choose another")
+    if name[0] in "-." or "/" in name or "\\" in name:
+        raise UsageError(f"a study name must not begin with - or . or hold a slash; got {name!r}: choose another")
+
+
 def create(
     session: Session,
     name: str,
@@ -55,8 +63,7 @@ def create(
         StudyExistsError: the name is taken.
         UsageError: the name can't be one, or settings or provenance hold something that JSON does not know.
     """
-    if not name.strip() or len(name) > MAX_NAME or not name.isprintable():
-        raise UsageError(f"a study name must have 1 to {MAX_NAME} printable characters; got {name!r}: choose another")
+    check_name(name)
     row = StudyRow(
         name=name,
         state=StudyState.RUNNING,
@@ -228,5 +235,5 @@ def _study_id(session: Session, name: str) -> int:
     if found is None:
         near = difflib.get_close_matches(name, session.scalars(select(StudyRow.name)).all(), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise StorageError(f"a study must exist; there is none named {name!r}: {hint}`autotune list` shows all")
+        raise StorageError(f"a study must exist; there is none named {name!r}: {hint}`autotune list studies` shows all")
     return found

@@ -25,6 +25,7 @@ from autotune.spaces.errors import StudyExistsError, UsageError
 from autotune.spaces.schedule_file import save_schedule_file
 from autotune.spaces.study_record import StudyRecord
 from autotune.storage.database import Database
+from autotune.storage.studies import check_name
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,14 @@ class Sitting:
     """What belongs to one process's part of a study and is not kept.
 
     The wall budget counts from `start`, a value of `time.monotonic()`. `interrupt` is polled between candidates; once
-    true, the picks are verified and the study stops, resumable.
+    true, the picks are verified and the study stops, resumable. `on_start` is told the study's name once the database
+    keeps it, from when on it can be resumed.
     """
 
     start: float = dataclasses.field(default_factory=time.monotonic)
     progress: Progress | None = None
     interrupt: Callable[[], bool] = lambda: False
+    on_start: Callable[[str], None] = lambda name: None
 
 
 def tune(
@@ -115,6 +118,7 @@ def tune(
             condition=worker.condition,
             inventory=worker.inventory,
         )
+        sitting.on_start(name)
         _run(name, settings, worker, database, sitting)
         return Study(database.load_study(name), storage)
 
@@ -137,7 +141,7 @@ def resume(
         StorageError: no study has this name.
     """
     sitting = sitting or Sitting()
-    with Database.open(storage) as database:
+    with Database.open(storage, must_exist=storage is not None) as database:
         record = database.load_study(study)
         settings = settings_from_json(record.settings)
         if budget is not None or evaluations is not None or network_calls is not None:
@@ -147,6 +151,7 @@ def resume(
         model = load_model(settings.model, device=settings.device, dtype=settings.dtype)
         worker = _make_worker(settings, model, database)
         _check_condition(record, worker)
+        sitting.on_start(study)
         _run(study, settings, worker, database, sitting, used_s=record.wall_s)
         return Study(database.load_study(study), storage)
 
@@ -157,7 +162,7 @@ def load_study(study: str, *, storage: str | None = None) -> Study:
     Raises:
         StorageError: no study has this name.
     """
-    with Database.open(storage) as database:
+    with Database.open(storage, must_exist=storage is not None) as database:
         return Study(database.load_study(study), storage)
 
 
@@ -191,6 +196,8 @@ def _check_condition(record: StudyRecord, worker: Worker) -> None:
 
 
 def _free_name(database: Database, wanted: str | None, settings: Settings) -> str:
+    if wanted is not None:
+        check_name(wanted)
     taken = {study.name for study in database.list_studies()}
     if wanted in taken:  # said before the model loads
         raise StudyExistsError(f"a study named {wanted!r} exists; resume it, or choose another name with --study")

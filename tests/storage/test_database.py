@@ -325,7 +325,7 @@ def test_an_unknown_study_names_its_neighbours_and_the_command_that_lists_all(da
         lambda: database.set_image("flx", schedule_hash="0", artifact="a"),
     ]
     for call in calls:
-        with pytest.raises(StorageError, match=r"none named 'flx': did you mean 'flux'\? `autotune list`"):
+        with pytest.raises(StorageError, match=r"none named 'flx': did you mean 'flux'\? `autotune list studies`"):
             call()
 
 
