@@ -44,6 +44,21 @@ def even_mask(inventory: Inventory, n_calls: int, n_refreshed: int) -> CacheMask
     return CacheMask(label=f"{n_refreshed} of {n_calls} calls refreshed", reuse=_rows(~refreshed, inventory))
 
 
+def early_mask(inventory: Inventory, n_calls: int, n_refreshed: int, power: float = 1.5) -> CacheMask:
+    """Recompute all sites in `n_refreshed` calls that lie denser at the beginning.
+
+    The k-th lies at n_calls (k / n_refreshed)^power, after the uneven refreshes of DeepCache (Ma et al. 2024), or in the
+    next free call.
+    """
+    refreshed = np.zeros(n_calls, bool)
+    for position in np.floor(n_calls * (np.arange(n_refreshed) / n_refreshed) ** power).astype(int):
+        free = np.flatnonzero(~refreshed[position:])
+        refreshed[position + free[0] if len(free) else np.flatnonzero(~refreshed)[-1]] = True
+    return CacheMask(
+        label=f"{n_refreshed} of {n_calls} calls refreshed, dense early", reuse=_rows(~refreshed, inventory)
+    )
+
+
 def gate_mask(inventory: Inventory, n_calls: int, gate: int) -> CacheMask:
     """Freeze the sites that see the text from call `gate` on (after T-GATE, Zhang et al. 2024, arXiv 2404.02747).
 
@@ -74,6 +89,7 @@ def literature_masks(inventory: Inventory, n_calls: int) -> list[CacheMask]:
     kinds: list[Iterator[CacheMask]] = [
         (fora_mask(inventory, n_calls, n) for n in range(2, max(3, n_calls // 2 + 1))),
         (even_mask(inventory, n_calls, k) for k in _spread(2 * n_calls // 3, n_calls // 4)),
+        (early_mask(inventory, n_calls, k) for k in _spread(2 * n_calls // 3, n_calls // 4)),
         (gate_mask(inventory, n_calls, m) for m in _spread(n_calls // 2, n_calls // 8)),
     ]
     if sum(site.component == STAGE for site in inventory.sites) >= 3:

@@ -32,15 +32,15 @@ def _published(grid: SiteGrid) -> Variation:
 
 @dataclass(frozen=True, kw_only=True)
 class EcadSettings:
-    """Sizes and operators; None lets the budget decide.
+    """Sizes and operators.
 
     `n_offspring` candidates are tried between two selections, out of `population` survivors. The first `n_seeds`
     candidates are plans of the literature.
     """
 
-    population: int | None = None
-    n_offspring: int | None = None
-    n_seeds: int | None = None
+    population: int = 24
+    n_offspring: int = 4
+    n_seeds: int = 24
     make_variation: Callable[[SiteGrid], Variation] = field(default=_structured)
 
     @classmethod
@@ -64,10 +64,9 @@ class EcadSearcher:
         self._grid = SiteGrid.of(context.inventory, context.n_calls)
         settings = settings or EcadSettings()
         self._variation = settings.make_variation(self._grid)
-        self._size = settings.population or _population_size(context.n_evaluations)
-        self._n_offspring = settings.n_offspring or max(2, self._size // 4)
-        n_seeds = self._size if settings.n_seeds is None else settings.n_seeds
-        self._seeds: list[CacheMask] = literature_masks(context.inventory, context.n_calls)[:n_seeds][::-1]
+        self._size, self._n_offspring = settings.population, settings.n_offspring
+        masks = literature_masks(context.inventory, context.n_calls)
+        self._seeds: list[CacheMask] = masks[: settings.n_seeds][::-1]
         self._population: list[Ranked] = []
         self._arrived: list[Individual] = []
         self._n_told = 0
@@ -159,9 +158,3 @@ class EcadSearcher:
             values.append(math.log10(max(value, DEVIATION_FLOOR)) if name == "deviation" else value)
         violation = total_violation(self._context.constraints, measurement)
         return Individual(genome=genome, values=tuple(values), violation=violation)
-
-
-def _population_size(n_evaluations: int | None) -> int:
-    if n_evaluations is None:
-        return 24
-    return min(24, max(8, n_evaluations // 10 // 4 * 4))

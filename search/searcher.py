@@ -17,8 +17,8 @@ from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
 class SearchContext:
     """What a searcher may know of its study.
 
-    `own_timesteps(n)` gives the pipeline's own time grid at n steps, one entry per network call. `n_evaluations` is
-    the number of candidates that the study will try, None where only time limits it.
+    `own_timesteps(n)` gives the pipeline's own time grid at n steps, one entry per network call. The budget is left
+    out: a study that is resumed with a larger one must take the same course up to there.
     """
 
     condition: Condition
@@ -26,7 +26,6 @@ class SearchContext:
     own_timesteps: Callable[[int], tuple[float, ...]]
     objectives: tuple[str, ...] = ("latency", "deviation")
     constraints: tuple[Constraint, ...] = ()
-    n_evaluations: int | None = None
 
     @cached_property
     def n_calls(self) -> int:

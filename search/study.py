@@ -108,7 +108,6 @@ class StudyLoop:
             own_timesteps=self._evaluator.own_timesteps,
             objectives=self._plan.objectives,
             constraints=self._plan.constraints,
-            n_evaluations=self._plan.budget.evaluations,
         )
         families = list(dict.fromkeys((RIVAL, self._plan.family)))
         for family in families:

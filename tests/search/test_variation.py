@@ -45,7 +45,7 @@ def test_structured_mutation_changes_two_cells_or_more_on_average() -> None:
         genome = random_genome(seed)
         flips.append(int((variation.mutate(genome, rng) ^ genome).sum()))
     assert np.mean(flips) >= 2.0
-    assert np.mean(np.array(flips) >= 2) > 0.8
+    assert np.mean(np.array(flips) >= 2) > 0.4  # half of the offspring are not mutated
 
 
 @pytest.mark.parametrize("move", MOVES, ids=[move.__name__ for move in MOVES])
@@ -105,10 +105,10 @@ def test_a_recomputed_cell_wakes_its_ancestors() -> None:
     genome[0] = False
     rng = np.random.default_rng(7)
     variation = StructuredVariation(grid=grid, wake_probability=0.0, second_move_probability=0.0)
-    asleep = StructuredVariation(grid=grid, wake_probability=1.0, second_move_probability=0.0)
+    all_awake = StructuredVariation(grid=grid, wake_probability=1.0, second_move_probability=0.0)
     for _ in range(100):
         fresh = ~variation.mutate(genome, rng)[1:]
         assert (fresh[:, 0] | ~fresh[:, 2]).all()
         assert (fresh[:, 1] | ~fresh[:, 2]).all()
-        fresh = ~asleep.mutate(genome, rng)[1:]
+        fresh = ~all_awake.mutate(genome, rng)[1:]
         assert (fresh[:, 2] == fresh[:, 0]).all()

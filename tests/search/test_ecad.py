@@ -1,0 +1,111 @@
+import statistics
+from collections.abc import Callable
+
+import numpy as np
+
+from autotune.evaluators.tabulated import TabulatedEvaluator
+from autotune.search.archive import ParetoArchive
+from autotune.search.ecad import EcadSearcher, EcadSettings
+from autotune.search.random_search import RandomSearcher
+from autotune.search.searcher import Proposal, Result, SearchContext, Searcher
+from autotune.spaces.evaluation import Fidelity
+from autotune.spaces.inventory import Inventory, Relation, Site
+from autotune.spaces.objective import parse_constraint
+from autotune.spaces.schedule import Schedule
+
+FIDELITY = Fidelity(name="calibration", prompts=("a cat", "a dog"), seeds=(0, 1))
+
+
+def run(searcher: Searcher, evaluator: TabulatedEvaluator, n: int) -> list[Result]:
+    """The baseline and n - 1 candidates."""
+    default = Proposal(schedule=Schedule(n_steps=evaluator.condition.n_steps), family="baseline", label="default")
+    results = [Result(proposal=default, outcome=evaluator.score(default.schedule, FIDELITY))]
+    searcher.tell(results)
+    while len(results) < n and (asked := searcher.ask(1)):
+        results.append(Result(proposal=asked[0], outcome=evaluator.score(asked[0].schedule, FIDELITY)))
+        searcher.tell(results[-1:])
+    return results
+
+
+def hypervolume(results: list[Result]) -> float:
+    archive = ParetoArchive(("latency", "deviation"))
+    for result in results:
+        archive.add(result)
+    return archive.hypervolume
+
+
+def median_of_five(make: Callable[[int], Searcher], evaluator: TabulatedEvaluator, n: int) -> float:
+    return statistics.median(hypervolume(run(make(seed), evaluator, n)) for seed in range(5))
+
+
+def test_ecad_beats_random_and_its_own_seeds(context: SearchContext, evaluator: TabulatedEvaluator) -> None:
+    ecad = [hypervolume(run(EcadSearcher(context, seed), evaluator, 300)) for seed in range(5)]
+    other = [hypervolume(run(RandomSearcher(context, seed), evaluator, 300)) for seed in range(5)]
+    assert min(ecad) > max(other) + 0.02
+    seeds_only = hypervolume(run(EcadSearcher(context, 0), evaluator, 25))
+    assert min(ecad) > seeds_only + 0.02
+
+
+def test_our_operators_beat_the_published_ones(context: SearchContext, evaluator: TabulatedEvaluator) -> None:
+    ours = median_of_five(lambda seed: EcadSearcher(context, seed), evaluator, 150)
+    published = median_of_five(lambda seed: EcadSearcher(context, seed, EcadSettings.published()), evaluator, 150)
+    assert ours > published
+
+
+def test_the_first_candidates_are_plans_of_the_literature(context: SearchContext) -> None:
+    labels = [p.label for p in EcadSearcher(context).ask(4)]
+    assert labels[0] == "FORA, every 2"
+    assert any("frozen from call" in label for label in labels)
+    assert any("calls refreshed" in label for label in labels)
+
+
+def test_constraints_draw_the_search_into_the_feasible_part(evaluator: TabulatedEvaluator) -> None:
+    limit = parse_constraint("deviation<=0.04")
+    context = SearchContext(
+        condition=evaluator.condition,
+        inventory=evaluator.inventory,
+        own_timesteps=evaluator.own_timesteps,
+        constraints=(limit,),
+    )
+    results = run(EcadSearcher(context, 0), evaluator, 150)
+    feasible = [limit.violation(r.measurement) == 0.0 for r in results if r.measurement is not None]
+    assert np.mean(feasible[-50:]) > 2 * np.mean(feasible[:25])
+
+
+def test_a_tiny_space_is_searched_to_its_end_and_then_given_up() -> None:
+    sites = (
+        Site(name="a", block="a", component="attn", macs=3),
+        Site(name="b", block="b", component="ff", macs=5),
+    )
+    inventory = Inventory(denoiser_class="Tiny", sites=sites, total_macs=8)
+    flux = TabulatedEvaluator().condition
+    condition = type(flux)(**{name: getattr(flux, name) for name in flux.__slots__} | {"n_steps": 3})
+    evaluator = TabulatedEvaluator(condition, inventory)
+    context = SearchContext(condition=condition, inventory=inventory, own_timesteps=evaluator.own_timesteps)
+    results = run(EcadSearcher(context, 0), evaluator, 100)
+    assert len(results) == 2 ** (2 * 2)  # two sites in two calls after the first
+
+
+def test_a_unet_with_nested_sites_is_searched(evaluator: TabulatedEvaluator) -> None:
+    sites: list[Site] = []
+    for name in ("down.0", "down.1", "mid", "up.0", "up.1"):
+        stage = len(sites)
+        sites.append(Site(name=name, block=name, component="stage", macs=10_000_000))
+        for leaf in ("attn1", "attn2"):
+            sites.append(
+                Site(
+                    name=f"{name}.{leaf}",
+                    block=name,
+                    component=leaf,
+                    macs=3_000_000,
+                    parent=stage,
+                    relation=Relation.INSIDE,
+                )
+            )
+    inventory = Inventory(denoiser_class="UNet", sites=tuple(sites), total_macs=60_000_000)
+    unet = TabulatedEvaluator(evaluator.condition, inventory)
+    context = SearchContext(condition=unet.condition, inventory=inventory, own_timesteps=unet.own_timesteps)
+    results = run(EcadSearcher(context, 0), unet, 120)
+    assert results[1].proposal.label == "inner stages, every 2"
+    assert hypervolume(results) > hypervolume(results[:25])
+    assert hypervolume(results) > hypervolume(run(RandomSearcher(context, 0), unet, 120))
