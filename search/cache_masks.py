@@ -47,8 +47,8 @@ def even_mask(inventory: Inventory, n_calls: int, n_refreshed: int) -> CacheMask
 def early_mask(inventory: Inventory, n_calls: int, n_refreshed: int, power: float = 1.5) -> CacheMask:
     """Recompute all sites in `n_refreshed` calls that lie denser at the beginning.
 
-    The k-th lies at n_calls (k / n_refreshed)^power, after the uneven refreshes of DeepCache (Ma et al. 2024), or in the
-    next free call.
+    The k-th lies at n_calls (k / n_refreshed)^power, after the uneven refreshes of DeepCache (Ma et al. 2024), or in
+    the next free call.
     """
     refreshed = np.zeros(n_calls, bool)
     for position in np.floor(n_calls * (np.arange(n_refreshed) / n_refreshed) ** power).astype(int):
