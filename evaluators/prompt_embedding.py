@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 
 from autotune.spaces.errors import UnsupportedModelError
 
@@ -32,7 +31,7 @@ _OUTPUTS["StableDiffusion3Pipeline"] = _OUTPUTS["StableDiffusionXLPipeline"]
 
 @torch.no_grad()
 def embed_prompts(
-    pipe: DiffusionPipeline, prompts: Sequence[str], *, guidance_scale: float, call_kwargs: Mapping[str, object]
+    pipe: Any, prompts: Sequence[str], *, guidance_scale: float, call_kwargs: Mapping[str, object]
 ) -> dict[str, torch.Tensor]:
     """Call arguments that replace `prompt`: tensors whose first axis runs over the prompts.
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 
 from autotune.spaces.evaluation import Fidelity
 
@@ -33,7 +32,7 @@ class Deadline(Exception):
 
 @torch.no_grad()
 def run_pipeline(
-    pipe: DiffusionPipeline,
+    pipe: Any,
     embeddings: Mapping[str, torch.Tensor],
     fidelity: Fidelity,
     *,
@@ -79,7 +78,7 @@ def run_pipeline(
 
 
 @contextlib.contextmanager
-def _decoder_inputs(pipe: DiffusionPipeline, keep: Callable[[torch.Tensor], None]) -> Iterator[None]:
+def _decoder_inputs(pipe: Any, keep: Callable[[torch.Tensor], None]) -> Iterator[None]:
     decode = pipe.vae.decode
 
     def keeping(z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -94,7 +93,7 @@ def _decoder_inputs(pipe: DiffusionPipeline, keep: Callable[[torch.Tensor], None
 
 
 @contextlib.contextmanager
-def _deadline(pipe: DiffusionPipeline, timeout_s: float | None) -> Iterator[None]:
+def _deadline(pipe: Any, timeout_s: float | None) -> Iterator[None]:
     if timeout_s is None:
         yield
         return
@@ -112,6 +111,6 @@ def _deadline(pipe: DiffusionPipeline, timeout_s: float | None) -> Iterator[None
         hook.remove()
 
 
-def _synchronize(pipe: DiffusionPipeline) -> None:
+def _synchronize(pipe: Any) -> None:
     if pipe._execution_device.type == "cuda":
         torch.cuda.synchronize(pipe._execution_device)

@@ -99,7 +99,7 @@ class Worker:
         """
         reference = self.reference(fidelity)
         began = time.monotonic()
-        baseline_ms = [self._time_baseline(fidelity)] if repeats > 1 else self._recent_baseline(fidelity)
+        baseline_ms = [self.refresh_baseline(fidelity)] if repeats > 1 else self._recent_baseline(fidelity)
         try:
             with measure_peak_memory(self._pipe._execution_device) as peak:
                 samples = self._run(schedule, fidelity, self._limit(baseline_ms, fidelity))
@@ -107,7 +107,7 @@ class Worker:
                 return Failure(kind=FailureKind.NAN, reason="the final latents hold NaN or infinite values")
             latency_ms = [1000.0 * samples.seconds / len(fidelity.prompts)]
             for _ in range(repeats - 1):
-                baseline_ms.append(self._time_baseline(fidelity))
+                baseline_ms.append(self.refresh_baseline(fidelity))
                 latency_ms.append(self._time(schedule, fidelity))
         except Deadline as error:
             return Failure(kind=FailureKind.TIMEOUT, reason=str(error))
@@ -169,7 +169,8 @@ class Worker:
         batch = dataclasses.replace(fidelity, prompts=fidelity.prompts[:n], seeds=fidelity.seeds[:n])
         return 1000.0 * self._run(schedule, batch, None).seconds / n
 
-    def _time_baseline(self, fidelity: Fidelity) -> float:
+    def refresh_baseline(self, fidelity: Fidelity) -> float:
+        """Time the pipeline's default run now, over the first batch: milliseconds per image."""
         if not self._baseline_ms:
             self._time(self._baseline, fidelity)  # warm-up: the first run allocates and picks kernels
         began = time.monotonic()
@@ -180,7 +181,7 @@ class Worker:
 
     def _recent_baseline(self, fidelity: Fidelity) -> list[float]:
         if time.monotonic() >= self._baseline_due:
-            self._time_baseline(fidelity)
+            self.refresh_baseline(fidelity)
         return list(self._baseline_ms)
 
     def _limit(self, baseline_ms: list[float], fidelity: Fidelity) -> float:

@@ -74,7 +74,9 @@ def text_of(tmp_path: Path, file: ScheduleFile) -> str:
 schedules = st.builds(
     lambda n, seed, has_cache, has_guidance, has_time: Schedule(
         n_steps=n,
-        time=tuple(sorted(np.random.default_rng(seed).uniform(0, 999, n).tolist(), reverse=True)) if has_time else None,
+        time=tuple(sorted((999.0 * np.random.default_rng(seed).random(n)).tolist(), reverse=True))
+        if has_time
+        else None,
         solver=(STEP,) * n if has_time else None,
         cache=CachePlan.from_array(np.random.default_rng(seed).integers(0, 2, (n, 1 + seed % 40)))
         if has_cache
