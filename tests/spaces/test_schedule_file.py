@@ -71,12 +71,14 @@ def text_of(tmp_path: Path, file: ScheduleFile) -> str:
     return (tmp_path / "s.json").read_text()
 
 
+def falling_times(n: int, seed: int) -> tuple[float, ...]:
+    return tuple(sorted((999.0 * np.random.default_rng(seed).random(n)).tolist(), reverse=True))
+
+
 schedules = st.builds(
     lambda n, seed, has_cache, has_guidance, has_time: Schedule(
         n_steps=n,
-        time=tuple(sorted((999.0 * np.random.default_rng(seed).random(n)).tolist(), reverse=True))
-        if has_time
-        else None,
+        time=falling_times(n, seed) if has_time else None,
         solver=(STEP,) * n if has_time else None,
         cache=CachePlan.from_array(np.random.default_rng(seed).integers(0, 2, (n, 1 + seed % 40)))
         if has_cache
