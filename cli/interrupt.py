@@ -1,18 +1,21 @@
 """Ctrl-C once finishes the candidate and stops; twice stops at once. SIGTERM counts as a Ctrl-C."""
 
-import os
 import signal
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Self
 
-STDERR = 2
-
 
 class Interrupt:
-    """While open, a first SIGINT or SIGTERM only makes `requested` true; a second one raises KeyboardInterrupt."""
+    """While open, a first SIGINT or SIGTERM only makes the call true; a second one raises KeyboardInterrupt.
 
-    def __init__(self) -> None:
-        self._requested = False
+    Before `arm` is called the first one raises as well: there is no candidate to finish yet. `notify` is called within
+    the signal handler, so it must not print through a buffered stream, which refuses to be entered twice.
+    """
+
+    def __init__(self, notify: Callable[[], None]) -> None:
+        self._notify = notify
+        self._armed = self._requested = False
         self._old: dict[int, object] = {}
 
     def __enter__(self) -> Self:
@@ -30,9 +33,12 @@ class Interrupt:
         """Whether the study should stop after the candidate in flight."""
         return self._requested
 
+    def arm(self) -> None:
+        """From now on a first signal is a request."""
+        self._armed = True
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._requested:
+        if self._requested or not self._armed:
             raise KeyboardInterrupt
         self._requested = True
-        # Not print: the signal may have come in the middle of one, and buffered streams refuse to be entered twice.
-        os.write(STDERR, b"\nfinishing the candidate, then saving; once more stops at once\n")
+        self._notify()

@@ -5,6 +5,10 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 class Format(StrEnum):
@@ -28,17 +32,41 @@ def print_rows(rows: Sequence[Mapping[str, object]], columns: Mapping[str, str],
         print_table(rows, columns)
 
 
-def print_table(rows: Sequence[Mapping[str, object]], columns: Mapping[str, str]) -> None:
-    """Print rows as a plain table, as wide as its content, so that it survives a pipe."""
-    from rich import box
+def print_table(
+    rows: Sequence[Mapping[str, object]], columns: Mapping[str, str], *, optional: Sequence[str] = ()
+) -> None:
+    """Print rows as a plain table: 200 columns wide where it goes to a file, else as wide as the terminal.
+
+    Of the `optional` columns, the first ones are left out where the terminal is too narrow, and all that are empty.
+    """
     from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    empty = {name for name in optional if all(row.get(name) is None for row in rows)}
+    shown = {name: heading for name, heading in columns.items() if name not in empty}
+    for name in ("", *optional):
+        shown.pop(name, None)
+        table = _make_table(rows, shown)
+        if console.measure(table, options=console.options.update(max_width=1000)).maximum <= console.width:
+            break
+    console.print(table)
+
+
+def _make_table(rows: Sequence[Mapping[str, object]], columns: Mapping[str, str]) -> "Table":
+    from rich import box
     from rich.table import Table
 
-    table = Table(*columns.values(), box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, heading in columns.items():
+        cells = [row.get(name) for row in rows]
+        is_number = any(isinstance(value, int | float) and not isinstance(value, bool) for value in cells)
+        is_text = any(len(cell(value)) > 16 for value in cells)
+        table.add_column(heading, justify="right" if is_number else "left", no_wrap=not is_text)
     for row in rows:
         table.add_row(*[cell(row.get(name)) for name in columns])
-    console = Console()
-    Console(width=None if console.is_terminal else 200).print(table)
+    return table
 
 
 def cell(value: object) -> str:

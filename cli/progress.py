@@ -1,5 +1,6 @@
 """What a running study shows: a live table on a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -9,6 +10,8 @@ from autotune.search.progress import CandidateEvent, Phase
 from autotune.spaces.evaluation import Failure
 
 LINE_EVERY_S = 5.0
+STDERR = 2
+NOTICE = "finishing the candidate, then saving; once more stops at once"
 
 
 def _clock(seconds: float) -> str:
@@ -38,6 +41,14 @@ class PlainProgress:
     ) -> None:
         sys.stderr.flush()
 
+    def on_study(self, name: str) -> None:
+        """Say what the study is called, so that it can be resumed whatever happens."""
+        self._say(f"study {name}")
+
+    def on_interrupt(self) -> None:
+        """Say, from within a signal handler, what a first Ctrl-C does."""
+        os.write(STDERR, f"\n{NOTICE}\n".encode())
+
     def on_phase(self, phase: Phase, total: int | None = None) -> None:
         """Say that a phase begins."""
         self._say(f"{phase}" + (f", {total} candidates" if total and total > 1 else ""))
@@ -65,10 +76,10 @@ class LiveProgress:
         from rich.console import Console
         from rich.live import Live
 
-        self._title, self._phase = title, "loading the model"
+        self._title, self._phase, self._notice = title, "loading the model", ""
         self._events: list[CandidateEvent] = []
         self._failed = 0
-        self._live = Live(self._draw(), console=Console(stderr=True), refresh_per_second=4)
+        self._live = Live(get_renderable=self._draw, console=Console(stderr=True), refresh_per_second=4)
 
     def __enter__(self) -> Self:
         self._live.__enter__()
@@ -79,16 +90,22 @@ class LiveProgress:
     ) -> None:
         self._live.__exit__(kind, error, trace)
 
+    def on_study(self, name: str) -> None:
+        """Show what the study is called, so that it can be resumed whatever happens."""
+        self._title += f"   study {name}"
+
+    def on_interrupt(self) -> None:
+        """Show, at the next redraw, what a first Ctrl-C does."""
+        self._notice = NOTICE
+
     def on_phase(self, phase: Phase, total: int | None = None) -> None:
-        """Redraw with the new phase."""
+        """Show the new phase."""
         self._phase = str(phase)
-        self._live.update(self._draw())
 
     def on_candidate(self, event: CandidateEvent) -> None:
-        """Redraw with the candidate."""
+        """Show the candidate."""
         self._events = [*self._events[-7:], event]
         self._failed += isinstance(event.outcome, Failure)
-        self._live.update(self._draw())
 
     def _draw(self) -> Any:
         from rich import box
@@ -98,9 +115,12 @@ class LiveProgress:
         from rich.text import Text
 
         parts: list[Any] = [Text(f"{self._title}   {self._phase}", style="bold")]
-        if self._events:
-            last = self._events[-1]
-            parts.append(ProgressBar(total=1.0, completed=min(1.0, last.used_fraction), width=60))
+        events = self._events  # drawn by another thread than the one that adds to them
+        if events:
+            last = events[-1]
+            bar = Table.grid()
+            bar.add_row(ProgressBar(total=1.0, completed=min(1.0, last.used_fraction), width=60))
+            parts.append(bar)
             parts.append(
                 Text(
                     f"{_clock(last.elapsed_s)} used, {last.used_fraction:.0%} of the budget   "
@@ -108,10 +128,12 @@ class LiveProgress:
                 )
             )
             table = Table(box=box.SIMPLE, pad_edge=False, show_header=False)
-            for event in self._events:
+            for event in events:
                 mark = "*" if event.on_front else ("=" if event.reused else "")
                 table.add_row(f"#{event.number}", mark, event.proposal.family, event.proposal.label, _outcome(event))
             parts.append(table)
+        if self._notice:
+            parts.append(Text(self._notice, style="bold"))
         return Group(*parts)
 
 

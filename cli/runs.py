@@ -138,21 +138,28 @@ def _search_and_write(
     quiet: bool,
 ) -> None:
     """Run a study with progress and Ctrl-C, write what came of it, print its front, and exit with its code."""
-    from autotune.api import Sitting
     from autotune.cli.interrupt import Interrupt
     from autotune.cli.progress import make_progress
     from autotune.spaces.study_record import StudyState
 
     names: list[str] = []
+    display = make_progress(f"autotune {title}", quiet=quiet)
+
+    def begin(name: str) -> None:
+        names.append(name)
+        interrupt.arm()
+        display.on_study(name)
+
     try:
         with out_folder(out):
-            with Interrupt() as interrupt, make_progress(f"autotune {title}", quiet=quiet) as progress:
-                sitting = Sitting(start=began, progress=progress, interrupt=interrupt, on_start=names.append)
-                study = search(sitting)
+            with Interrupt(display.on_interrupt) as interrupt, display:
+                from autotune.api import Sitting  # seconds of imports, which the display and Ctrl-C shall not wait for
+
+                study = search(Sitting(start=began, progress=display, interrupt=interrupt, on_start=begin))
             report = _write_results(study, out / study.name)
     except KeyboardInterrupt:
-        if names:
-            _say(f"stopped; go on with   {_command('resume', names[0], storage)}")
+        how = f"go on with   {_command('resume', names[0], storage)}" if names else "no study had begun"
+        _say(f"stopped; {how}")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     print_front(study.record, form)
     interrupted = study.record.state is StudyState.INTERRUPTED

@@ -35,6 +35,9 @@ FRONT_COLUMNS = {
 }
 
 
+OPTIONAL_FRONT_COLUMNS = ("source", "alignment", "relative_macs", "psnr", "latency_ms")
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command("list")(list_things)
@@ -134,9 +137,11 @@ def print_front(record: "StudyRecord", form: Format) -> None:
     from autotune.reports.tables import front_rows
 
     rows = front_rows(record)
-    if form is Format.TABLE:
-        rows = [{**row, "schedule_hash": str(row["schedule_hash"])[:12]} for row in rows]
-    print_rows(rows, FRONT_COLUMNS, form)
+    if form is not Format.TABLE:
+        print_rows(rows, FRONT_COLUMNS, form)
+        return
+    rows = [{**row, "schedule_hash": str(row["schedule_hash"])[:8]} for row in rows]
+    print_table(rows, FRONT_COLUMNS, optional=OPTIONAL_FRONT_COLUMNS)
 
 
 @contextlib.contextmanager
