@@ -222,7 +222,9 @@ class StudyLoop:
         return self._verification.expected_s([m for c in candidates if (m := c.calibration.measurement) is not None])
 
     def _reserve_s(self, limit_s: float) -> float:
-        """Seconds to keep for verifying the front as it stands, the baseline with it."""
+        """Seconds to keep for verifying the front as it stands, the baseline with it; 0 if even that one won't fit."""
+        if self._verification.expected_s([self._baseline]) > MAX_RESERVE_SHARE * limit_s:
+            return 0.0
         members, n_max = self._archive.measurements, self._plan.verification.max_members
         expected_s = self._verification.expected_s([self._baseline, *members])
         return min(expected_s * (1 + min(len(members), n_max)) / (1 + len(members)), MAX_RESERVE_SHARE * limit_s)

@@ -47,8 +47,8 @@ def test_ecad_beats_random_and_its_own_seeds(context: SearchContext, evaluator: 
 
 
 def test_our_operators_beat_the_published_ones(context: SearchContext, evaluator: TabulatedEvaluator) -> None:
-    ours = median_of_five(lambda seed: EcadSearcher(context, seed), evaluator, 150)
-    published = median_of_five(lambda seed: EcadSearcher(context, seed, EcadSettings.published()), evaluator, 150)
+    ours = median_of_five(lambda seed: EcadSearcher(context, seed), evaluator, 120)
+    published = median_of_five(lambda seed: EcadSearcher(context, seed, EcadSettings.published()), evaluator, 120)
     assert ours > published
 
 
