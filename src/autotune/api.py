@@ -126,6 +126,7 @@ def tune(
 def resume(
     study: str,
     *,
+    pipe: Any = None,
     storage: str | None = None,
     sitting: Sitting | None = None,
     budget: str | None = None,
@@ -134,7 +135,8 @@ def resume(
 ) -> Study:
     """Go on with a study where it stopped; what was measured is not measured again.
 
-    Budgets that are given replace the study's own; what it has used so far counts.
+    Budgets that are given replace the study's own; what it has used so far counts. `pipe` is the pipeline that the study
+    began with, where that was one of the user's own.
 
     Raises:
         UsageError: a budget is wrong, or the model or the machine is not the one that the study began with.
@@ -148,7 +150,10 @@ def resume(
             wall_s = None if budget is None else parse_duration(budget)
             limits = Budget(wall_s=wall_s, evaluations=evaluations, network_calls=network_calls)
             settings = dataclasses.replace(settings, budget=dataclasses.asdict(limits))
-        model = load_model(settings.model, device=settings.device, dtype=settings.dtype)
+        if pipe is None:
+            model = load_model(settings.model, device=settings.device, dtype=settings.dtype)
+        else:
+            model = adopt_pipeline(pipe)
         worker = _make_worker(settings, model, database)
         _check_condition(record, worker)
         sitting.on_start(study)
