@@ -135,8 +135,8 @@ def resume(
 ) -> Study:
     """Go on with a study where it stopped; what was measured is not measured again.
 
-    Budgets that are given replace the study's own; what it has used so far counts. `pipe` is the pipeline that the study
-    began with, where that was one of the user's own.
+    Budgets that are given replace the study's own; what it has used so far counts. `pipe` is the pipeline that the
+    study began with, where that was one of the user's own.
 
     Raises:
         UsageError: a budget is wrong, or the model or the machine is not the one that the study began with.
