@@ -227,7 +227,9 @@ class StudyLoop:
             return 0.0
         members, n_max = self._archive.measurements, self._plan.verification.max_members
         expected_s = self._verification.expected_s([self._baseline, *members])
-        return min(expected_s * (1 + min(len(members), n_max)) / (1 + len(members)), MAX_RESERVE_SHARE * limit_s)
+        # The next candidate may join the front and cost as much to verify as the others do on average.
+        n_verified = 1 + min(len(members) + 1, n_max)
+        return min(expected_s * n_verified / (1 + len(members)), MAX_RESERVE_SHARE * limit_s)
 
     @property
     def _elapsed_s(self) -> float:

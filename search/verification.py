@@ -70,7 +70,7 @@ class Verification:
         self._database = database
         self._held_out = held_out
         self._settings = settings
-        self._costs: list[float] = []
+        self._slowdowns: list[float] = []
         self._reference_s = 0.0
 
     def note_baseline(self, baseline: Measurement, calibration: Measured, n_prompts: int) -> None:
@@ -86,13 +86,17 @@ class Verification:
 
     def expected_s(self, members: Sequence[Measurement]) -> float:
         """Seconds that measuring candidates may take, from their calibration timings; the reference is in it."""
-        if self._costs:
-            return MARGIN * len(members) * max(self._costs)
+        members_s = sum(self._member_s(m) for m in members)
+        # The first measurement may have made the reference, so it says nothing about a member.
+        slowdown = max(self._slowdowns[1:], default=1.0)
+        reference_s = self._reference_s if not self._slowdowns else 0.0
+        return MARGIN * (reference_s + slowdown * members_s)
+
+    def _member_s(self, member: Measurement) -> float:
         n_prompts = len(self._held_out.prompts)
         n_timed = self._settings.repeats * min(self._evaluator.condition.batch_size, n_prompts)
-        image_ms = [(np.median(m.latency_ms), np.median(m.baseline_latency_ms)) for m in members]
-        members_s = sum(float(n_prompts * own + n_timed * (own + base)) for own, base in image_ms) / 1000.0
-        return MARGIN * (self._reference_s + members_s)
+        own_ms, baseline_ms = float(np.median(member.latency_ms)), float(np.median(member.baseline_latency_ms))
+        return (n_prompts * own_ms + n_timed * (own_ms + baseline_ms)) / 1000.0
 
     def is_stored(self, candidate: Candidate) -> bool:
         """Whether the candidate's held-out measurement is known, so that it takes no time."""
@@ -103,8 +107,8 @@ class Verification:
         measured = self._measurer.measure(
             candidate.schedule, candidate.schedule_hash, self._held_out, repeats=self._settings.repeats
         )
-        if not measured.reused:
-            self._costs.append(measured.cost_s)
+        if not measured.reused and candidate.calibration.measurement is not None:
+            self._slowdowns.append(measured.cost_s / self._member_s(candidate.calibration.measurement))
         self._database.set_held_out(self._study, schedule_hash=candidate.schedule_hash, key=measured.evaluation.key)
         return measured
 
