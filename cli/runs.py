@@ -5,26 +5,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from autotune.cli import options
 from autotune.cli.out_folder import out_folder
 from autotune.cli.output import Format
 from autotune.cli.studies import FormatOption, StorageOption, StudyArgument, print_front
 
 if TYPE_CHECKING:
     from autotune.api import Sitting, Study
-
-BudgetOption = Annotated[str | None, typer.Option("--budget", help="Wall time, start-up included: 90s, 2m, 1h30m.")]
-EvaluationsOption = Annotated[int | None, typer.Option("--evaluations", help="Number of candidates to try.")]
-CallsOption = Annotated[
-    int | None, typer.Option("--network-calls", help="Number of network calls, summed over images.")
-]
-OutOption = Annotated[
-    Path, typer.Option("--out", help="Folder for the report and the schedule files, one sub-folder per study.")
-]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 
 DEFAULT_OUT = Path("autotune-out")
 
@@ -39,35 +30,26 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    model: Annotated[str, typer.Option("--model", help="A preset (`autotune list models`), a hub id, or a folder.")],
-    budget: BudgetOption = None,
-    evaluations: EvaluationsOption = None,
-    network_calls: CallsOption = None,
-    family: Annotated[str, typer.Option("--family", help="What to search: ecad, random, fewer-steps.")] = "ecad",
-    objective: Annotated[
-        str,
-        typer.Option("--objective", help="What to minimise, a cost first: latency, macs, calls, memory; deviation..."),
-    ] = "latency,deviation",
-    constraint: Annotated[
-        list[str] | None, typer.Option("--constraint", help='A limit such as "deviation<=0.1"; repeatable.')
-    ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Steps of the default run.")] = None,
-    guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale.")] = None,
-    resolution: Annotated[int | None, typer.Option("--resolution", help="Pixels a side.")] = None,
-    prompts: Annotated[
-        Path | None, typer.Option("--prompts", help="Text file, a prompt per line; every second one is held out.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the search.")] = 0,
-    device: Annotated[str, typer.Option("--device", help="Torch device, such as cuda.")] = "cpu",
-    dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = None,
-    study: Annotated[str | None, typer.Option("--study", help="Name of the new study; made up if left out.")] = None,
+    model: options.Model,
+    budget: options.Budget = None,
+    evaluations: options.Evaluations = None,
+    network_calls: options.NetworkCalls = None,
+    family: options.Family = "ecad",
+    objective: options.Objective = "latency,deviation",
+    constraint: options.Constraints = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    resolution: options.Resolution = None,
+    prompts: options.Prompts = None,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = None,
+    study: options.NewStudy = None,
     storage: StorageOption = None,
-    out: OutOption = DEFAULT_OUT,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file with these options by name; the command line wins.")
-    ] = None,
+    out: options.Out = DEFAULT_OUT,
+    config: options.Config = None,
     form: FormatOption = Format.TABLE,
-    quiet: QuietOption = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Search the schedules of a model: database, report and three schedule files.
 
@@ -103,13 +85,13 @@ def run(
 
 def resume(
     study: StudyArgument,
-    budget: BudgetOption = None,
-    evaluations: EvaluationsOption = None,
-    network_calls: CallsOption = None,
+    budget: options.Budget = None,
+    evaluations: options.Evaluations = None,
+    network_calls: options.NetworkCalls = None,
     storage: StorageOption = None,
-    out: OutOption = DEFAULT_OUT,
+    out: options.Out = DEFAULT_OUT,
     form: FormatOption = Format.TABLE,
-    quiet: QuietOption = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Go on with a study where it stopped; budgets that are given replace its own, and what it used counts.
 

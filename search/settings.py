@@ -93,27 +93,12 @@ def make_settings(
         UsageError: an argument is wrong; the message names it.
     """
     check_family(family)
-    for name, value, least in (("steps", steps, 1), ("resolution", resolution, 8), ("seed", seed, 0)):
-        if value is not None and value < least:
-            raise UsageError(f"{name} must be at least {least}; got {value}")
-    if resolution is not None and resolution % 8:
-        raise UsageError(f"resolution must be a multiple of 8 pixels; got {resolution}")
-    if guidance is not None and not 0.0 <= guidance < float("inf"):
-        raise UsageError(f"guidance must be a finite number, 0 or above; got {guidance}")
+    _check_numbers(steps=steps, resolution=resolution, seed=seed, guidance=guidance)
     wall_s = None if budget is None else parse_duration(budget)
     limits = Budget(wall_s=wall_s, evaluations=evaluations, network_calls=network_calls)
     for text in constraints:
         parse_constraint(text)
-    if prompts is None:
-        calibration = read_prompts(preset.calibration_prompts)[: preset.n_calibration]
-        held_out = read_prompts(preset.held_out_prompts)
-    else:
-        lines = read_prompts(Path(prompts))
-        if len(lines) < 2:
-            raise UsageError(
-                f"a prompts file needs at least two prompts, one of them to hold out; got {len(lines)} in {prompts}"
-            )
-        calibration, held_out = lines[0::2], lines[1::2]
+    calibration, held_out = _split_prompts(preset, prompts)
     if model not in PRESETS and Path(model).is_dir():
         model = str(Path(model).resolve())  # so that `resume` finds it from another working folder
     return Settings(
@@ -131,6 +116,29 @@ def make_settings(
         calibration=calibration,
         held_out=held_out,
     )
+
+
+def _check_numbers(*, steps: int | None, resolution: int | None, seed: int, guidance: float | None) -> None:
+    for name, value, least in (("steps", steps, 1), ("resolution", resolution, 8), ("seed", seed, 0)):
+        if value is not None and value < least:
+            raise UsageError(f"{name} must be at least {least}; got {value}")
+    if resolution is not None and resolution % 8:
+        raise UsageError(f"resolution must be a multiple of 8 pixels; got {resolution}")
+    if guidance is not None and not 0.0 <= guidance < float("inf"):
+        raise UsageError(f"guidance must be a finite number, 0 or above; got {guidance}")
+
+
+def _split_prompts(preset: Preset, path: str | Path | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Prompts to search with, and prompts to hold out."""
+    if path is None:
+        calibration = read_prompts(preset.calibration_prompts)[: preset.n_calibration]
+        return calibration, read_prompts(preset.held_out_prompts)
+    lines = read_prompts(Path(path))
+    if len(lines) < 2:
+        raise UsageError(
+            f"a prompts file needs at least two prompts, one of them to hold out; got {len(lines)} in {path}"
+        )
+    return lines[0::2], lines[1::2]
 
 
 def settings_from_json(data: Mapping[str, object]) -> Settings:

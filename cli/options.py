@@ -1,0 +1,37 @@
+"""The options of `autotune run`; `autotune resume` has some of them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str, typer.Option("--model", help="A preset (`autotune list models`), a hub id, or a folder.")]
+Budget = Annotated[str | None, typer.Option("--budget", help="Wall time, start-up included: 90s, 2m, 1h30m.")]
+Evaluations = Annotated[int | None, typer.Option("--evaluations", help="Number of candidates to try.")]
+NetworkCalls = Annotated[
+    int | None, typer.Option("--network-calls", help="Number of network calls, summed over images.")
+]
+Family = Annotated[str, typer.Option("--family", help="What to search: ecad, random, fewer-steps.")]
+Objective = Annotated[
+    str, typer.Option("--objective", help="What to minimise, a cost first: latency, macs, calls, memory; deviation...")
+]
+Constraints = Annotated[
+    list[str] | None, typer.Option("--constraint", help='A limit such as "deviation<=0.1"; repeatable.')
+]
+Steps = Annotated[int | None, typer.Option("--steps", help="Steps of the default run.")]
+Guidance = Annotated[float | None, typer.Option("--guidance", help="Guidance scale.")]
+Resolution = Annotated[int | None, typer.Option("--resolution", help="Pixels a side.")]
+Prompts = Annotated[
+    Path | None, typer.Option("--prompts", help="Text file, a prompt per line; every second one is held out.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the search.")]
+Device = Annotated[str, typer.Option("--device", help="Torch device, such as cuda.")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
+NewStudy = Annotated[str | None, typer.Option("--study", help="Name of the new study; made up if left out.")]
+Out = Annotated[
+    Path, typer.Option("--out", help="Folder for the report and the schedule files, one sub-folder per study.")
+]
+Config = Annotated[
+    Path | None, typer.Option("--config", help="TOML file with these options by name; the command line wins.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
