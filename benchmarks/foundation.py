@@ -137,7 +137,7 @@ def gate_overhead(bench: Benchmark, model: LoadedModel, repeats: int) -> None:
 
 
 def _ratio_of_pair(plain: Callable[[], float], other: Callable[[], float], *, swap: bool) -> float:
-    """other / plain, each run twice around the other so that a drift of the machine cancels."""
+    """The ratio other / plain, one of them run twice, around the other, so that a drift of the machine cancels."""
     gc.collect()
     if swap:
         first, base, second = other(), plain(), other()

@@ -10,11 +10,11 @@ from autotune.search.families import make_searcher
 from autotune.search.measurer import Measurer
 from autotune.search.progress import CandidateEvent, Phase, Progress, SilentProgress
 from autotune.search.searcher import Proposal, Result, SearchContext, Searcher
-from autotune.search.study_plan import RIVAL, StudyPlan
+from autotune.search.study_plan import StudyPlan
 from autotune.search.verification import Verification, verification_order
 from autotune.spaces.errors import EvaluatorError
 from autotune.spaces.evaluation import Failure, Measurement
-from autotune.spaces.front import BASELINE
+from autotune.spaces.front import BASELINE, RIVAL
 from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.study_record import Candidate, StudyState
 from autotune.storage.database import Database

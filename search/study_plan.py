@@ -9,9 +9,6 @@ from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.objective import Constraint
 
-RIVAL = "fewer-steps"
-"""The family that every study runs first: what any other has to beat."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class StudyPlan:

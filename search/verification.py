@@ -8,7 +8,7 @@ import numpy as np
 from autotune.evaluators.evaluator import Evaluator
 from autotune.search.measurer import Measured, Measurer
 from autotune.spaces.evaluation import Fidelity, Measurement
-from autotune.spaces.front import baseline_of, calibration_front, pick, study_front
+from autotune.spaces.front import RIVAL, baseline_of, calibration_front, pick, study_front
 from autotune.spaces.study_record import Candidate, StudyRecord
 from autotune.storage.database import Database
 
@@ -38,7 +38,10 @@ class VerificationOrder:
 
 
 def verification_order(record: StudyRecord, max_members: int) -> VerificationOrder:
-    """The baseline and at most `max_members` of the front; a larger front is thinned evenly along its cost."""
+    """The baseline and at most `max_members` of the front; a larger front is thinned evenly along its cost.
+
+    Where places are left, the rest of the fewer-steps curve follows, so that the rival has held-out values too.
+    """
     front = calibration_front(record)
     picks = list({c.number: c for c in pick(front, record).values()}.values())[:max_members]
     numbers = {c.number for c in picks}
@@ -48,7 +51,11 @@ def verification_order(record: StudyRecord, max_members: int) -> VerificationOrd
     baseline = baseline_of(record)
     first = tuple({c.number: c for c in [*([baseline] if baseline else []), *picks]}.values())
     done = {c.number for c in first}
-    return VerificationOrder(first=first, others=tuple(others[i] for i in kept if others[i].number not in done))
+    members = [others[i] for i in kept if others[i].number not in done]
+    on_front = {c.number for c in front} | done
+    rivals = [c for c in calibration_front(record, RIVAL) if c.number not in on_front]
+    n_left = max_members - len(picks) - len(members)
+    return VerificationOrder(first=first, others=(*members, *rivals[: max(0, n_left)]))
 
 
 class Verification:

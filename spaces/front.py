@@ -28,6 +28,9 @@ Array = NDArray[np.float64]
 BASELINE = "baseline"
 """The family of the pipeline's default run, candidate 0 of every study."""
 
+RIVAL = "fewer-steps"
+"""The family that every study runs first: what any other has to beat."""
+
 DEVIATION_FLOOR = 1e-6
 """Smaller deviations count as this one where a logarithm is taken."""
 
@@ -43,9 +46,13 @@ def record_constraints(record: StudyRecord) -> tuple[Constraint, ...]:
     return tuple(parse_constraint(text) for text in _strings(record.settings.get("constraints") or ()))
 
 
-def calibration_front(record: StudyRecord) -> tuple[Candidate, ...]:
-    """The feasible complete candidates that no other dominates on the calibration values, cheapest first."""
-    return _front(record, record.candidates, lambda candidate: candidate.calibration.measurement)
+def calibration_front(record: StudyRecord, family: str | None = None) -> tuple[Candidate, ...]:
+    """The feasible complete candidates, of one family or of all, that no other of them dominates on the calibration.
+
+    Cheapest first.
+    """
+    candidates = [c for c in record.candidates if family in (None, c.family)]
+    return _front(record, candidates, lambda candidate: candidate.calibration.measurement)
 
 
 def study_front(record: StudyRecord) -> tuple[Candidate, ...]:
