@@ -94,7 +94,6 @@ def test_ten_kills_change_nothing(small: Place, prompts: Path, tmp_path: Path) -
         assert len(query(place, "SELECT key FROM evaluation WHERE state = 'running'")) <= 1
     assert alive == N_KILLS
     assert len(set(done_at)) >= 6, "the kills must fall all over the study"
-    print(done_at)
     last: Finished = place.run(*then_words)
     assert last.code == 0, last.err
 
