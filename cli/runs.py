@@ -160,7 +160,7 @@ def _search_and_write(
 
 def _write_results(study: "Study", folder: Path) -> Path:
     """Write the report and a schedule file per pick; the report's path."""
-    from autotune.reports.export import PICKS
+    from autotune.spaces.front import PICKS
 
     report = study.report(folder)
     for pick in PICKS if study.front else ():

@@ -2,11 +2,9 @@
 
 from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import Evaluation
-from autotune.spaces.front import pick, study_front
+from autotune.spaces.front import PICKS, pick, study_front
 from autotune.spaces.schedule_file import ScheduleFile
 from autotune.spaces.study_record import Candidate, StudyRecord
-
-PICKS = ("quality", "balanced", "fast")
 
 
 def make_schedule_file(record: StudyRecord, candidate: Candidate) -> ScheduleFile:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autotune.reports.palette import BASELINE, FEWER_STEPS
 from autotune.reports.point import HELD_OUT, Point, cost_and_deviation, lower_front, volume
+from autotune.spaces.front import BASELINE, RIVAL
 from autotune.spaces.study_record import Candidate, StudyRecord
 
 
@@ -30,14 +30,14 @@ def family_rows(
     record: StudyRecord, points: Sequence[Point], front: Sequence[Candidate], cost: str
 ) -> tuple[FamilyRow, ...]:
     """One row per family of the study, in order of name, the default run left out."""
-    rivals = [p for p in points if p.family == FEWER_STEPS]
+    rivals = [p for p in points if p.family == RIVAL]
     on_front = {c.schedule_hash for c in front}
     rows = []
     for family in sorted({c.family for c in record.candidates} - {BASELINE}):
         tried = [c for c in record.candidates if c.family == family]
         mine = [p for p in points if p.family == family]
         best = lower_front(mine)
-        compared = bool(rivals) and family != FEWER_STEPS
+        compared = bool(rivals) and family != RIVAL
         rows.append(
             FamilyRow(
                 family=family,
@@ -73,7 +73,7 @@ def sentences(rows: Sequence[FamilyRow], points: Sequence[Point], members: Seque
         origin = f", from {_joined(families)}" if families else ""
         found.append(f"The front has {_count(len(members), 'schedule')}{origin}.")
     found += [text for row in rows if (text := _rivalry(row)) is not None]
-    fewer = next((row for row in rows if row.family == FEWER_STEPS), None)
+    fewer = next((row for row in rows if row.family == RIVAL), None)
     if fewer is None or not fewer.best:
         found.append("No fewer-steps run was measured, so the front is not held against the strongest cheap rival.")
     elif members:

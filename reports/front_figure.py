@@ -10,6 +10,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from autotune.reports import palette
 from autotune.reports.point import HELD_OUT, Point, cost_interval, deviation_interval, lower_front
+from autotune.spaces.front import BASELINE, RIVAL
 from autotune.spaces.study_record import Candidate
 
 _SPEEDUPS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0)
@@ -34,12 +35,12 @@ class FrontPlot:
     @property
     def fewer_steps(self) -> tuple[Point, ...]:
         """The best fewer-steps runs by increasing cost: the strongest cheap rival."""
-        return lower_front([p for p in self.points if p.family == palette.FEWER_STEPS])
+        return lower_front([p for p in self.points if p.family == RIVAL])
 
     @property
     def baseline(self) -> Point | None:
         """The pipeline's default run, if it was measured."""
-        return next((p for p in self.points if p.family == palette.BASELINE), None)
+        return next((p for p in self.points if p.family == BASELINE), None)
 
 
 def draw_front(plot: FrontPlot, narrow: bool) -> Figure:
@@ -113,7 +114,7 @@ def _set_frame(axes: Axes, plot: FrontPlot, shown: Sequence[Point], narrow: bool
 
 
 def _draw_dominated(axes: Axes, plot: FrontPlot, shown: Sequence[Point], styles: Mapping[str, tuple[str, str]]) -> None:
-    for family in sorted({p.family for p in shown} - {palette.BASELINE}):
+    for family in sorted({p.family for p in shown} - {BASELINE}):
         rest = [p for p in shown if p.family == family and p.candidate.schedule_hash not in plot.front]
         if not rest:
             continue
@@ -127,7 +128,7 @@ def _draw_fewer_steps(axes: Axes, curve: Sequence[Point]) -> None:
         return
     colour = palette.light("fewer-steps")
     axes.plot(*_staircase(curve), color=colour, lw=1.6, ls=(0, (5, 2)), zorder=3)
-    _marks(axes, curve, "s", 5.0, palette.FEWER_STEPS)
+    _marks(axes, curve, "s", 5.0, RIVAL)
     axes.plot([], [], "s", ls=(0, (5, 2)), lw=1.6, ms=5, color=colour, label="fewer steps, best solver")
 
 
@@ -138,7 +139,7 @@ def _draw_members(axes: Axes, plot: FrontPlot, styles: Mapping[str, tuple[str, s
     axes.plot(*_staircase(lower_front(members)), color=palette.light("front"), lw=1.8, zorder=3.5, label="front")
     for point in members:
         _error_bars(axes, point, plot.cost, palette.light(styles[point.family][0]))
-    for family in sorted({p.family for p in members} - {palette.BASELINE}):
+    for family in sorted({p.family for p in members} - {BASELINE}):
         mine = [p for p in members if p.family == family]
         colour, marker = styles[family]
         _marks(axes, mine, marker, 8.0, colour)

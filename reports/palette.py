@@ -7,6 +7,8 @@ own marker, so no reading depends on colour alone.
 import re
 from collections.abc import Iterable
 
+from autotune.spaces.front import BASELINE, RIVAL
+
 LIGHT_AND_DARK = {
     "paper": ("#fffffe", "#15181c"),
     "panel": ("#f4f5f3", "#1e2227"),
@@ -30,9 +32,6 @@ LIGHT_AND_DARK = {
     "family-4": ("#6f5fc0", "#ac9ff0"),
 }
 """Name -> (light, dark). The light values are all different: a figure's SVG is mapped back to names by them."""
-
-FEWER_STEPS = "fewer-steps"
-BASELINE = "baseline"
 
 _MARKERS = ("o", "^", "D", "v", "P")
 
@@ -60,7 +59,7 @@ def css_variables(scheme: int) -> str:
 
 def family_styles(families: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Colour name and matplotlib marker of each family, in order of name; fewer steps is always the orange square."""
-    styles = {FEWER_STEPS: (FEWER_STEPS, "s"), BASELINE: ("ink", "*")}
+    styles = {RIVAL: (RIVAL, "s"), BASELINE: ("ink", "*")}
     others = sorted(set(families) - set(styles))
     for i, family in enumerate(others):
         styles[family] = (f"family-{i % 5}", _MARKERS[i % 5])

@@ -8,14 +8,13 @@ from math import isfinite, nan
 
 from autotune.reports.point import HELD_OUT, Interval, final_measurement
 from autotune.spaces.evaluation import Measurement
-from autotune.spaces.front import pick, study_front
+from autotune.spaces.front import PICKS, pick, study_front
 from autotune.spaces.statistics import bootstrap_interval, ratio_interval
 from autotune.spaces.study_record import Candidate, StudyRecord
 
 Row = dict[str, object]
 
 QUALITY = ("deviation", "psnr", "ssim", "alignment")
-PICKS = ("quality", "balanced", "fast")
 WITH_INTERVAL = ("latency_ms", "speedup", *QUALITY)
 COLUMNS = (
     "schedule_hash", "label", "family", "picks", "network_calls", "latency_ms", "speedup", "relative_macs", "macs",

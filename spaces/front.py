@@ -31,6 +31,9 @@ BASELINE = "baseline"
 RIVAL = "fewer-steps"
 """The family that every study runs first: what any other has to beat."""
 
+PICKS = ("quality", "balanced", "fast")
+"""The members that `pick` names."""
+
 DEVIATION_FLOOR = 1e-6
 """Smaller deviations count as this one where a logarithm is taken."""
 
