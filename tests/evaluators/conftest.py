@@ -1,5 +1,6 @@
 """The three reference models, loaded once per session, and the smallest call of each."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ def call_args(name: str, *, steps: int = 4, size: int = 32) -> dict[str, Any]:
     """Arguments of a run of `steps` steps that returns latents; the generator is left to the caller."""
     sizes = {"height": size, "width": size, "num_inference_steps": steps, "output_type": "latent"}
     return {"prompt": "a red circle", **sizes, **SMALLEST[name]}
+
+
+@pytest.fixture(scope="session")
+def small_args() -> Callable[..., dict[str, Any]]:
+    """`call_args`: name of a reference model -> arguments of its smallest run."""
+    return call_args
 
 
 @pytest.fixture(scope="session")
