@@ -18,7 +18,7 @@ demo: venv
 	$(BIN)/autotune --model mini-flux --budget 2m --storage sqlite:///autotune-out/demo.db
 
 test: venv
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 	$(BIN)/pytest --doctest-modules --ignore-glob='*/migrations/*' src/autotune
 
 check: venv
