@@ -94,7 +94,6 @@ schedules = st.builds(
 
 
 @hypothesis.given(schedule=schedules)
-@hypothesis.settings(max_examples=60, deadline=None)
 def test_what_is_written_is_what_is_read(schedule: Schedule, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("files") / "s.json"
     vp = VariancePreserving(beta_schedule="linear", beta_start=1e-4, beta_end=0.02)

@@ -5,7 +5,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.spaces.errors import ScheduleError
@@ -60,7 +60,6 @@ def test_karras_is_uniform_in_the_root_and_tends_to_uniform_lambda() -> None:
     np.testing.assert_allclose(karras(LINEAR, 8, rho=1e7), uniform_lambda(LINEAR, 8), atol=0.01)
 
 
-@settings(deadline=None)
 @given(
     n=st.integers(1, 100),
     noise=st.sampled_from([LINEAR, SCALED, Flow(mu=0.5), Flow(mu=-1.0)]),

@@ -101,7 +101,7 @@ def measurements(draw: st.DrawFn) -> Measurement:
     )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(measurement=measurements())
 def test_every_finite_measurement_survives_bit_for_bit(
     database: Database, start: Callable[..., str], measurement: Measurement
