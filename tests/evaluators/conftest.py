@@ -1,6 +1,6 @@
 """The three reference models, loaded once per session, and the smallest call of each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 import autotune.evaluators
+from autotune.evaluators.apply import remove
 
 ZOO = Path(autotune.evaluators.__path__[0]) / "zoo"
 SMALLEST: dict[str, dict[str, Any]] = {
@@ -54,6 +55,15 @@ def pixart_pipe() -> Any:
 @pytest.fixture(scope="session")
 def sd_pipe() -> Any:
     return load("mini-sd")
+
+
+@pytest.fixture(autouse=True)
+def _plain_afterwards(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Takes off what a test has applied to the shared pipelines."""
+    yield
+    for name in ("flux_pipe", "pixart_pipe", "sd_pipe"):
+        if name in request.fixturenames:
+            remove(request.getfixturevalue(name))
 
 
 @pytest.fixture(params=["mini-flux", "mini-pixart", "mini-sd"])

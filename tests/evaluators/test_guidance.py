@@ -11,6 +11,8 @@ from autotune.evaluators.guidance import conditional_half, halves_are_equal
 from autotune.spaces.errors import ScheduleMismatchError
 from autotune.spaces.schedule import GuidanceAction, Schedule
 
+from .mini_pipelines import denoiser_of, run
+
 BOTH, STORED, ALONE = GuidanceAction.BOTH, GuidanceAction.STORED, GuidanceAction.CONDITIONAL
 
 
@@ -23,16 +25,6 @@ def guided(request: pytest.FixtureRequest, pixart_pipe: Any, sd_pipe: Any, small
     yield pipe, small_args(request.param)
     remove(pipe)
     pipe.scheduler = scheduler
-
-
-def run(pipe: Any, kwargs: dict[str, Any], **changes: Any) -> torch.Tensor:
-    images = pipe(**{**kwargs, **changes}, generator=torch.Generator().manual_seed(7)).images
-    assert isinstance(images, torch.Tensor)
-    return images
-
-
-def denoiser_of(pipe: Any) -> Any:
-    return getattr(pipe, "transformer", None) or pipe.unet
 
 
 def network_batches(pipe: Any, kwargs: dict[str, Any]) -> list[int]:

@@ -9,29 +9,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from autotune.spaces.noise_schedule import Flow, VariancePreserving
-from autotune.spaces.schedule import Schedule
+from autotune.spaces.noise_schedule import Flow
 from autotune.spaces.solver_formula import phis
 from autotune.spaces.solver_program import compile_program
-from autotune.spaces.solver_step import SolverStep
-from autotune.spaces.solvers import make_solver
-from autotune.spaces.time_grid import uniform_lambda
+
+from .noise_cases import FLOW, LINEAR, SCALED, Noise, named
 
 Array = NDArray[np.float64]
-Noise = VariancePreserving | Flow
 Network = Callable[[Array, float], Array]
-
-LINEAR = VariancePreserving(beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
-SCALED = VariancePreserving(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
-FLOW = Flow(mu=0.5)
-
-
-def schedule(noise: Noise, times: Sequence[float], solver: Sequence[SolverStep]) -> Schedule:
-    return Schedule(n_steps=len(times), time=tuple(times), solver=tuple(solver))
-
-
-def named(name: str, noise: Noise, n: int) -> Schedule:
-    return schedule(noise, uniform_lambda(noise, n), make_solver(name, n, noise))
 
 
 # A second implementation, straight from the published update rules and with numbers instead of rows.

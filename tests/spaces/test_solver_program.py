@@ -1,7 +1,7 @@
 """Programs: special cases, compensation, any recipe, and what is refused."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.inventory import Inventory
-from autotune.spaces.noise_schedule import Flow, VariancePreserving
+from autotune.spaces.noise_schedule import Flow
 from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.solver_formula import Prediction
 from autotune.spaces.solver_program import SolverProgram, compile_program
@@ -21,20 +21,9 @@ from autotune.spaces.solver_step import Domain, Relaxation, SolverStep, View
 from autotune.spaces.solvers import make_solver
 from autotune.spaces.time_grid import shifted_flow, uniform_lambda
 
+from .noise_cases import FLOW, LINEAR, SCALED, Noise, named, schedule
+
 Array = NDArray[np.float64]
-Noise = VariancePreserving | Flow
-
-LINEAR = VariancePreserving(beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
-SCALED = VariancePreserving(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
-FLOW = Flow(mu=0.5)
-
-
-def schedule(noise: Noise, times: Sequence[float], solver: Sequence[SolverStep]) -> Schedule:
-    return Schedule(n_steps=len(times), time=tuple(times), solver=tuple(solver))
-
-
-def named(name: str, noise: Noise, n: int) -> Schedule:
-    return schedule(noise, uniform_lambda(noise, n), make_solver(name, n, noise))
 
 
 def same_program(a: SolverProgram, b: SolverProgram, tolerance: float = 1e-12) -> bool:

@@ -10,7 +10,7 @@ from autotune.spaces.condition import Condition
 from autotune.spaces.evaluation import Fidelity, Measurement
 from autotune.spaces.inventory import Inventory, Relation, Site
 from autotune.spaces.noise_schedule import Flow
-from autotune.spaces.schedule import GuidanceAction, Schedule
+from autotune.spaces.schedule import GuidanceAction, Schedule, schedule_hash
 from autotune.spaces.solver_step import SolverStep
 from autotune.storage.database import Database
 
@@ -97,3 +97,45 @@ def make_measurement() -> Callable[[float], Measurement]:
         )
 
     return make
+
+
+@pytest.fixture
+def start(
+    database: Database, condition: Condition, fidelity: Fidelity, make_schedule: Callable[[int], Schedule]
+) -> Callable[..., str]:
+    """Start evaluation `key` of schedule number i; returns the schedule's hash."""
+
+    def start_evaluation(key: str, i: int = 0, fidelity: Fidelity = fidelity) -> str:
+        schedule = make_schedule(i)
+        digest = schedule_hash(schedule)
+        database.start_evaluation(key, schedule=schedule, schedule_hash=digest, condition=condition, fidelity=fidelity)
+        return digest
+
+    return start_evaluation
+
+
+@pytest.fixture
+def study(database: Database, condition: Condition, inventory: Inventory) -> str:
+    database.create_study(
+        "flux",
+        settings={"family": "ecad", "seed": 3},
+        provenance={"cpu": "x"},
+        condition=condition,
+        inventory=inventory,
+    )
+    return "flux"
+
+
+@pytest.fixture
+def add(database: Database, study: str, make_schedule: Callable[[int], Schedule]) -> Callable[[int, str], str]:
+    """Add candidate number i with schedule number i; returns the schedule's hash."""
+
+    def add_candidate(i: int, key: str) -> str:
+        schedule = make_schedule(i)
+        digest = schedule_hash(schedule)
+        database.add_candidate(
+            study, number=i, family="ecad", label=f"plan {i}", schedule=schedule, schedule_hash=digest, key=key
+        )
+        return digest
+
+    return add_candidate

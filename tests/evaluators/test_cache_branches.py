@@ -1,0 +1,85 @@
+"""Cached values of the guidance branches: each branch and each call of a row keeps its own."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from autotune.evaluators.apply import _attach, remove
+from autotune.evaluators.inventory import list_inventory
+from autotune.spaces.cache_plan import CachePlan
+from autotune.spaces.schedule import GuidanceAction, Schedule
+
+from .mini_pipelines import denoiser_of, random_plan, run
+from .naive_cache import Naive
+
+
+def schedule(kwargs: dict[str, Any], plan: CachePlan | None, guidance: tuple[GuidanceAction, ...] | None = None) -> Any:
+    return Schedule(n_steps=kwargs["num_inference_steps"], cache=plan, guidance=guidance)
+
+
+def test_two_calls_within_a_row_keep_their_own_values(flux_pipe: Any, small_args: Any) -> None:
+    kwargs = {**small_args("mini-flux"), "negative_prompt": "a dog", "true_cfg_scale": 2.5}
+    plan = random_plan(flux_pipe, kwargs, 9)
+    with Naive(flux_pipe, plan, calls_per_row=2):
+        expected = run(flux_pipe, kwargs)
+    _attach(flux_pipe, schedule(kwargs, plan))
+    assert torch.equal(run(flux_pipe, kwargs), expected)
+
+
+@pytest.mark.parametrize("name", ["pixart_pipe", "sd_pipe"])
+def test_values_of_a_dropped_branch_keep_their_age(name: str, request: pytest.FixtureRequest, small_args: Any) -> None:
+    pipe = request.getfixturevalue(name)
+    kwargs = {**small_args("mini-" + name[:-5]), "num_inference_steps": 7}
+    plan = random_plan(pipe, kwargs, 10)
+    both, stored, alone = GuidanceAction.BOTH, GuidanceAction.STORED, GuidanceAction.CONDITIONAL
+    guidance = (both, both, stored, both, alone, both, both, stored)[: plan.n_calls]
+    dropped = tuple(action is not both for action in guidance)
+    with Naive(pipe, plan, dropped):
+        _attach(pipe, schedule(kwargs, None, guidance))
+        expected = run(pipe, kwargs)
+        remove(pipe)
+    attachment = _attach(pipe, schedule(kwargs, plan, guidance))
+    result = run(pipe, kwargs)
+    assert attachment.cache is not None
+    assert attachment.cache.missed == 0
+    assert torch.equal(result, expected)
+
+
+def drive(pipe: Any, rows: list[dict[str, Any]]) -> list[torch.Tensor]:
+    """Outputs of the denoiser for given inputs per row, with the scheduler stepped in between."""
+    outputs, scheduler = [], pipe.scheduler
+    scheduler.set_timesteps(len(rows))
+    zeros = torch.zeros(1, 4, 16, 16)
+    for row, inputs in enumerate(rows):
+        outputs.append(denoiser_of(pipe)(**inputs, return_dict=False)[0])
+        scheduler.step(zeros, scheduler.timesteps[row], zeros)
+    return outputs
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("with_drops", [False, True])
+def test_poison_in_the_unconditional_branch_never_reaches_the_conditional(pixart_pipe: Any, with_drops: bool) -> None:
+    pipe, inventory = pixart_pipe, list_inventory(pixart_pipe)
+    plan = CachePlan.from_array(np.random.default_rng(11).random((6, len(inventory))) < 0.5)
+    both, stored, alone = GuidanceAction.BOTH, GuidanceAction.STORED, GuidanceAction.CONDITIONAL
+    guidance = (both, alone, both, stored, both, both) if with_drops else None
+    generator = torch.Generator().manual_seed(0)
+    rows: list[dict[str, Any]] = []
+    for t in range(900, 300, -100):
+        x = torch.randn(1, 4, 16, 16, generator=generator)
+        rows.append({
+            "hidden_states": torch.cat([x, x]), "timestep": torch.tensor([t, t]),
+            "encoder_hidden_states": torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(1)),
+            "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
+        })  # fmt: skip
+    _attach(pipe, Schedule(n_steps=6, cache=plan, guidance=guidance))
+    clean = drive(pipe, rows)
+    poisoned = [{**row, "encoder_hidden_states": row["encoder_hidden_states"].clone()} for row in rows]
+    poisoned[2]["encoder_hidden_states"][0] = torch.nan
+    dirty = drive(pipe, poisoned)
+    for row, (a, b) in enumerate(zip(clean, dirty, strict=True)):
+        assert torch.equal(a[1], b[1]), row
+    assert dirty[2][0].isnan().all()
+    assert dirty[-1][0].isnan().any()
