@@ -8,7 +8,6 @@ from autotune.evaluators.evaluator import Evaluator
 from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.budget import Budget
 from autotune.search.clock import SimulatedClock
-from autotune.search.progress import CandidateEvent, Phase
 from autotune.search.searcher import SearchContext
 from autotune.search.study import StudyLoop
 from autotune.search.study_plan import StudyPlan
@@ -16,8 +15,7 @@ from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.study_record import StudyRecord, StudyState
 from autotune.storage.database import Database
 
-OpenStudy = Callable[[str, StudyPlan, Evaluator], Database]
-RunStudy = Callable[..., StudyRecord]
+from .onlooker import Onlooker, OpenStudy, RunStudy
 
 
 def make_plan(budget: Budget | None = None, family: str = "ecad", **changes: object) -> StudyPlan:
@@ -40,20 +38,6 @@ def open_database(path: Path, plan: StudyPlan, evaluator: Evaluator) -> Database
             plan.name, settings=settings, provenance={}, condition=evaluator.condition, inventory=evaluator.inventory
         )
     return database
-
-
-class Onlooker:
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.phases: list[Phase] = []
-        self.events: list[CandidateEvent] = []
-
-    def on_phase(self, phase: Phase, total: int | None = None) -> None:
-        self.phases.append(phase)
-
-    def on_candidate(self, event: CandidateEvent) -> None:
-        self.events.append(event)
 
 
 @pytest.fixture

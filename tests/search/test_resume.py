@@ -3,38 +3,20 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
-from autotune.evaluators.evaluator import Evaluator
 from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.budget import Budget
 from autotune.search.clock import SimulatedClock
-from autotune.search.progress import CandidateEvent, Phase
 from autotune.search.study import StudyLoop
-from autotune.search.study_plan import StudyPlan
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
 from autotune.spaces.front import study_front
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.study_record import StudyRecord, StudyState
-from autotune.storage.database import Database
 
-OpenStudy = Callable[[str, StudyPlan, Evaluator], Database]
-MakePlan = Callable[..., StudyPlan]
-RunStudy = Callable[..., StudyRecord]
-Expected = Callable[[str], StudyRecord]
-
-
-class Onlooker(Protocol):
-    phases: list[Phase]
-    events: list[CandidateEvent]
-
-    def on_phase(self, phase: Phase, total: int | None = None) -> None: ...
-
-    def on_candidate(self, event: CandidateEvent) -> None: ...
+from .onlooker import Expected, MakePlan, Onlooker, OpenStudy, RunStudy
 
 
 class Stopped(Exception):

@@ -1,14 +1,10 @@
-from collections.abc import Callable
-from typing import Protocol
-
 import pytest
 
-from autotune.evaluators.evaluator import Evaluator
 from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.budget import Budget
 from autotune.search.clock import SimulatedClock
 from autotune.search.families import FAMILIES
-from autotune.search.progress import CandidateEvent, Phase
+from autotune.search.progress import Phase
 from autotune.search.study import StudyLoop
 from autotune.search.study_plan import StudyPlan
 from autotune.search.verification import VerificationSettings
@@ -18,22 +14,8 @@ from autotune.spaces.front import calibration_front, pick, study_front
 from autotune.spaces.objective import parse_constraint
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.study_record import StudyRecord, StudyState
-from autotune.storage.database import Database
 
-OpenStudy = Callable[[str, StudyPlan, Evaluator], Database]
-MakePlan = Callable[..., StudyPlan]
-RunStudy = Callable[..., StudyRecord]
-Expected = Callable[[str], StudyRecord]
-
-
-class Onlooker(Protocol):
-    phases: list[Phase]
-    events: list[CandidateEvent]
-
-    def on_phase(self, phase: Phase, total: int | None = None) -> None: ...
-
-    def on_candidate(self, event: CandidateEvent) -> None: ...
-
+from .onlooker import Expected, MakePlan, Onlooker, OpenStudy, RunStudy
 
 FAILURE = Failure(kind=FailureKind.OUT_OF_MEMORY, reason="too large")
 
