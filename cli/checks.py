@@ -30,12 +30,9 @@ def _libraries() -> str:
 
 
 def _device() -> str:
-    import torch
+    from autotune.evaluators.hardware import choose_device, device_name
 
-    from autotune.evaluators.hardware import device_name
-
-    kind = "cuda" if torch.cuda.is_available() else "cpu"
-    return device_name(torch.device(kind))
+    return device_name(choose_device())
 
 
 def _database(storage: str | None) -> str:

@@ -25,7 +25,7 @@ Prompts = Annotated[
     Path | None, typer.Option("--prompts", help="Text file, a prompt per line; every second one is held out.")
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the search.")]
-Device = Annotated[str, typer.Option("--device", help="Torch device, such as cuda.")]
+Device = Annotated[str, typer.Option("--device", help="Torch device; auto is cuda where there is one, else cpu.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
 NewStudy = Annotated[str | None, typer.Option("--study", help="Name of the new study; made up if left out.")]
 Out = Annotated[

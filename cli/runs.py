@@ -42,7 +42,7 @@ def run(
     resolution: options.Resolution = None,
     prompts: options.Prompts = None,
     seed: options.Seed = 0,
-    device: options.Device = "cpu",
+    device: options.Device = "auto",
     dtype: options.Dtype = None,
     study: options.NewStudy = None,
     storage: StorageOption = None,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from autotune.cli import options
 from autotune.cli.output import Format, print_rows
 
 
@@ -51,7 +52,7 @@ def apply(
         Path | None, typer.Option("-o", "--output", help="PNG to write, the images side by side.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the first prompt; the next ones count up.")] = 0,
-    device: Annotated[str, typer.Option("--device", help="Torch device.")] = "cpu",
+    device: options.Device = "auto",
 ) -> None:
     """Print the line that applies a schedule file, or draw images with it."""
     from autotune.spaces.errors import UsageError

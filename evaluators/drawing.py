@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from autotune.evaluators.apply import applied
 from autotune.evaluators.contact_sheet import make_contact_sheet
+from autotune.evaluators.hardware import AUTO_DEVICE
 from autotune.evaluators.load import load_model
 from autotune.evaluators.prompt_embedding import embed_prompts
 from autotune.evaluators.sampling import run_pipeline
@@ -11,7 +12,9 @@ from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.schedule_file import ScheduleFile
 
 
-def draw_with_schedule(file: ScheduleFile, prompts: Sequence[str], *, seed: int = 0, device: str = "cpu") -> bytes:
+def draw_with_schedule(
+    file: ScheduleFile, prompts: Sequence[str], *, seed: int = 0, device: str = AUTO_DEVICE
+) -> bytes:
     """PNG of one image per prompt, side by side; prompt i uses the seed `seed + i`.
 
     Raises:

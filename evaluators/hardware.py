@@ -7,7 +7,29 @@ from pathlib import Path
 
 import torch
 
+from autotune.spaces.errors import UsageError
+
+AUTO_DEVICE = "auto"
 _LIBRARIES = ("diffusers", "torch", "transformers")
+
+
+def choose_device(device: str | torch.device = AUTO_DEVICE) -> torch.device:
+    """The torch device of that name; `auto` is the first CUDA device, or the processor where there is none.
+
+    Raises:
+        UsageError: the device does not exist here.
+    """
+    if device == AUTO_DEVICE:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"the device must be {AUTO_DEVICE} or one of this machine; got {str(device)!r} ({reason}): use cpu"
+        ) from error
+    return target
 
 
 def device_name(device: torch.device) -> str:

@@ -14,6 +14,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 from transformers.utils import logging as transformers_logging
 
+from autotune.evaluators.hardware import AUTO_DEVICE, choose_device
 from autotune.evaluators.model_folder import check_model_folder, hash_model_folder
 from autotune.evaluators.presets import PRESETS, Preset
 from autotune.evaluators.resolve import cached_snapshot, describe_folder, resolve_model
@@ -37,8 +38,8 @@ class LoadedModel:
     revision: str
 
 
-def load_model(name: str, *, device: str | torch.device = "cpu", dtype: str | None = None) -> LoadedModel:
-    """The pipeline that `name` stands for (see `resolve_model`), on `device`.
+def load_model(name: str, *, device: str | torch.device = AUTO_DEVICE, dtype: str | None = None) -> LoadedModel:
+    """The pipeline that `name` stands for (see `resolve_model`), on `device` (by default see `choose_device`).
 
     `dtype` is `float32`, `bfloat16` or `float16`; None takes the preset's, but float32 for float16 on a processor,
     where half precision is slow and partly missing. A hub model comes from the hub cache if it is there, else it is
@@ -49,7 +50,7 @@ def load_model(name: str, *, device: str | torch.device = "cpu", dtype: str | No
         UsageError: The device or the dtype does not exist here.
         EvaluatorError: The weights do not fit into the device's memory.
     """
-    target = _check_device(device)
+    target = choose_device(device)
     preset = resolve_model(name)
     if isinstance(preset.source, Path):
         folder = preset.source
@@ -100,16 +101,6 @@ def _short_reason(error: Exception) -> str:
         return "it is not cached, and offline mode is switched on (HF_HUB_OFFLINE)"
     first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return f"not cached, and the download failed ({first_line})"
-
-
-def _check_device(device: str | torch.device) -> torch.device:
-    try:
-        target = torch.device(device)
-        torch.empty(0, device=target)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"the device must exist on this machine; got {str(device)!r} ({reason}): use cpu") from error
-    return target
 
 
 def _choose_dtype(name: str, device: torch.device, *, explicit: bool) -> torch.dtype:

@@ -31,6 +31,9 @@ BASELINE_SHARE = 1 / 15
 THUMBNAILS = 8
 """Images of each scored schedule that are kept for a contact sheet."""
 
+N_KEPT = 16
+"""Scored schedules whose thumbnails are kept: a few more than a verification measures."""
+
 
 class Worker:
     """Scores schedules on one device with one warm model; implements `autotune.evaluators.evaluator.Evaluator`.
@@ -117,7 +120,7 @@ class Worker:
             if not _is_out_of_memory(error):
                 raise EvaluatorError(f"the pipeline failed while scoring a schedule: {error}") from error
             return Failure(kind=FailureKind.OUT_OF_MEMORY, reason=str(error).splitlines()[0])
-        self._thumbnails[schedule, fidelity.hash] = samples.images[:THUMBNAILS]
+        self._keep_thumbnails(schedule, fidelity, samples)
         return Measurement(
             quality=self._quality(samples, reference, fidelity),
             latency_ms=tuple(latency_ms),
@@ -135,8 +138,14 @@ class Worker:
         if key not in self._thumbnails:
             n = min(n_images, THUMBNAILS, len(fidelity.prompts))
             short = dataclasses.replace(fidelity, prompts=fidelity.prompts[:n], seeds=fidelity.seeds[:n])
-            self._thumbnails[key] = self._run(schedule, short, None).images
-        return make_contact_sheet(self._thumbnails[key][:n_images])
+            self._keep_thumbnails(schedule, fidelity, self._run(schedule, short, None))
+        return make_contact_sheet(self._thumbnails[key][:n_images] / 255)
+
+    def _keep_thumbnails(self, schedule: Schedule, fidelity: Fidelity, samples: Samples) -> None:
+        # A byte per value, and a copy: a slice would keep the whole batch alive.
+        self._thumbnails[schedule, fidelity.hash] = (samples.images[:THUMBNAILS] * 255).round().byte()
+        if len(self._thumbnails) > N_KEPT:
+            del self._thumbnails[next(iter(self._thumbnails))]
 
     def _run(self, schedule: Schedule, fidelity: Fidelity, timeout_s: float | None) -> Samples:
         preset = self._preset

@@ -77,7 +77,7 @@ def make_settings(
     objectives: str = "latency,deviation",
     constraints: Sequence[str] = (),
     seed: int = 0,
-    device: str = "cpu",
+    device: str = "auto",
     dtype: str | None = None,
     resolution: int | None = None,
     steps: int | None = None,

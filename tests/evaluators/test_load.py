@@ -8,6 +8,7 @@ import torch
 from huggingface_hub import constants
 
 from autotune.evaluators.availability import can_run_here
+from autotune.evaluators.hardware import choose_device
 from autotune.evaluators.load import load_model, resolve_model
 from autotune.evaluators.model_folder import hash_model_folder
 from autotune.evaluators.presets import PRESETS, ZOO
@@ -179,6 +180,16 @@ def test_device_and_dtype_that_do_not_exist_are_usage_errors() -> None:
         load_model("mini-sd", device="toaster")
     with pytest.raises(UsageError, match="float32, bfloat16, float16"):
         load_model("mini-sd", dtype="int4")
+
+
+@pytest.mark.parametrize("there_is_one", [False, True])
+def test_the_device_is_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch, there_is_one: bool) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there_is_one)
+    monkeypatch.setattr(torch, "empty", lambda *size, device: asked.append(device))
+    device = choose_device()
+    assert device.type == ("cuda" if there_is_one else "cpu")
+    assert asked == [device]
 
 
 def test_list_says_what_can_run_here_and_why_not(empty_cache: Path) -> None:

@@ -6,7 +6,7 @@ from autotune.evaluators import worker as worker_module
 from autotune.evaluators.load import load_model
 from autotune.evaluators.quality import score_deviation
 from autotune.evaluators.reference import reference_schedule
-from autotune.evaluators.worker import Worker
+from autotune.evaluators.worker import N_KEPT, Worker
 from autotune.spaces.cache_plan import CachePlan, plan_macs
 from autotune.spaces.errors import EvaluatorError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
@@ -167,6 +167,15 @@ def test_images_do_not_depend_on_the_batch_that_they_are_drawn_in(flux: Worker) 
     together = flux._run(Schedule(n_steps=5), PROMPTS, None).latents[1:]
     deviation = score_deviation(flux._run(Schedule(n_steps=5), alone, None).latents, together)
     assert max(deviation) < 1e-4
+
+
+def test_thumbnails_are_small_and_few(flux: Worker) -> None:
+    samples = flux._run(Schedule(n_steps=1), PROMPTS, None)
+    for n in range(1, 40):
+        flux._keep_thumbnails(Schedule(n_steps=n), PROMPTS, samples)
+    assert len(flux._thumbnails) == N_KEPT
+    assert all(t.untyped_storage().nbytes() == len(PROMPTS.prompts) * 3 * 32 * 32 for t in flux._thumbnails.values())
+    flux._thumbnails.clear()
 
 
 def test_a_contact_sheet_is_one_row_of_the_samples(flux: Worker) -> None:
