@@ -30,7 +30,7 @@ from autotune.search.families import make_searcher
 from autotune.search.searcher import Result, SearchContext
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.evaluation import Fidelity, Measurement
-from autotune.spaces.pareto import front_hypervolume
+from autotune.spaces.pareto import front_hypervolume, non_dominated
 from autotune.spaces.schedule import Schedule
 
 MODELS = ("mini-flux", "mini-pixart", "mini-sd")
@@ -55,9 +55,10 @@ def main() -> None:
     bench.finish()
 
 
-def fidelity_of(model: LoadedModel, n: int) -> Fidelity:
-    prompts = read_prompts(model.preset.calibration_prompts)[:n]
-    return Fidelity(name="calibration", prompts=prompts, seeds=tuple(range(len(prompts))))
+def fidelity_of(path: Path, n: int, *, first_seed: int = 0) -> Fidelity:
+    """The first `n` prompts of a file that ships with the package."""
+    prompts = read_prompts(path)[:n]
+    return Fidelity(name=path.stem, prompts=prompts, seeds=tuple(range(first_seed, first_seed + len(prompts))))
 
 
 class ForwardTimer:
@@ -93,7 +94,7 @@ def evaluator_overhead(bench: Benchmark, worker: Worker, model: LoadedModel, rep
 
     The reference, the text embeddings and the baseline's own runs are paid once per study, not per candidate.
     """
-    fidelity = fidelity_of(model, 16)
+    fidelity = fidelity_of(model.preset.calibration_prompts, 16)
     schedule = Schedule(n_steps=N_STEPS)
     worker.score(schedule, fidelity)
     ratios = []
@@ -111,7 +112,7 @@ def evaluator_overhead(bench: Benchmark, worker: Worker, model: LoadedModel, rep
 def gate_overhead(bench: Benchmark, model: LoadedModel, repeats: int) -> None:
     """A run that recomputes everything through a gate on every site, over the plain pipeline, interleaved."""
     pipe, preset = model.pipe, model.preset
-    fidelity = fidelity_of(model, 16)
+    fidelity = fidelity_of(model.preset.calibration_prompts, 16)
     embeddings = embed_prompts(
         pipe, fidelity.prompts, guidance_scale=preset.guidance_scale, call_kwargs=preset.call_kwargs
     )
@@ -148,7 +149,7 @@ def _ratio_of_pair(plain: Callable[[], float], other: Callable[[], float], *, sw
 
 def candidates_per_minute(bench: Benchmark, worker: Worker, model: LoadedModel, n: int) -> None:
     """Scoring of an `ecad` search with 16 prompts, the baseline's refreshes included."""
-    fidelity = fidelity_of(model, 16)
+    fidelity = fidelity_of(model.preset.calibration_prompts, 16)
     searcher = make_searcher("ecad", _context(worker), 0)
     began = time.perf_counter()
     for _ in range(n):
@@ -158,29 +159,54 @@ def candidates_per_minute(bench: Benchmark, worker: Worker, model: LoadedModel, 
 
 
 def hypervolumes(bench: Benchmark, worker: Worker, model: LoadedModel, *, n: int, seed: int) -> None:
-    """Hypervolume of the families after the same number of evaluations: five seeds, 4 prompts, MACs as the cost.
+    """Hypervolume of the families after the same number of evaluations, five seeds each.
 
-    MACs and deviation repeat exactly, so every schedule is scored once; a latency of one run would add its noise.
+    The searches see MACs and the deviation on 4 calibration prompts, which repeat exactly, so that a schedule needs
+    scoring once. Their fronts are then measured on 16 held-out prompts, with latency interleaved with the baseline's.
     """
-    fidelity = fidelity_of(model, 4)
-    known: dict[str, Measurement] = {}
+    calibration = fidelity_of(model.preset.calibration_prompts, 4)
+    held_out = fidelity_of(model.preset.held_out_prompts, 16, first_seed=1000)
+    searched, verified = _Scores(worker, calibration, repeats=1), _Scores(worker, held_out, repeats=3)
     for family in ("ecad", "random", "fewer-steps"):
-        values = []
+        by_macs, by_latency = [], []
         for offset in range(5):
-            searcher = make_searcher(family, _context(worker, ("macs", "deviation")), seed + offset)
-            points: list[tuple[float, float]] = []
-            while len(points) < n and (asked := searcher.ask(1)):
-                (proposal,) = asked
-                if proposal.schedule_hash not in known:
-                    outcome = worker.score(proposal.schedule, fidelity)
-                    assert isinstance(outcome, Measurement), outcome
-                    known[proposal.schedule_hash] = outcome
-                measurement = known[proposal.schedule_hash]
-                searcher.tell([Result(proposal=proposal, outcome=measurement)])
-                points.append((measurement.relative_macs, measurement.mean("deviation")))
-            values.append(front_hypervolume([x for x, _ in points], [y for _, y in points]))
-        figure = f"hypervolume of {family}, {n} evaluations"
-        bench.row(figure, statistics.median(values), [min(values), max(values)], model=model.preset.name)
+            tried = _search(worker, family, searched, n=n, seed=seed + offset)
+            points = [(m.relative_macs, m.mean("deviation")) for m in map(searched, tried)]
+            by_macs.append(_volume(points))
+            front = [schedule for schedule, kept in zip(tried, non_dominated(points), strict=True) if kept]
+            by_latency.append(_volume([(m.relative_latency, m.mean("deviation")) for m in map(verified, front)]))
+        for axis, values in (("MACs, calibration", by_macs), ("latency, held-out", by_latency)):
+            figure = f"hypervolume of {family}, {n} evaluations, {axis}"
+            bench.row(figure, statistics.median(values), [min(values), max(values)], model=model.preset.name)
+
+
+class _Scores:
+    """Scores every schedule once."""
+
+    def __init__(self, worker: Worker, fidelity: Fidelity, *, repeats: int) -> None:
+        self._worker, self._fidelity, self._repeats = worker, fidelity, repeats
+        self._known: dict[Schedule, Measurement] = {}
+
+    def __call__(self, schedule: Schedule) -> Measurement:
+        if schedule not in self._known:
+            outcome = self._worker.score(schedule, self._fidelity, repeats=self._repeats)
+            assert isinstance(outcome, Measurement), outcome
+            self._known[schedule] = outcome
+        return self._known[schedule]
+
+
+def _search(worker: Worker, family: str, score: _Scores, *, n: int, seed: int) -> list[Schedule]:
+    """The first `n` schedules that a family asks for, fewer if it has no more."""
+    searcher = make_searcher(family, _context(worker, ("macs", "deviation")), seed)
+    tried: list[Schedule] = []
+    while len(tried) < n and (asked := searcher.ask(1)):
+        tried.append(asked[0].schedule)
+        searcher.tell([Result(proposal=asked[0], outcome=score(asked[0].schedule))])
+    return tried
+
+
+def _volume(points: list[tuple[float, float]]) -> float:
+    return front_hypervolume([cost for cost, _ in points], [deviation for _, deviation in points])
 
 
 def _context(worker: Worker, objectives: tuple[str, ...] = ("latency", "deviation")) -> SearchContext:
