@@ -19,8 +19,8 @@ from autotune.spaces.study_record import StudyRecord
 
 PURPOSE = {
     "quality": "lowest deviation at no more than the default run's cost",
-    "balanced": "the knee of the front",
-    "fast": "fastest that deviates no more than the default run",
+    "balanced": "the slower of the knee of the front and the fastest that is no worse than the default run",
+    "fast": "the faster of these two",
 }
 CARD_FIGURES = (
     ("speedup", "speed-up"),

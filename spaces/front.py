@@ -21,6 +21,7 @@ from autotune.spaces.objective import (
     total_violation,
 )
 from autotune.spaces.pareto import non_dominated
+from autotune.spaces.statistics import bootstrap_interval
 from autotune.spaces.study_record import Candidate, StudyRecord
 
 Array = NDArray[np.float64]
@@ -99,26 +100,38 @@ def baseline_of(record: StudyRecord) -> Candidate | None:
 
 
 def pick(front: Sequence[Candidate], record: StudyRecord) -> dict[str, Candidate]:
-    """Three members of a front by name; the same member may hold several names; {} of an empty front.
+    """Three members of a front by name, from slow to fast; one member may hold several names; {} of an empty front.
 
-    `quality` has the lowest deviation of those that cost no more than the baseline, or of all if none does.
-    `balanced` is the knee: the member farthest below the chord between the front's ends, in relative cost and log10
-    deviation, both scaled to [0, 1]. `fast` is the cheapest whose deviation is at most the baseline's own; the
-    knee if there is none. Values are those of `reported_measurement`.
+    `quality` has the lowest deviation of those that cost no more than the baseline, or of all if none does. The other
+    two are the knee of these members (the one farthest below the chord between their ends, in relative cost and log10
+    deviation, both scaled to [0, 1]) and the cheapest that is not measurably worse than the baseline: the 95 %
+    bootstrap interval of the paired difference in deviation reaches down to 0. `fast` is the cheaper of the two,
+    `balanced` the other. Values are those of `reported_measurement`.
     """
     members = [c for c in front if reported_measurement(c) is not None]
+    members = [c for c in members if relative_cost(c, record) <= 1.0] or members
     if not members:
         return {}
     cost = np.array([relative_cost(c, record) for c in members])
     deviation = np.array([_deviation(c) for c in members])
-    affordable = np.flatnonzero(cost <= 1.0) if (cost <= 1.0).any() else np.arange(len(members))
-    quality = affordable[np.lexsort((cost[affordable], deviation[affordable]))[0]]
-    balanced = _knee(cost, np.log10(np.maximum(deviation, DEVIATION_FLOOR)))
-    baseline = baseline_of(record)
-    limit = _deviation(baseline) if baseline is not None else -np.inf
-    good = np.flatnonzero(deviation <= limit)
-    fast = good[np.lexsort((deviation[good], cost[good]))[0]] if len(good) else balanced
+    quality = np.lexsort((cost, deviation))[0]
+    knee = _knee(cost, np.log10(np.maximum(deviation, DEVIATION_FLOOR)))
+    good = np.flatnonzero([not _is_worse(c, baseline_of(record)) for c in members])
+    as_good = good[np.lexsort((deviation[good], cost[good]))[0]] if len(good) else knee
+    fast, balanced = sorted((knee, as_good), key=lambda i: float(cost[i]))
     return {"quality": members[quality], "balanced": members[balanced], "fast": members[fast]}
+
+
+def _is_worse(candidate: Candidate, baseline: Candidate | None) -> bool:
+    """Whether a candidate deviates measurably more than the baseline, on the best prompts both were measured on."""
+    if baseline is None:
+        return True
+    for evaluations in ((candidate.held_out, baseline.held_out), (candidate.calibration, baseline.calibration)):
+        own, default = (None if e is None else e.measurement for e in evaluations)
+        if own is not None and default is not None:
+            difference = np.subtract(own.quality["deviation"], default.quality["deviation"])
+            return bootstrap_interval(difference.tolist())[0] > 0.0
+    return True
 
 
 def _front(
