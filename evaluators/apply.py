@@ -129,13 +129,17 @@ def _attach(
                 f"use a schedule without the column"
             )
         guidance = GuidanceRuntime(schedule.guidance)
+    initial_scale = 1.0
     if schedule.time is not None:
         if noise is None:
             noise = noise_schedule_of(scheduler, 0.0)
             noise = dataclasses.replace(noise, dynamic=False) if isinstance(noise, Flow) else noise
         scheduler = SolverProgramScheduler.from_schedule(schedule, scheduler, noise, prediction_of(scheduler))
+        initial_scale = scheduler.program.initial_scale
     remove(pipe)
-    attachment = Attachment(pipe, schedule, cache=cache, guidance=guidance, warn_shape=warn_shape)
+    attachment = Attachment(
+        pipe, schedule, cache=cache, guidance=guidance, initial_scale=initial_scale, warn_shape=warn_shape
+    )
     attachment.install(scheduler, adapter, every_site=every_site)
     setattr(pipe, _ATTRIBUTE, attachment)
     return attachment

@@ -21,7 +21,7 @@ class Attachment:
     """What `attach` puts on a pipeline, and `remove` takes off.
 
     `original_scheduler` is the pipeline's own. `cache` and `guidance` are None where the schedule has no such column,
-    or one that changes nothing. `warn_shape` is the latent shape (batch first) that the schedule was measured for.
+    or one that changes nothing. The starting noise is multiplied by `initial_scale`. `warn_shape` is the latent shape (batch first) that the schedule was measured for.
     """
 
     def __init__(
@@ -31,11 +31,12 @@ class Attachment:
         *,
         cache: CacheRuntime | None,
         guidance: GuidanceRuntime | None,
+        initial_scale: float = 1.0,
         warn_shape: tuple[int, ...] | None = None,
     ) -> None:
         self.schedule, self.cache, self.guidance = schedule, cache, guidance
         self.original_scheduler = pipe.scheduler
-        self._pipe, self._warn_shape = pipe, warn_shape
+        self._pipe, self._initial_scale, self._warn_shape = pipe, initial_scale, warn_shape
         self._overrides = Overrides()
         self._signatures: dict[int, object] = {}
         self._removed = False
@@ -51,6 +52,8 @@ class Attachment:
             if scheduler is not pipe.scheduler:
                 pipe.scheduler = scheduler
             self._clock.install(scheduler, self._overrides)
+            if self._initial_scale != 1.0:
+                self._overrides.set(pipe, "prepare_latents", self._scaled(pipe.prepare_latents))
             if adapter is not None:
                 denoiser = getattr(pipe, adapter.denoiser_attr)
                 if self.cache is not None:
@@ -72,6 +75,20 @@ class Attachment:
         """What the pipeline's scheduler would be after `uninstall`."""
         scheduler = self._pipe.scheduler
         return self.original_scheduler if scheduler is self._clock.scheduler else scheduler
+
+    def _scaled(self, prepare: Callable[..., Any]) -> Callable[..., Any]:
+        """A `prepare_latents` whose latents are scaled; FLUX returns image ids beside them."""
+
+        @functools.wraps(prepare)
+        def prepare_latents(*args: Any, **kwargs: Any) -> Any:
+            prepared = prepare(*args, **kwargs)
+            if self._removed:
+                return prepared
+            if isinstance(prepared, tuple):
+                return (prepared[0] * self._initial_scale, *prepared[1:])
+            return prepared * self._initial_scale
+
+        return prepare_latents
 
     def _begin(self) -> None:
         for part in (self.cache, self.guidance):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
+from diffusers.utils.torch_utils import randn_tensor
 
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.noise_schedule import Flow, VariancePreserving
@@ -144,7 +145,7 @@ class SolverProgramScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             model_output: raw network output at `sample`, any shape.
             timestep: not read; steps are counted from `set_timesteps`.
             sample: the state that the network was called with, same shape.
-            generator: not read; a solver program is deterministic.
+            generator: draws the fresh noise of stochastic steps; one, or a list with one per sample.
             return_dict: whether to return a `SchedulerOutput` instead of a tuple.
 
         Raises:
@@ -165,6 +166,10 @@ class SolverProgramScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
                 result.add_(self._states[j], alpha=on_state)
             if on_output:
                 result.add_(self._outputs[j], alpha=on_output)
+        deviation = float(program.noise_coefs[i])
+        if deviation:
+            noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=dtype)
+            result.add_(noise, alpha=deviation)
         self._forget(i)
         self._step_index = i + 1
         result = result.to(sample.dtype)
@@ -178,10 +183,11 @@ class SolverProgramScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         noise = self._noise
         if mu is None or not isinstance(noise, Flow) or not noise.dynamic or abs(mu - noise.mu) <= _SAME_MU:
             return self.program
-        self._warn_once(
-            f"the applied schedule was made for a time shift of {noise.mu:.4g}, this resolution has {mu:.4g}; "
-            "its timesteps are shifted accordingly, but it was not tuned for them"
-        )
+        made_for = f"the applied schedule was made for a time shift of {noise.mu:.4g}, this resolution has {mu:.4g}; "
+        if self._schedule.start is not None:  # the latents have been scaled for the first timestep already
+            self._warn_once(made_for + "its timesteps stay as they are, and it was not tuned for this")
+            return self.program
+        self._warn_once(made_for + "its timesteps are shifted accordingly, but it was not tuned for them")
         time = shift_flow_times(self._schedule.time or (), mu - noise.mu, n_train=noise.n_train)
         return compile_program(dataclasses.replace(self._schedule, time=time), noise, self._prediction)
 

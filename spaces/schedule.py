@@ -3,13 +3,15 @@
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from autotune.spaces.cache_plan import CachePlan, canonical_plan
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.inventory import Inventory
+from autotune.spaces.solver_json import step_to_row
 from autotune.spaces.solver_step import SolverStep
+from autotune.spaces.solver_tape import points_available
 
 
 class GuidanceAction(StrEnum):
@@ -29,7 +31,8 @@ class Schedule:
     `n_steps` is the number of steps that the pipeline is asked for. `time` holds the `n_steps` model timesteps
     at which the network is called, strictly decreasing and above 0 (variance preserving: in [0, 999]; flow: 1000 sigma,
     time shift applied); the clean end is implied. `solver` goes with `time`. `compensation` holds DC-Solver's ratio
-    rho per step, 1 for none (Zhao et al. 2024). `cache` and `guidance` have one row per network call, which is
+    rho per step, 1 for none (Zhao et al. 2024). `start`, if given, is the timestep of the starting noise, above `time[0]`:
+    an analytic first step leads down from there with a data prediction of 0, at no call. `cache` and `guidance` have one row per network call, which is
     `n_steps` except where the pipeline's own sampler calls more often (PNDM).
     """
 
@@ -37,6 +40,7 @@ class Schedule:
     time: tuple[float, ...] | None = None
     solver: tuple[SolverStep, ...] | None = None
     compensation: tuple[float, ...] | None = None
+    start: float | None = None
     cache: CachePlan | None = None
     guidance: tuple[GuidanceAction, ...] | None = None
 
@@ -57,11 +61,7 @@ class Schedule:
             for i, value in enumerate(getattr(self, name) or ()):
                 if not math.isfinite(value):
                     raise ScheduleError(f"{name}[{i}] must be a finite number; got {value}")
-        for i, (t, after) in enumerate(zip(self.time or (), (self.time or ())[1:], strict=False)):
-            if not t > after:
-                raise ScheduleError(f"time must decrease strictly; got {t} then {after} at step {i + 1}")
-        if self.time is not None and self.time[-1] < 0:
-            raise ScheduleError(f"time must not be negative; got {self.time[-1]} at the last step")
+        self._check_solver()
         if self.guidance is not None and self.guidance[:1] == (GuidanceAction.STORED,):
             raise ScheduleError("guidance[0] can't be 'stored': nothing is stored before the first call")
         rows = {
@@ -78,6 +78,27 @@ class Schedule:
                 f"the columns cache and guidance must have the same rows; got {rows['cache']} and {rows['guidance']}"
             )
 
+    def _check_solver(self) -> None:
+        if self.time is None or self.solver is None:
+            if self.start is not None:
+                raise ScheduleError("start needs the columns time and solver; give them, or leave start out")
+            return
+        for i, (t, after, step) in enumerate(zip(self.time, self.time[1:], self.solver, strict=False)):
+            if after > t or (after == t and not step.origin):
+                raise ScheduleError(
+                    f"time must decrease strictly; got {t} then {after} at step {i + 1} (only an implicit corrector, a "
+                    "row with an earlier origin, may be followed by its own timestep)"
+                )
+            if after == t == self.time[i - step.origin]:
+                raise ScheduleError(f"solver[{i}]: an implicit corrector must start at another level; got {t} twice")
+        for i, step in enumerate(self.solver):
+            if step.origin > i:
+                raise ScheduleError(f"solver[{i}].origin must be at most {i}; got {step.origin}")
+        if self.time[-1] < 0:
+            raise ScheduleError(f"time must not be negative; got {self.time[-1]} at the last step")
+        if self.start is not None and not (math.isfinite(self.start) and self.start > self.time[0]):
+            raise ScheduleError(f"start must be a finite number above time[0] = {self.time[0]}; got {self.start}")
+
 
 def canonical_schedule(schedule: Schedule, inventory: Inventory) -> Schedule:
     """The schedule without dead genes: two schedules that compute the same thing have the same canonical form.
@@ -91,10 +112,11 @@ def canonical_schedule(schedule: Schedule, inventory: Inventory) -> Schedule:
         guidance = None
     solver, compensation = schedule.solver, schedule.compensation
     if solver is not None:
-        solver = tuple(_canonical_step(step, i, schedule.n_steps) for i, step in enumerate(solver))
+        solver = tuple(_canonical_step(step, i, schedule.time or ()) for i, step in enumerate(solver))
     if compensation is not None:
-        # Three points carry the polynomial, and the last buffered value may be shifted, the first two may not.
-        compensation = (1.0,) * min(2, schedule.n_steps) + compensation[2:]
+        # Three levels carry the polynomial.
+        levels = [points_available(schedule.time or (), i, i) for i in range(schedule.n_steps)]
+        compensation = tuple(rho if n >= 2 else 1.0 for rho, n in zip(compensation, levels, strict=True))
         if all(rho == 1.0 for rho in compensation):
             compensation = None
     return Schedule(
@@ -102,34 +124,49 @@ def canonical_schedule(schedule: Schedule, inventory: Inventory) -> Schedule:
         time=schedule.time,
         solver=solver,
         compensation=compensation,
+        start=schedule.start,
         cache=cache,
         guidance=guidance,
     )
 
 
-def _canonical_step(step: SolverStep, i: int, n_steps: int) -> SolverStep:
-    last = i == n_steps - 1
-    order = min(step.order, i + 1)
-    if last and step.domain == "lambda":
-        order = 1  # the last step reaches lambda = inf, where only the first Taylor term is finite
-    corrector = step.corrector and not last
-    relaxed = order == 2 or (order == 1 and corrector)
-    relaxation = step.relaxation if relaxed and step.domain == "lambda" else "taylor"
-    return SolverStep(view=step.view, domain=step.domain, order=order, relaxation=relaxation, corrector=corrector)
+def _canonical_step(step: SolverStep, i: int, time: tuple[float, ...]) -> SolverStep:
+    last = i == len(time) - 1
+    step = step.limited(points_available(time, i - step.origin, i))
+    if last:
+        step = replace(step, corrector=False)
+        if step.domain == "lambda":  # lambda is infinite at the clean end, where only the first Taylor term is finite
+            step = replace(step, order=1, slope_points=0, stochastic=0.0)
+    n_derivatives = step.order - 1
+    n_points = step.slope_points or 0
+    if n_derivatives == 0:
+        step = replace(step, slope_points=0)
+        n_points = 0
+    relaxed = (n_derivatives > 0 and n_points == 1) or (step.corrector and n_points == 0)
+    if not relaxed or step.domain == "sigma":
+        step = replace(step, relaxation="taylor")
+    if n_derivatives + step.corrector < 1:
+        step = replace(step, slope=1.0)
+    if n_derivatives + step.corrector < 2:
+        step = replace(step, curvature=1.0)
+    return step
 
 
 def schedule_to_json(schedule: Schedule) -> dict[str, object]:
     """The schedule's columns as a JSON object, cache actions as a string of digits; the form that is hashed."""
     solver = schedule.solver
     cache = schedule.cache
-    return {
+    data: dict[str, object] = {
         "n_steps": schedule.n_steps,
         "time": None if schedule.time is None else list(schedule.time),
-        "solver": None if solver is None else [[s.view, s.domain, s.order, s.relaxation, s.corrector] for s in solver],
+        "solver": None if solver is None else [step_to_row(step) for step in solver],
         "compensation": None if schedule.compensation is None else list(schedule.compensation),
         "cache": None if cache is None else [cache.n_calls, cache.n_sites, cache.actions.hex()],
         "guidance": None if schedule.guidance is None else [str(action) for action in schedule.guidance],
     }
+    if schedule.start is not None:
+        data["start"] = schedule.start
+    return data
 
 
 def schedule_hash(schedule: Schedule) -> str:

@@ -20,14 +20,14 @@ from autotune.spaces.cache_plan import CacheAction, CachePlan
 from autotune.spaces.condition import Condition, condition_from_json
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.schedule import GuidanceAction, Schedule, schedule_hash
+from autotune.spaces.solver_json import step_from_object, step_to_object
 from autotune.spaces.solver_step import SolverStep
 
 SCHEMA_VERSION = 1
 SCHEMA_PATH = Path(__file__).with_name("schedule.schema.json")
 
 _TOP = ("schema_version", "hash", "schedule", "condition", "measured", "provenance")
-_COLUMNS = ("n_steps", "time", "solver", "compensation", "cache", "guidance")
-_STEP = ("view", "domain", "order", "relaxation", "corrector")
+_COLUMNS = ("n_steps", "time", "solver", "compensation", "start", "cache", "guidance")
 _CACHE = ("n_calls", "n_sites", "actions", "packed")
 _ACTIONS = [action.name.lower() for action in CacheAction]
 _BITS = max(1, math.ceil(math.log2(len(_ACTIONS))))
@@ -126,9 +126,11 @@ def _columns_to_json(schedule: Schedule) -> dict[str, object]:
     if schedule.time is not None:
         data["time"] = list(schedule.time)
     if schedule.solver is not None:
-        data["solver"] = [{name: getattr(step, name) for name in _STEP} for step in schedule.solver]
+        data["solver"] = [step_to_object(step) for step in schedule.solver]
     if schedule.compensation is not None:
         data["compensation"] = list(schedule.compensation)
+    if schedule.start is not None:
+        data["start"] = schedule.start
     if schedule.cache is not None:
         bits = np.unpackbits(schedule.cache.table.reshape(-1, 1), axis=1)[:, -_BITS:]
         data["cache"] = {
@@ -159,20 +161,17 @@ def _columns_from_json(data: dict[str, object]) -> Schedule:
         time=_numbers(data, "time"),
         solver=None if solver is None else tuple(_step_from_json(step, i) for i, step in enumerate(solver)),
         compensation=_numbers(data, "compensation"),
+        start=_number(data["start"], "start") if "start" in data else None,
         cache=_cache_from_json(data["cache"]) if "cache" in data else None,
         guidance=None if guidance is None else tuple(GuidanceAction(str(action)) for action in guidance),
     )
 
 
 def _step_from_json(data: object, i: int) -> SolverStep:
-    where = f"schedule.solver[{i}]"
-    if not isinstance(data, dict):
-        raise ScheduleError(f"{where} must be an object; got {type(data).__name__}")
-    _check_keys(data, f"{where}.", _STEP, required=_STEP)
     try:
-        return SolverStep(**data)
+        return step_from_object(data)
     except ScheduleError as error:
-        raise ScheduleError(f"{where}: {error}") from error
+        raise ScheduleError(f"schedule.solver[{i}]: {error}") from error
 
 
 def _cache_from_json(data: object) -> CachePlan:
@@ -233,11 +232,10 @@ def _list(data: Mapping[str, object], name: str) -> list[object] | None:
 
 def _numbers(data: Mapping[str, object], name: str) -> tuple[float, ...] | None:
     values = _list(data, name)
-    if values is None:
-        return None
-    numbers = []
-    for i, value in enumerate(values):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ScheduleError(f"schedule.{name}[{i}] must be a number; got {value!r}")
-        numbers.append(float(value))
-    return tuple(numbers)
+    return None if values is None else tuple(_number(value, f"{name}[{i}]") for i, value in enumerate(values))
+
+
+def _number(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ScheduleError(f"schedule.{name} must be a number; got {value!r}")
+    return float(value)

@@ -1,14 +1,15 @@
 """Reading back what `autotune.spaces.schedule.schedule_to_json` wrote."""
 
 from collections.abc import Mapping
-from functools import lru_cache
 
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.schedule import GuidanceAction, Schedule
-from autotune.spaces.solver_step import Domain, Relaxation, SolverStep, View
+from autotune.spaces.solver_json import step_from_row
+from autotune.spaces.solver_step import SolverStep
 
 _COLUMNS = ("n_steps", "time", "solver", "compensation", "cache", "guidance")
+_OPTIONAL = ("start",)
 
 
 def schedule_from_json(data: Mapping[str, object]) -> Schedule:
@@ -17,8 +18,8 @@ def schedule_from_json(data: Mapping[str, object]) -> Schedule:
     Raises:
         ScheduleError: a column is missing, unknown, or not of the form that `schedule_to_json` writes.
     """
-    if set(data) != set(_COLUMNS):
-        wrong = sorted(set(data) ^ set(_COLUMNS))
+    if set(data) - set(_OPTIONAL) != set(_COLUMNS):
+        wrong = sorted((set(data) - set(_OPTIONAL)) ^ set(_COLUMNS))
         raise ScheduleError(f"a schedule must have the columns {', '.join(_COLUMNS)}; missing or unknown: {wrong}")
     n_steps = data["n_steps"]
     if isinstance(n_steps, bool) or not isinstance(n_steps, int):
@@ -29,6 +30,7 @@ def schedule_from_json(data: Mapping[str, object]) -> Schedule:
         time=_numbers(data, "time"),
         solver=None if solver is None else tuple(_step(row, i) for i, row in enumerate(solver)),
         compensation=_numbers(data, "compensation"),
+        start=_number(data, "start"),
         cache=_cache(data),
         guidance=None if guidance is None else tuple(_action(value, i) for i, value in enumerate(guidance)),
     )
@@ -53,18 +55,20 @@ def _numbers(data: Mapping[str, object], column: str) -> tuple[float, ...] | Non
     return tuple(numbers)
 
 
+def _number(data: Mapping[str, object], column: str) -> float | None:
+    value = data.get(column)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ScheduleError(f"{column} must be a number; got {value!r}")
+    return value
+
+
 def _step(row: object, i: int) -> SolverStep:
-    if not isinstance(row, list) or len(row) != 5:
-        raise ScheduleError(f"solver[{i}] must be [view, domain, order, relaxation, corrector]; got {row!r}")
     try:
-        return _make_step(*row)
-    except (ScheduleError, TypeError) as error:  # an unhashable cell is a TypeError
+        return step_from_row(row)
+    except ScheduleError as error:
         raise ScheduleError(f"solver[{i}]: {error}") from error
-
-
-@lru_cache(maxsize=256, typed=True)  # a study repeats few formulas over thousands of rows; typed: 1 is not true
-def _make_step(view: View, domain: Domain, order: int, relaxation: Relaxation, corrector: bool) -> SolverStep:
-    return SolverStep(view=view, domain=domain, order=order, relaxation=relaxation, corrector=corrector)
 
 
 def _cache(data: Mapping[str, object]) -> CachePlan | None:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.noise_schedule import FLOW_START, Flow, NoiseSchedule
-from autotune.spaces.solver_step import Domain, Relaxation, SolverStep, View
+from autotune.spaces.solver_step import Domain, SolverStep, View
 
+Array = NDArray[np.float64]
 Prediction = Literal["noise", "velocity", "data"]
 """What a network puts out. Velocity is a_t e - s_t x_0 on a variance-preserving process and e - x_0 on a flow."""
 
@@ -73,8 +74,9 @@ def levels_of(time: Sequence[float], noise: NoiseSchedule) -> Levels:
             bound = "(0" if flow else "[0"
             raise ScheduleError(f"time[{i}] must lie in {bound}, {noise.t_max:g}] for this noise schedule; got {t:g}")
     lam = noise.lam(times)
-    if np.any(np.diff(lam) <= 0):
-        i = int(np.argmax(np.diff(lam) <= 0))
+    same = (np.diff(lam) <= 0) & (np.diff(times) != 0)  # an implicit corrector repeats its timestep
+    if np.any(same):
+        i = int(np.argmax(same))
         raise ScheduleError(
             f"timesteps must stand for different noise levels; got the same one for time[{i}] = {times[i]!r} "
             f"and time[{i + 1}] = {times[i + 1]!r}; move them apart"
@@ -123,15 +125,24 @@ def view_of_output(view: View, prediction: Prediction, alpha: float, sigma: floa
     return 1.0 / sigma, -alpha / sigma
 
 
-def transition(view: View, domain: Domain, levels: Levels, i: int) -> Transition:
-    """Factors of the step that leaves level `i`; in the lambda domain the level reached must not be the clean end."""
-    a_s, a_t, s_s, s_t = levels.alpha[i], levels.alpha[i + 1], levels.sigma[i], levels.sigma[i + 1]
-    h = levels.position(i + 1, domain) - levels.position(i, domain)
-    if domain == "sigma":
-        return Transition(1.0, 1.0, h, 0.0) if view == "velocity" else Transition(a_t / a_s, a_t, h, 0.0)
-    if view == "data":
-        return Transition(s_t / s_s, a_t, h, -h)
+def transition(step: SolverStep, levels: Levels, start: int, end: int) -> Transition:
+    """Factors of a step between two levels; in the lambda domain the level reached must not be the clean end."""
+    a_s, a_t, s_s, s_t = levels.alpha[start], levels.alpha[end], levels.sigma[start], levels.sigma[end]
+    h = levels.position(end, step.domain) - levels.position(start, step.domain)
+    if step.domain == "sigma":
+        return Transition(1.0, 1.0, h, 0.0) if step.view == "velocity" else Transition(a_t / a_s, a_t, h, 0.0)
+    if step.view == "data":
+        rate = step.stochastic**2
+        return Transition(s_t / s_s * math.exp(-rate * h), a_t * (1.0 + rate), h, -(1.0 + rate) * h)
     return Transition(a_t / a_s, -s_t, h, h)
+
+
+def fresh_noise(step: SolverStep, levels: Levels, start: int, end: int) -> float:
+    """Standard deviation of the noise that a stochastic step adds: sigma_t sqrt(1 - exp(-2 tau^2 h))."""
+    if not step.stochastic:
+        return 0.0
+    h = levels.lam[end] - levels.lam[start]
+    return levels.sigma[end] * math.sqrt(-math.expm1(-2.0 * step.stochastic**2 * h))
 
 
 def phis(count: int, z: float) -> list[float]:
@@ -153,25 +164,40 @@ def phis(count: int, z: float) -> list[float]:
     return values[::-1]
 
 
-def difference_weights(move: Transition, offsets: Sequence[float], relaxation: Relaxation) -> NDArray[np.float64]:
-    """Weights w_j of the differences F_j - F_s, for views at `offsets` (in units of h) from level s.
+def difference_weights(step: SolverStep, move: Transition, offsets: Sequence[float], extra: int) -> Array:
+    """Weights w_j of the differences F_j - F_s, for views at `offsets` (in units of h) from level s, nearest first.
 
-    The first m derivatives come from m differences. Where m is 1, `b1` and `b2` scale that derivative as UniPC's
-    order-2 predictor and order-1 corrector do (Zhao et al. 2023, arXiv 2302.04867, section 3.4).
+    `extra` is 0 for the predictor and 1 for the corrector, which has one point and one order more. Where one
+    difference estimates the slope, `b1` and `b2` scale it as UniPC's order-2 predictor and order-1 corrector do
+    (Zhao et al. 2023, arXiv 2302.04867, section 3.4).
 
     Returns:
-        m weights; the sum over j equals h^2 phi_2 F' + h^3 phi_3 F'' + ... .
+        one weight per offset; without slope and curvature factors the sum over j is h^2 phi_2 F' + h^3 phi_3 F'' + ...
     """
+    n_derivatives = step.order - 1 + extra
+    weights = np.zeros(len(offsets))
+    if n_derivatives == 0:
+        return weights
+    n_slope = (step.slope_points or 0) + extra
+    terms = move.h * np.array(phis(n_derivatives + 1, move.z)[1:])
+    if n_slope == 1 and step.relaxation != "taylor" and step.domain == "lambda":
+        terms[0] = 0.5 * move.h * (1.0 if step.relaxation == "b1" else math.expm1(move.z) / move.z)
+    terms[0] *= step.slope
+    if n_derivatives >= 2:
+        terms[1] *= step.curvature
+    if n_slope != n_derivatives:
+        weights[:n_slope] = _derivative_weights(offsets[:n_slope], np.array([terms[0]]))
+        terms[0] = 0.0
+    weights[:n_derivatives] += _derivative_weights(offsets[:n_derivatives], terms)
+    return weights
+
+
+def _derivative_weights(offsets: Sequence[float], terms: Array) -> Array:
+    """Weights of differences whose sum is sum_k terms[k-1] h^k F^(k), exact for polynomials of degree len(offsets)."""
     m = len(offsets)
-    if m == 0:
-        return np.zeros(0)
-    if m == 1 and relaxation != "taylor":
-        b = move.z if relaxation == "b1" else math.expm1(move.z)
-        return np.array([0.5 * move.h * b / (move.z * offsets[0])])
-    terms = move.h * np.array(phis(m + 1, move.z)[1:])
+    padded = np.concatenate([terms, np.zeros(m - len(terms))])
     if m == 1:
-        return np.asarray(terms / offsets[0])
+        return padded / offsets[0]
     powers = np.arange(1, m + 1)
     factorials = np.array([math.factorial(k) for k in range(1, m + 1)])
-    system = np.asarray(offsets)[None, :] ** powers[:, None] / factorials[:, None]
-    return np.linalg.solve(system, terms)
+    return np.linalg.solve(np.asarray(offsets)[None, :] ** powers[:, None] / factorials[:, None], padded)

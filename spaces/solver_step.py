@@ -1,6 +1,7 @@
 """One row of a schedule's solver column: the formula that leaves this step's noise level."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from autotune.spaces.errors import ScheduleError
@@ -9,18 +10,28 @@ View = Literal["data", "noise", "velocity"]
 Domain = Literal["lambda", "sigma"]
 Relaxation = Literal["taylor", "b1", "b2"]
 
-MAX_ORDER = 4
+MAX_ORDER = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SolverStep:
-    """A step of the unified sampling framework (Liu et al. 2024, arXiv 2312.07243), training-free part.
+    """The unified step (Liu et al. 2024, arXiv 2312.07243), training-free part.
 
-    `view` is the network view that is extrapolated, `domain` the variable it is extrapolated in (`lambda`: exponential
-    integrator; `sigma`: Adams-Bashforth), `order` the number of Taylor terms, estimated from as many outputs.
-    `relaxation` scales the first derivative where a single difference estimates it: `b1` and `b2` are UniPC's B(h) = h
-    and B(h) = e^h - 1 (Zhao et al. 2023), `taylor` is none. With `corrector`, the state that this step reaches
-    is corrected with the network output found there, at no extra call (UniC).
+    `view` is the network view F that is extrapolated, `domain` the variable it is extrapolated in (`lambda`:
+    exponential integrator; `sigma`: Adams-Bashforth), `order` the number of Taylor terms F, F', F'', ...
+
+    The derivatives are estimated from the differences to the order - 1 nearest buffered outputs at other levels, F'
+    from the first `slope_points` of them (by default all). F' is multiplied by `slope` (the paper's linear relaxation
+    1 + c h) and F'' by `curvature`. `relaxation` scales F' where a single difference estimates it: `b1` and `b2` are
+    UniPC's B(h) = h and B(h) = e^h - 1 (Zhao et al. 2023), `taylor` is none.
+
+    The step starts from the state of the call `origin` rows back, with that call's output as F. With 0 it is a
+    multistep method. Rows that start from an earlier call make single-step methods; one that does so and stays at its
+    own level, the next row having the same timestep, is an implicit corrector, for one more call.
+
+    With `corrector`, the state that this step reaches is corrected with the network output found there, at one
+    order more and no extra call (UniC, the paper's pseudo-corrector). `stochastic` is tau of the reverse-time SDE
+    with noise rate tau^2 (Xue et al. 2023, arXiv 2309.05019, eq. 5): 0 is the ODE, 1 ancestral sampling.
     """
 
     view: View
@@ -28,17 +39,51 @@ class SolverStep:
     order: int
     relaxation: Relaxation = "taylor"
     corrector: bool = False
+    slope_points: int | None = None
+    slope: float = 1.0
+    curvature: float = 1.0
+    origin: int = 0
+    stochastic: float = 0.0
 
     def __post_init__(self) -> None:
         for name, allowed in (("view", View), ("domain", Domain), ("relaxation", Relaxation)):
             if getattr(self, name) not in get_args(allowed):
                 raise ScheduleError(f"solver {name} must be one of {get_args(allowed)}; got {getattr(self, name)!r}")
-        if isinstance(self.order, bool) or not isinstance(self.order, int) or not 1 <= self.order <= MAX_ORDER:
-            raise ScheduleError(f"solver order must be an integer in 1..{MAX_ORDER}; got {self.order!r}")
+        _check_integer("order", self.order, 1, MAX_ORDER)
+        if self.slope_points is None:
+            object.__setattr__(self, "slope_points", self.order - 1)
+        _check_integer("slope_points", self.slope_points, min(1, self.order - 1), MAX_ORDER if self.order > 1 else 0)
+        _check_integer("origin", self.origin, 0, MAX_ORDER)
         if not isinstance(self.corrector, bool):
             raise ScheduleError(f"solver corrector must be true or false; got {self.corrector!r}")
+        for name in ("slope", "curvature", "stochastic"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ScheduleError(f"solver {name} must be a finite number; got {value!r}")
         if (self.view == "data" and self.domain == "sigma") or (self.view == "velocity" and self.domain == "lambda"):
             raise ScheduleError(
                 f"view {self.view!r} has no {self.domain}-domain form; data goes with lambda, velocity with sigma, "
                 "noise with both"
             )
+        if self.stochastic < 0 or (self.stochastic and (self.view, self.corrector) != ("data", False)):
+            raise ScheduleError(
+                f"solver stochastic must be 0 or more, and 0 off the data view or with a corrector; got "
+                f"{self.stochastic!r} with view {self.view!r}, corrector {self.corrector}"
+            )
+
+    @property
+    def n_points(self) -> int:
+        """Buffered outputs besides the origin's that the formula reads."""
+        return max(self.order - 1, self.slope_points or 0)
+
+    def limited(self, n_points: int) -> "SolverStep":
+        """The step where only `n_points` outputs besides the origin's are buffered: of lower order."""
+        if self.n_points <= n_points:
+            return self
+        slope_points = min(self.slope_points or 0, n_points)
+        return replace(self, order=min(self.order, n_points + 1), slope_points=slope_points)
+
+
+def _check_integer(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ScheduleError(f"solver {name} must be an integer in {low}..{high}; got {value!r}")

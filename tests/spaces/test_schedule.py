@@ -175,7 +175,7 @@ def test_the_smallest_change_of_time_is_another_schedule() -> None:
         ({"n_steps": True}, "n_steps must be a positive integer; got True"),
         ({"time": [900.0, "x"]}, r"time\[1\] must be a number; got 'x'"),
         ({"time": 3}, "column time must be a list or null; got int"),
-        ({"solver": [["data", "lambda", 1, "taylor"], []]}, r"solver\[0\] must be \[view"),
+        ({"solver": [["data", "lambda", 1, "taylor"], []]}, r"solver\[0\]: a row must be \[view"),
         ({"solver": [["data", "lambda", 1, "taylor", False], ["data", "lambda", 1, "b9", False]]}, r"solver\[1\]: "),
         ({"solver": [["data", "lambda", 1, "taylor", 0], ["data", "lambda", 1, "taylor", False]]}, "corrector must be"),
         ({"solver": [["data", "lambda", 1, [], False], ["data", "lambda", 1, "taylor", False]]}, r"solver\[0\]: "),

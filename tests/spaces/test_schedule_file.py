@@ -131,7 +131,7 @@ def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
 BAD = {
     "unknown top key": (change("speed", 1), "speed"),
     "unknown column": (change("schedule.cash", []), "schedule.cash"),
-    "unknown solver key": (change("schedule.solver.1.beta", 1), r"schedule.solver\[1\].beta"),
+    "unknown solver key": (change("schedule.solver.1.beta", 1), r"schedule.solver\[1\]: beta"),
     "missing key": (change("condition", ...), "condition is missing"),
     "newer schema": (change("schema_version", 2), "schema_version must be 1; got 2"),
     "wrong column length": (change("schedule.time", [1000.0, 1.0]), "column time must have one row per step; got 2"),
