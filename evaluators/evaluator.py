@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.condition import Condition
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
 from autotune.spaces.inventory import Inventory
@@ -27,6 +28,19 @@ class Evaluator(Protocol):
 
         Raises:
             EvaluatorError: the evaluator is broken; a candidate that can't be scored is a `Failure` instead.
+        """
+        ...
+
+    def fit(
+        self, schedule: Schedule, column: FitColumn, fidelity: Fidelity, *, timeout_s: float | None = None
+    ) -> ColumnFit:
+        """Fit a column of a schedule by gradient on a fidelity's prompts; the same arguments give the same fit.
+
+        After `timeout_s` it ends with the best so far.
+
+        Raises:
+            ScheduleError: the schedule has no solver, or too few steps for the column.
+            EvaluatorError: the evaluator is broken, or short of memory.
         """
         ...
 

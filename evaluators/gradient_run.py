@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import inspect
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +26,9 @@ class ProgramTensors:
     initial_scale: torch.Tensor
 
     @classmethod
-    def unflatten(cls, flat: torch.Tensor, n: int) -> "ProgramTensors":
-        """The tensors of a vector that `flatten` made."""
+    def unflatten(cls, flat: torch.Tensor) -> "ProgramTensors":
+        """The tensors of a vector that `flatten` made: 2 n^2 + n + 1 numbers."""
+        n = math.isqrt(len(flat) // 2)
         timesteps, states, outputs, scale = torch.split(flat, [n, n * n, n * n, 1])
         return cls(
             timesteps=timesteps,

@@ -7,21 +7,26 @@ the stack and at both ends of the run; latency is affine in the multiply-accumul
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autotune.spaces.cache_plan import CacheAction, CachePlan, needed_sites, plan_macs
+from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.condition import Condition
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
 from autotune.spaces.inventory import Inventory, Relation, Site
 from autotune.spaces.noise_schedule import Flow
+from autotune.spaces.program_correction import ProgramCorrection
 from autotune.spaces.schedule import GuidanceAction, Schedule, canonical_schedule, schedule_hash
 
 MS_OVERHEAD_PER_CALL = 1.0
 MS_PER_GIGA_MAC = 20.0
 DECODE_MS = 2.0
+FIT_RUNS = 1200
+FITTED_RATIO = 1.1
 
 Array = NDArray[np.float64]
 
@@ -143,6 +148,25 @@ class TabulatedEvaluator:
             wall_s=wall_s,
         )
 
+    def fit(
+        self, schedule: Schedule, column: FitColumn, fidelity: Fidelity, *, timeout_s: float | None = None
+    ) -> ColumnFit:
+        """A column that the formula rewards, at the price of a real fit.
+
+        Raises:
+            ScheduleError: the schedule has no solver.
+        """
+        _, solver = schedule.solver_columns
+        n = len(solver)
+        fitted = replace(schedule, compensation=(FITTED_RATIO,) * n)
+        if column is FitColumn.CORRECTION:
+            rows = tuple((0.01,) * (i + 1) for i in range(n))
+            fitted = replace(schedule, correction=ProgramCorrection(timesteps=(0.0,) * n, states=rows, outputs=rows))
+        if self._clock is not None:
+            self._clock.advance(FIT_RUNS * n * MS_OVERHEAD_PER_CALL / 1000.0)
+        before, after = self._deviation(schedule), self._deviation(fitted)
+        return ColumnFit(schedule=fitted, before=before, after=after, image_runs=FIT_RUNS)
+
     def contact_sheet(self, schedule: Schedule, fidelity: Fidelity, n_images: int) -> bytes:
         """Bytes that name the schedule; not a picture."""
         return f"sheet of {schedule_hash(canonical_schedule(schedule, self.inventory))}, {n_images}".encode()
@@ -166,6 +190,10 @@ class TabulatedEvaluator:
         if schedule.solver is not None:
             order = 0.8 + 0.3 * float(np.mean([step.order + 0.5 * step.corrector for step in schedule.solver]))
         solver_error = 0.6 * schedule.n_steps ** -(order + 0.2)
+        if schedule.compensation is not None:
+            solver_error *= 0.8 + abs(float(np.mean(schedule.compensation)) - FITTED_RATIO)
+        if schedule.correction is not None:
+            solver_error *= 0.5
         cache_error = 0.0 if schedule.cache is None else reuse_error(schedule.cache, self.inventory)
         return float(np.hypot(solver_error, cache_error))
 

@@ -10,6 +10,7 @@ from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.apply import attach, remove
 from autotune.evaluators.contact_sheet import make_contact_sheet
 from autotune.evaluators.feature_net import class_probability, load_feature_net
+from autotune.evaluators.fit_column import fit_column
 from autotune.evaluators.hardware import device_name, library_versions
 from autotune.evaluators.inventory import measure_inventory
 from autotune.evaluators.load import LoadedModel
@@ -20,10 +21,11 @@ from autotune.evaluators.quality import score_deviation, score_psnr, score_ssim
 from autotune.evaluators.reference import ArtifactCache, load_or_make_reference
 from autotune.evaluators.sampling import Deadline, Samples, run_pipeline
 from autotune.spaces.cache_plan import call_macs
+from autotune.spaces.column_fit import ColumnFit, FitColumn, fit_from_bytes
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import EvaluatorError, ScheduleError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
-from autotune.spaces.schedule import GuidanceAction, Schedule
+from autotune.spaces.schedule import GuidanceAction, Schedule, canonical_schedule, schedule_hash
 
 BASELINE_SHARE = 1 / 15
 """Share of the scoring time that goes into re-timing the baseline between candidates."""
@@ -132,6 +134,42 @@ class Worker:
             wall_s=time.monotonic() - began,
         )
 
+    def fit(
+        self, schedule: Schedule, column: FitColumn, fidelity: Fidelity, *, timeout_s: float | None = None
+    ) -> ColumnFit:
+        """Fit a column by gradient to the reference on the prompts of a fidelity; made once per condition.
+
+        After `timeout_s` it ends with the best so far, which is not kept.
+
+        Raises:
+            ScheduleError: the schedule has no solver, or too few steps for the column.
+            EvaluatorError: the fit failed for a reason that is not the schedule's, such as memory.
+        """
+        digest = schedule_hash(canonical_schedule(schedule, self.inventory))
+        name = f"fit/{self.protocol}/{column}/{self.condition.hash}/{fidelity.hash}/{digest}"
+        stored = self._artifacts.load(name) if self._artifacts is not None else None
+        if stored is not None:
+            return fit_from_bytes(stored)
+        end = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
+        reference = self.reference(fidelity).latents
+        try:
+            made = fit_column(
+                self._pipe,
+                schedule,
+                column,
+                condition=self.condition,
+                embeddings=self._embedded(fidelity),
+                seeds=fidelity.seeds,
+                reference=reference,
+                arguments=self._arguments,
+                stop=lambda: time.monotonic() >= end,
+            )
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            raise EvaluatorError(f"the {column} of a schedule can't be fitted: {error}") from error
+        if self._artifacts is not None and not made.stopped:
+            self._artifacts.save(name, made.to_bytes(), "fit")
+        return made
+
     def contact_sheet(self, schedule: Schedule, fidelity: Fidelity, n_images: int) -> bytes:
         """PNG of the first `n_images` samples (at most `THUMBNAILS`) side by side."""
         key = (schedule, fidelity.hash)
@@ -148,29 +186,32 @@ class Worker:
             del self._thumbnails[next(iter(self._thumbnails))]
 
     def _run(self, schedule: Schedule, fidelity: Fidelity, timeout_s: float | None) -> Samples:
-        preset = self._preset
-        if fidelity.hash not in self._embeddings:
-            self._embeddings[fidelity.hash] = embed_prompts(
-                self._pipe, fidelity.prompts, guidance_scale=preset.guidance_scale, call_kwargs=preset.call_kwargs
-            )
         attach(self._pipe, schedule, inventory=self.inventory)
         try:
             return run_pipeline(
                 self._pipe,
-                self._embeddings[fidelity.hash],
+                self._embedded(fidelity),
                 fidelity,
-                batch_size=preset.batch_size,
+                batch_size=self._preset.batch_size,
                 timeout_s=timeout_s,
-                arguments={
-                    "num_inference_steps": schedule.n_steps,
-                    "guidance_scale": preset.guidance_scale,
-                    "height": preset.height,
-                    "width": preset.width,
-                    **preset.call_kwargs,
-                },
+                arguments={"num_inference_steps": schedule.n_steps, **self._arguments},
             )
         finally:
             remove(self._pipe)
+
+    def _embedded(self, fidelity: Fidelity) -> dict[str, torch.Tensor]:
+        if fidelity.hash not in self._embeddings:
+            preset = self._preset
+            self._embeddings[fidelity.hash] = embed_prompts(
+                self._pipe, fidelity.prompts, guidance_scale=preset.guidance_scale, call_kwargs=preset.call_kwargs
+            )
+        return self._embeddings[fidelity.hash]
+
+    @property
+    def _arguments(self) -> dict[str, object]:
+        preset = self._preset
+        size = {"height": preset.height, "width": preset.width}
+        return {"guidance_scale": preset.guidance_scale, **size, **preset.call_kwargs}
 
     def _time(self, schedule: Schedule, fidelity: Fidelity) -> float:
         """Milliseconds per image of one pipeline call over the first batch."""

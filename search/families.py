@@ -9,6 +9,8 @@ from autotune.spaces.errors import UsageError
 FAMILIES: dict[str, str] = {
     "ecad": "autotune.search.ecad:EcadSearcher",
     "s3": "autotune.search.s3:S3Searcher",
+    "dc": "autotune.search.fitted:CompensationSearcher",
+    "solver-distill": "autotune.search.fitted:DistillSearcher",
     "random": "autotune.search.random_search:RandomSearcher",
     "fewer-steps": "autotune.search.fewer_steps:FewerStepsSearcher",
 }

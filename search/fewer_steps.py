@@ -100,7 +100,7 @@ class FewerStepsSearcher:
 
     def _candidates(self) -> Iterator[tuple[Recipe, int]]:
         default = self._context.condition.n_steps
-        counts = sorted({n for n in STEP_COUNTS if n < default} | {default})
+        counts = step_counts(default)
         coarse = _coarse(counts, default)
         pivot, others = coarse[0], coarse[1:]
         fine = [n for n in counts if n not in coarse]
@@ -127,6 +127,11 @@ class FewerStepsSearcher:
     def _ranked(self, recipes: Sequence[Recipe], n_steps: int) -> list[Recipe]:
         """Recipes by their deviation at `n_steps`, the best first; what failed comes last."""
         return sorted(recipes, key=lambda recipe: self._deviation.get(recipe.label(n_steps), float("inf")))
+
+
+def step_counts(default: int) -> list[int]:
+    """The step counts that are tried where the pipeline takes `default`."""
+    return sorted({n for n in STEP_COUNTS if n < default} | {default})
 
 
 def recipe_schedule(recipe: Recipe, context: SearchContext, n: int) -> Schedule | None:

@@ -5,20 +5,26 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
+from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.condition import Condition
-from autotune.spaces.errors import ScheduleError
+from autotune.spaces.errors import ScheduleError, UsageError
 from autotune.spaces.evaluation import Failure, Measurement
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.objective import Constraint
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
 
 
+def _refuse_fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
+    raise UsageError(f"the {column} can't be fitted here: there is no evaluator that does it; choose another family")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SearchContext:
     """What a searcher may know of its study.
 
-    `own_timesteps(n)` gives the pipeline's own time grid at n steps, one entry per network call. The budget is left
-    out: a study that is resumed with a larger one must take the same course up to there.
+    `own_timesteps(n)` gives the pipeline's own time grid at n steps, one entry per network call. `fit` fits a column of
+    a schedule on the calibration prompts, which takes as long as many evaluations. The budget is left out: a study
+    that is resumed with a larger one must take the same course up to there.
     """
 
     condition: Condition
@@ -26,6 +32,7 @@ class SearchContext:
     own_timesteps: Callable[[int], tuple[float, ...]]
     objectives: tuple[str, ...] = ("latency", "deviation")
     constraints: tuple[Constraint, ...] = ()
+    fit: Callable[[Schedule, FitColumn], ColumnFit] = _refuse_fit
 
     @cached_property
     def n_calls(self) -> int:

@@ -19,10 +19,13 @@ ORDER_WEIGHTS = (0.2, 0.4, 0.3, 0.1)
 SCALES = (0.01, 0.5)
 """Range of the mutations' size: a share of the neighbouring gaps in lambda, or an addend to a factor."""
 
-REDRAW = 0.15
-"""Chance that an offspring redraws discrete choices at all; the factors and times move in every one."""
+REDRAW = 0.4
+"""Chance that an offspring redraws a discrete choice; factors and times move in every one."""
 
 MAX_FACTOR = 4.0
+
+MIN_GAP = 0.5
+"""Timesteps stay at least so far apart."""
 
 
 class SolverVariation:
@@ -35,7 +38,7 @@ class SolverVariation:
     def __init__(self, noise: NoiseSchedule, start: float) -> None:
         self._noise = noise
         self._start = start
-        self._low = 1e-3 if isinstance(noise, Flow) else 0.0
+        self._low = 1.0 if isinstance(noise, Flow) else 0.0
         views: list[tuple[View, Domain]] = [("data", "lambda"), ("noise", "lambda")]
         self.views = (*views, ("velocity", "sigma") if isinstance(noise, Flow) else ("noise", "sigma"))
 
@@ -44,12 +47,12 @@ class SolverVariation:
         scale = float(np.exp(rng.uniform(*np.log(SCALES))))
         before, steps = schedule.solver_columns
         share = float(rng.choice((1.0, 0.5, 2.0 / len(before))))
-        time = self._moved(schedule, before, scale, share, rng)
-        solver = [self._walked(step, scale, share, rng) for step in steps]
-        if rng.random() < REDRAW:
-            i = int(rng.integers(len(solver)))
-            solver[i] = self._redrawn(solver[i], rng)
-        return replace(schedule, time=time, solver=tuple(solver))
+        redrawn = int(rng.integers(len(steps))) if rng.random() < REDRAW else -1
+        solver = tuple(
+            self._walked(self._redrawn(step, rng) if i == redrawn else step, scale, share, rng)
+            for i, step in enumerate(steps)
+        )
+        return replace(schedule, time=self._moved(schedule, before, scale, share, rng), solver=solver)
 
     def cross(self, first: Schedule, second: Schedule, rng: Rng) -> Schedule:
         """A child of two schedules of one length: times from one parent or between both, formulas step by step."""
@@ -103,11 +106,16 @@ class SolverVariation:
         return self._times(lam + moves, schedule)
 
     def _times(self, lam: Array, schedule: Schedule) -> tuple[float, ...]:
-        """Timesteps of sorted lambdas, the first one pinned where it must be."""
-        times = self._noise.t_from_lam(np.sort(lam))
+        """Timesteps of lambdas in order and apart, the first one pinned where it must be."""
+        times = np.sort(self._noise.t_from_lam(lam))[::-1]
+        # From both sides, at least MIN_GAP apart: below the start, above the cleanest level.
+        steps = MIN_GAP * np.arange(len(times))
+        highest = self._start if schedule.start is None else self._start - MIN_GAP
+        times = np.minimum.accumulate(np.minimum(times, highest) + steps) - steps
+        times = np.maximum(times, self._low + steps[::-1])
         if schedule.start is None:
             times[0] = self._start
-        return tuple(float(t) for t in np.clip(times, self._low, self._start))
+        return tuple(times.tolist())
 
     def _walked(self, step: SolverStep, scale: float, share: float, rng: Rng) -> SolverStep:
         """Slope and curvature after a step of a random walk."""
@@ -117,7 +125,7 @@ class SolverVariation:
 
     def _redrawn(self, step: SolverStep, rng: Rng) -> SolverStep:
         """One discrete choice of a step drawn anew."""
-        choice = int(rng.integers(4))
+        choice = int(rng.integers(6))
         if choice == 0:
             order = int(rng.choice(ORDERS, p=ORDER_WEIGHTS))
             return replace(step, order=order, slope_points=order - 1)
@@ -126,7 +134,14 @@ class SolverVariation:
             return replace(step, view=view, domain=domain)
         if choice == 2 and step.order > 1:
             return replace(step, slope_points=int(rng.integers(1, 3)))
-        return replace(step, corrector=not step.corrector)
+        if choice == 3:
+            return replace(step, corrector=not step.corrector)
+        # The next derivative comes in, or the last one goes, with a factor near 0: the formula changes little.
+        if step.order == 1:
+            return replace(step, order=2, slope_points=1, slope=0.0)
+        if step.order == 2:
+            return replace(step, order=3, curvature=0.0)
+        return replace(step, order=2, slope_points=min(step.slope_points or 1, 2))
 
     def _lam(self, time: tuple[float, ...]) -> Array:
         """Lambdas of timesteps; a flow's pure noise lies one training step below the top, else it were infinite."""
@@ -135,4 +150,4 @@ class SolverVariation:
 
     @property
     def _lam_low(self) -> float:
-        return float(self._noise.lam(max(self._low, 1.0)))
+        return float(self._noise.lam(self._low))

@@ -12,6 +12,7 @@ from autotune.search.progress import CandidateEvent, Phase, Progress, SilentProg
 from autotune.search.searcher import Proposal, Result, SearchContext, Searcher
 from autotune.search.study_plan import StudyPlan
 from autotune.search.verification import Verification, verification_order
+from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.errors import EvaluatorError
 from autotune.spaces.evaluation import Failure, Measurement
 from autotune.spaces.front import BASELINE, RIVAL
@@ -106,6 +107,7 @@ class StudyLoop:
             condition=condition,
             inventory=self._evaluator.inventory,
             own_timesteps=self._evaluator.own_timesteps,
+            fit=self._fit,
             objectives=self._plan.objectives,
             constraints=self._plan.constraints,
         )
@@ -176,6 +178,14 @@ class StudyLoop:
         self._save(StudyState.RUNNING)
         self._announce(phase, number, result, reused=measured.reused, on_front=on_front)
         return result
+
+    def _fit(self, schedule: Schedule, column: FitColumn) -> ColumnFit:
+        """Fit a column on the calibration prompts, in the time that is left; its network calls count."""
+        limit = self._plan.budget.wall_s
+        left_s = None if limit is None else max(0.0, limit - self._elapsed_s - self._reserve_s(limit))
+        fit = self._evaluator.fit(schedule, column, self._plan.calibration, timeout_s=left_s)
+        self._network_calls += fit.network_calls
+        return fit
 
     # --- verification
 

@@ -153,6 +153,11 @@ def canonical_schedule(schedule: Schedule, inventory: Inventory) -> Schedule:
 def _canonical_step(step: SolverStep, i: int, time: tuple[float, ...]) -> SolverStep:
     last = i == len(time) - 1
     step = step.limited(points_available(time, i - step.origin, i))
+    if not step.corrector or last:  # a derivative with factor 0 is not there, but lifts the order of a corrector
+        if step.order == 3 and step.curvature == 0.0:
+            step = replace(step, order=2)
+        if step.order == 2 and step.slope == 0.0:
+            step = replace(step, order=1, slope_points=0)
     if last:
         step = replace(step, corrector=False)
         if step.domain == "lambda":  # lambda is infinite at the clean end, where only the first Taylor term is finite

@@ -1,0 +1,85 @@
+"""The fit job: a schedule's column, fitted by gradient through the pipeline to the converged run."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from autotune.evaluators.fit_parameters import parameters_of
+from autotune.evaluators.gradient_fit import FitSettings, fit_parameters
+from autotune.evaluators.gradient_run import ProgramTensors, run_with_gradient
+from autotune.evaluators.solver_scheduler import SolverProgramScheduler
+from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.condition import Condition
+from autotune.spaces.schedule import Schedule
+
+SETTINGS: Mapping[FitColumn, FitSettings] = {
+    FitColumn.COMPENSATION: FitSettings(iterations=40, learning_rate=0.1, n_train=10, batch=10, penalty=0.0),
+    FitColumn.CORRECTION: FitSettings(iterations=150, learning_rate=0.02, n_train=None, batch=12, penalty=1e-3),
+}
+"""DC-Solver's 10 prompts and 40 iterations (Zhao et al. 2024, arXiv 2409.03755); corrections have more to learn."""
+
+CHECKPOINT_ABOVE = 50_000_000
+"""Networks with more parameters keep no activations for the backward pass, but compute them again."""
+
+
+def fit_column(
+    pipe: Any,
+    schedule: Schedule,
+    column: FitColumn,
+    *,
+    condition: Condition,
+    embeddings: Mapping[str, torch.Tensor],
+    seeds: Sequence[int],
+    reference: torch.Tensor,
+    arguments: Mapping[str, Any],
+    settings: FitSettings | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> ColumnFit:
+    """Fit `column` so that the final latents come close to the converged run's.
+
+    The loss is the squared relative deviation of the final latents, through all steps at once. DC-Solver fits its
+    ratios greedily, each to the state after its step; what counts is the end.
+
+    Args:
+        pipe: the pipeline, without a schedule applied.
+        schedule: with a solver; other columns stay as they are, caches and guidance are not run.
+        column: what to fit.
+        condition: what the schedule is for.
+        embeddings: call arguments in place of the prompts, one row per seed.
+        seeds: of the starting noise; every fourth prompt is held out for early stopping.
+        reference: (n, channels, height, width) final latents of the converged run.
+        arguments: the pipeline call's others.
+        settings: by default those of `SETTINGS`.
+        stop: polled between iterations; once true, the best so far is returned.
+
+    Raises:
+        ScheduleError: the schedule has no solver, or too few steps for the column.
+    """
+    noise, prediction = condition.noise_schedule, condition.prediction
+    parameters = parameters_of(schedule, column, noise, prediction)
+    scheduler = SolverProgramScheduler.from_schedule(schedule, pipe.scheduler, noise, prediction)
+    denoiser = getattr(pipe, "transformer", None) or pipe.unet
+    checkpointed = sum(p.numel() for p in denoiser.parameters()) > CHECKPOINT_ABOVE
+    scale = reference.flatten(1).square().sum(dim=1)
+
+    def loss(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:
+        chosen = prompts.tolist()
+        rows = {name: tensor[chosen] for name, tensor in embeddings.items()}
+        latents = run_with_gradient(
+            pipe, scheduler, tensors, rows, [seeds[i] for i in chosen], arguments, checkpointed=checkpointed
+        )
+        return (latents.cpu() - reference[chosen]).flatten(1).square().sum(dim=1) / scale[chosen]
+
+    held_out = np.arange(3, len(seeds), 4) if len(seeds) >= 4 else np.arange(len(seeds))
+    train = np.setdiff1d(np.arange(len(seeds)), held_out) if len(seeds) >= 4 else held_out
+    fit = fit_parameters(parameters, loss, train, held_out, settings or SETTINGS[column], stop)
+    return ColumnFit(
+        schedule=parameters.finish(fit.theta),
+        before=fit.before,
+        after=fit.after,
+        image_runs=fit.image_runs,
+        stopped=fit.stopped,
+    )

@@ -1,0 +1,89 @@
+"""What a gradient fit moves: a schedule's column as numbers of unit scale, zero where the column changes nothing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.spaces.column_fit import FitColumn
+from autotune.spaces.errors import ScheduleError
+from autotune.spaces.noise_schedule import NoiseSchedule
+from autotune.spaces.program_correction import ProgramCorrection
+from autotune.spaces.schedule import Schedule
+from autotune.spaces.solver_formula import Prediction
+from autotune.spaces.solver_program import SolverProgram, compile_program, corrected
+from autotune.spaces.solver_tape import points_available
+
+Array = NDArray[np.float64]
+
+RATIO_RANGE = 0.5
+"""Ratios stay in 1 -+ this: beyond, they are no use and extrapolate wildly (DC-Solver's released bound)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitParameters:
+    """`build` turns parameters (n,) into a program, `finish` into the schedule with the fitted column."""
+
+    n: int
+    build: Callable[[Array], SolverProgram]
+    finish: Callable[[Array], Schedule]
+
+
+def parameters_of(schedule: Schedule, column: FitColumn, noise: NoiseSchedule, prediction: Prediction) -> FitParameters:
+    """The parameters of a column; what the schedule holds in it already is left out.
+
+    Raises:
+        ScheduleError: the schedule has no solver, or too few steps for the column.
+    """
+    if column is FitColumn.COMPENSATION:
+        return _compensation(schedule, noise, prediction)
+    return _correction(schedule, noise, prediction)
+
+
+def _compensation(schedule: Schedule, noise: NoiseSchedule, prediction: Prediction) -> FitParameters:
+    time, _ = schedule.solver_columns
+    free = [i for i in range(len(time)) if points_available(time, i, i) >= 2]
+    if not free:
+        raise ScheduleError(f"compensation needs at least 3 steps, the polynomial's points; got {len(time)}")
+
+    def finish(theta: Array) -> Schedule:
+        ratios = np.ones(len(time))
+        ratios[free] = 1.0 + RATIO_RANGE * np.tanh(theta / RATIO_RANGE)
+        return replace(schedule, compensation=tuple(ratios.tolist()))
+
+    return FitParameters(
+        n=len(free), build=lambda theta: compile_program(finish(theta), noise, prediction), finish=finish
+    )
+
+
+def _correction(schedule: Schedule, noise: NoiseSchedule, prediction: Prediction) -> FitParameters:
+    base = compile_program(replace(schedule, correction=None), noise, prediction)
+    n = base.n_steps
+    rows, _ = np.tril_indices(n)
+    # A unit moves a timestep by its gap to the next one, and a coefficient by the largest weight on an output there.
+    gaps = -np.diff(base.timesteps, append=0.0)
+    weights = np.abs(base.output_coefs).max(axis=1)[rows]
+    # Without an analytic first step, the starting noise says what the first call sees.
+    free = np.arange(0 if schedule.start is not None else 1, n)
+
+    def correction(theta: Array) -> ProgramCorrection:
+        moves = np.zeros(n)
+        moves[free] = theta[: len(free)]
+        states, outputs = np.split(theta[len(free) :], 2)
+        return ProgramCorrection(
+            timesteps=tuple((gaps * moves).tolist()),
+            states=_triangle(weights * states, n),
+            outputs=_triangle(weights * outputs, n),
+        )
+
+    return FitParameters(
+        n=len(free) + n * (n + 1),
+        build=lambda theta: corrected(base, correction(theta), noise.t_max),
+        finish=lambda theta: replace(schedule, correction=correction(theta)),
+    )
+
+
+def _triangle(values: Array, n: int) -> tuple[tuple[float, ...], ...]:
+    ends = np.cumsum(np.arange(1, n))
+    return tuple(tuple(row.tolist()) for row in np.split(values, ends))

@@ -1,0 +1,128 @@
+"""Families that fit a column by gradient to known solvers: DC-Solver's compensation, and additive corrections."""
+
+from collections.abc import Iterator, Sequence
+
+from autotune.search.fewer_steps import RECIPES, Recipe, recipe_schedule, step_counts
+from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
+from autotune.spaces.column_fit import FitColumn
+from autotune.spaces.compensation_regression import CompensationRegression, RatioSample
+from autotune.spaces.errors import ScheduleError
+from autotune.spaces.schedule import Schedule
+
+DC = "dc"
+SOLVER_DISTILL = "solver-distill"
+
+N_FITTED = 4
+"""Step counts at which the ratios of a solver are fitted before the regression predicts those at the others."""
+
+
+class FittedSearcher:
+    """Fits one column to the solvers of `fewer-steps`, the best known one first, at one step count after another.
+
+    Proposals are what the fits give, so asking takes as long as a fit. The seed has no effect.
+    """
+
+    family: str
+    column: FitColumn
+
+    def __init__(self, context: SearchContext, seed: int = 0) -> None:
+        self._context = context
+        self._novelty = Novelty(context.inventory)
+        self._deviation: dict[str, float] = {}
+        self._plan = self._candidates()
+
+    def ask(self, n: int) -> list[Proposal]:
+        """Up to `n` schedules with the fitted column."""
+        proposals: list[Proposal] = []
+        while len(proposals) < n:
+            entry = next(self._plan, None)
+            if entry is None:
+                break
+            proposal = self._novelty.admit(entry[1], family=self.family, label=entry[0])
+            if proposal is not None:
+                proposals.append(proposal)
+        return proposals
+
+    def tell(self, results: Sequence[Result]) -> None:
+        """Note how the solvers do; a failure counts as the worst."""
+        for result in results:
+            self._novelty.mark(result.proposal)
+            if result.measurement is not None:
+                self._deviation[result.proposal.label] = result.measurement.mean("deviation")
+
+    def _candidates(self) -> Iterator[tuple[str, Schedule]]:
+        """Label and schedule, in order; evaluated one by one, so that each choice knows the results before it."""
+        tried: set[Recipe] = set()
+        solvers = [recipe for recipe in RECIPES if recipe.solver is not None]
+        while len(tried) < len(solvers):
+            recipe = min((r for r in solvers if r not in tried), key=self._mean_rank)
+            tried.add(recipe)
+            yield from self._of_recipe(recipe)
+
+    def _of_recipe(self, recipe: Recipe) -> Iterator[tuple[str, Schedule]]:
+        for n in step_counts(self._context.condition.n_steps):
+            fitted = self._fitted(recipe, n)
+            if fitted is not None:
+                yield self._label(recipe, n), fitted
+
+    def _fitted(self, recipe: Recipe, n: int) -> Schedule | None:
+        """The recipe at n steps with its column fitted; None where it has no such schedule."""
+        base = recipe_schedule(recipe, self._context, n)
+        if base is None:
+            return None
+        try:
+            return self._context.fit(base, self.column).schedule
+        except ScheduleError:  # too few steps
+            return None
+
+    def _label(self, recipe: Recipe, n: int) -> str:
+        return f"{recipe.label(n)}, {self.column} fitted"
+
+    def _mean_rank(self, recipe: Recipe) -> float:
+        """The recipe's mean rank among the others over the step counts where it was measured; 1000 where it was not."""
+        ranks = []
+        for n in step_counts(self._context.condition.n_steps):
+            own = self._deviation.get(recipe.label(n))
+            if own is not None:
+                ranks.append(sum(self._deviation.get(other.label(n), own) < own for other in RECIPES))
+        return sum(ranks) / len(ranks) if ranks else 1000.0
+
+
+class DistillSearcher(FittedSearcher):
+    """Additive corrections to a solver's coefficients and timesteps, distilled from the converged run."""
+
+    family = SOLVER_DISTILL
+    column = FitColumn.CORRECTION
+
+
+class CompensationSearcher(FittedSearcher):
+    """DC-Solver (Zhao et al. 2024, arXiv 2409.03755): ratios fitted at a few step counts, predicted at the others.
+
+    Where predictions fall short, the fits at the other counts follow.
+    """
+
+    family = DC
+    column = FitColumn.COMPENSATION
+
+    def _of_recipe(self, recipe: Recipe) -> Iterator[tuple[str, Schedule]]:
+        counts = step_counts(self._context.condition.n_steps)
+        first = sorted({counts[round(i * (len(counts) - 1) / (N_FITTED - 1))] for i in range(N_FITTED)})
+        samples = []
+        for n in first:
+            fitted = self._fitted(recipe, n)
+            if fitted is not None:
+                guidance = self._context.condition.guidance_scale
+                samples.append(RatioSample.of(fitted, guidance))
+                yield self._label(recipe, n), fitted
+        others = [n for n in counts if n not in first]
+        if len(samples) >= 2:
+            regression = CompensationRegression.fit(samples)
+            for n in others:
+                base = recipe_schedule(recipe, self._context, n)
+                if base is not None and regression.covers(n, self._context.condition.guidance_scale):
+                    label = f"{recipe.label(n)}, compensation predicted"
+                    yield label, regression.compensated(base, self._context.condition.guidance_scale)
+        for n in others:
+            fitted = self._fitted(recipe, n)
+            if fitted is not None:
+                yield self._label(recipe, n), fitted

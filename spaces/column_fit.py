@@ -1,0 +1,65 @@
+"""Fitting a column of a schedule by gradient: what is asked, and what comes back."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from autotune.spaces.errors import ScheduleError
+from autotune.spaces.schedule import Schedule, schedule_to_json
+from autotune.spaces.schedule_json import schedule_from_json
+
+
+class FitColumn(StrEnum):
+    """The columns that can be fitted."""
+
+    COMPENSATION = "compensation"
+    """DC-Solver's ratios, one per step from the third on."""
+    CORRECTION = "correction"
+    """Additive corrections to the coefficients and the timesteps of the calls."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnFit:
+    """A schedule with a fitted column.
+
+    `before` and `after` are root mean square deviations on prompts that the fit did not train on. `image_runs` is what
+    it cost in runs over one prompt; one with gradients counts as three. `stopped` says that time ran out.
+    """
+
+    schedule: Schedule
+    before: float
+    after: float
+    image_runs: int
+    stopped: bool = False
+
+    @property
+    def network_calls(self) -> int:
+        """What it cost in network calls."""
+        return self.image_runs * self.schedule.n_steps
+
+    def to_bytes(self) -> bytes:
+        """JSON that `fit_from_bytes` reads back."""
+        data = {name: getattr(self, name) for name in ("before", "after", "image_runs")}
+        return json.dumps(data | {"schedule": schedule_to_json(self.schedule)}, allow_nan=False).encode()
+
+
+def fit_from_bytes(data: bytes) -> ColumnFit:
+    """The fit that `ColumnFit.to_bytes` wrote.
+
+    Raises:
+        ScheduleError: it is no such JSON.
+    """
+    try:
+        values = json.loads(data)
+        if not isinstance(values, Mapping):
+            raise TypeError("not an object")
+        schedule = schedule_from_json(values["schedule"])
+        return ColumnFit(
+            schedule=schedule,
+            before=float(values["before"]),
+            after=float(values["after"]),
+            image_runs=int(values["image_runs"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ScheduleError(f"a stored fit can't be read: {error}; delete it, so that it is made again") from error
