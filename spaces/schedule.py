@@ -9,7 +9,10 @@ from enum import StrEnum
 from autotune.spaces.cache_plan import CachePlan, canonical_plan
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.inventory import Inventory
+from autotune.spaces.bdia_step import BdiaStep
 from autotune.spaces.solver_json import step_to_row
+from autotune.spaces.momentum_step import MomentumStep
+from autotune.spaces.solver_row import SolverRow
 from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.solver_tape import points_available
 
@@ -38,7 +41,7 @@ class Schedule:
 
     n_steps: int
     time: tuple[float, ...] | None = None
-    solver: tuple[SolverStep, ...] | None = None
+    solver: tuple[SolverRow, ...] | None = None
     compensation: tuple[float, ...] | None = None
     start: float | None = None
     cache: CachePlan | None = None
@@ -112,7 +115,7 @@ def canonical_schedule(schedule: Schedule, inventory: Inventory) -> Schedule:
         guidance = None
     solver, compensation = schedule.solver, schedule.compensation
     if solver is not None:
-        solver = tuple(_canonical_step(step, i, schedule.time or ()) for i, step in enumerate(solver))
+        solver = tuple(_canonical_row(solver, i, schedule.time or ()) for i in range(schedule.n_steps))
     if compensation is not None:
         # Three levels carry the polynomial.
         levels = [points_available(schedule.time or (), i, i) for i in range(schedule.n_steps)]
@@ -128,6 +131,19 @@ def canonical_schedule(schedule: Schedule, inventory: Inventory) -> Schedule:
         cache=cache,
         guidance=guidance,
     )
+
+
+def _canonical_row(solver: tuple[SolverRow, ...], i: int, time: tuple[float, ...]) -> SolverRow:
+    row = solver[i]
+    if isinstance(row, SolverStep):
+        return _canonical_step(row, i, time)
+    if isinstance(row, BdiaStep):
+        return row if i else replace(row, gamma=1.0)
+    n_before = next((k for k in range(i) if not isinstance(solver[i - 1 - k], MomentumStep)), i)
+    row = replace(row, order=min(row.order, 1 + (points_available(time, i, i) if row.method == "hb" else n_before)))
+    if row.order == 1:
+        row = replace(row, method="hb")
+    return row if n_before else replace(row, beta=1.0)
 
 
 def _canonical_step(step: SolverStep, i: int, time: tuple[float, ...]) -> SolverStep:

@@ -21,7 +21,7 @@ from autotune.spaces.condition import Condition, condition_from_json
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.schedule import GuidanceAction, Schedule, schedule_hash
 from autotune.spaces.solver_json import step_from_object, step_to_object
-from autotune.spaces.solver_step import SolverStep
+from autotune.spaces.solver_row import SolverRow
 
 SCHEMA_VERSION = 1
 SCHEMA_PATH = Path(__file__).with_name("schedule.schema.json")
@@ -167,7 +167,7 @@ def _columns_from_json(data: dict[str, object]) -> Schedule:
     )
 
 
-def _step_from_json(data: object, i: int) -> SolverStep:
+def _step_from_json(data: object, i: int) -> SolverRow:
     try:
         return step_from_object(data)
     except ScheduleError as error:

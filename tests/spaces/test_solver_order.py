@@ -15,6 +15,7 @@ from autotune.spaces.noise_schedule import Flow, VariancePreserving
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solver_formula import Prediction
 from autotune.spaces.solver_program import compile_program
+from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.solvers import SOLVERS, make_solver
 from autotune.spaces.time_grid import uniform_lambda
 
@@ -26,9 +27,19 @@ SCALED = VariancePreserving(beta_schedule="scaled_linear", beta_start=0.00085, b
 FLOW = Flow(mu=0.5)
 
 ORDERS = {
-    "euler": 1, "dpmpp-2m": 2, "dpmpp-2m-heun": 2, "ab2": 2, "ab3": 3,
-    "unipc-1": 2, "unipc-2": 3, "unipc-3": 4, "unipc-1-b1": 2, "unipc-2-b1": 3, "unipc-3-b1": 4,
+    "euler": 1, "heun": 2, "ab2": 2, "ab3": 3, "bdia": 1,
+    "dpmpp-2m": 2, "dpmpp-2m-heun": 2, "dpmpp-3m": 3, "dpmpp-3m-upstream": 2, "dpmpp-2s": 2, "dpmpp-3s": 3,
+    "dpm-2": 2, "dpm-3-upstream": 2, "deis-2": 2, "deis-3": 3,
+    "unipc-1": 2, "unipc-2": 3, "unipc-3": 4, "unipc-4": 5, "unipc-5": 6, "unipc-6": 7,
+    "unipc-1-b1": 2, "unipc-2-b1": 3, "unipc-3-b1": 4,
+    # GHVB's weights are for equal steps in the straight variable; test_momentum measures it there.
+    "hb-1.8": 1, "ghvb-1.8": 2, "ghvb-2.8": 2, "ghvb-3.8": 2,
 }  # fmt: skip
+
+
+N_EXACT = 7
+SIZES = (43, 85, 169)
+"""One more than a multiple of 6: the last call is no intermediate one of a single-step method."""
 
 
 def test_every_solver_has_an_expected_order() -> None:
@@ -56,13 +67,16 @@ def slopes(toy: Any, name: str, noise: Noise, sizes: Sequence[int], t_start: flo
         times = uniform_lambda(noise, n, t_start=t_start, t_end=t_end)
         truth = exact_states(toy, noise, times)
         # The warm-up and the falling orders at the end have errors of their own: exact starts, and a long tail cut off.
-        steps = [replace(s, corrector=s.corrector and i > 3) for i, s in enumerate(make_solver(name, n + 9, noise)[:n])]
+        steps = [
+            replace(s, corrector=i >= N_EXACT) if isinstance(s, SolverStep) and s.corrector else s
+            for i, s in enumerate(make_solver(name, n + 9, noise)[:n])
+        ]
         prediction: Prediction = "velocity" if isinstance(noise, Flow) else "noise"
         states = toy.run(
             compile_program(Schedule(n_steps=n, time=times, solver=tuple(steps)), noise, prediction),
             toy.network(noise, prediction),
             truth[0],
-            truth[:4],
+            truth[:N_EXACT],
         )
         errors.append(float(np.sqrt(((states[n - 1] - truth[-1]) ** 2).mean())))
     return [math.log2(a / b) for a, b in pairwise(errors)]
@@ -73,5 +87,5 @@ def slopes(toy: Any, name: str, noise: Noise, sizes: Sequence[int], t_start: flo
 )
 @pytest.mark.parametrize("name", SOLVERS)
 def test_measured_order_of_convergence(toy: Any, name: str, noise: Noise, t_start: float, t_end: float) -> None:
-    observed = slopes(toy, name, noise, (40, 80, 160), t_start, t_end)
-    assert ORDERS[name] - 0.1 < observed[-1] < ORDERS[name] + 0.3, observed
+    observed = slopes(toy, name, noise, SIZES, t_start, t_end)
+    assert ORDERS[name] - 0.1 < observed[-1] < ORDERS[name] + (0.3 if ORDERS[name] < 5 else 0.7), observed
