@@ -68,7 +68,7 @@ def _multistep(
                 view=view,
                 domain="lambda",
                 order=k,
-                relaxation=relaxation if k == 2 else "taylor",
+                relaxation=relaxation,
                 curvature=curvature if k == 3 else 1.0,
             )
             for k in orders
