@@ -18,6 +18,7 @@ class BdiaStep:
     gamma: float
 
     order: ClassVar[int] = 1
+    n_points: ClassVar[int] = 0
     origin: ClassVar[int] = 0
     corrector: ClassVar[bool] = False
 

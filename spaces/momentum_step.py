@@ -47,6 +47,11 @@ class MomentumStep:
             raise ScheduleError(f"momentum beta must be a number in (0, 1]; got {beta!r}")
 
     @property
+    def n_points(self) -> int:
+        """Slopes or velocities besides the row's own that the formula reads."""
+        return self.order - 1
+
+    @property
     def form(self) -> str:
         """The formula's family in words."""
         return "heavy ball" if self.method == "hb" else "generalized heavy ball"

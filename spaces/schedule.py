@@ -133,22 +133,27 @@ def canonical_schedule(schedule: Schedule, inventory: Inventory) -> Schedule:
     )
 
 
-def _canonical_row(solver: tuple[SolverRow, ...], i: int, time: tuple[float, ...]) -> SolverRow:
+def points_for_row(solver: tuple[SolverRow, ...], i: int, time: tuple[float, ...]) -> int:
+    """How many buffered outputs, velocities for GHVB, row `i` can read besides the one that it starts from."""
     row = solver[i]
+    if isinstance(row, MomentumStep) and row.method == "ghvb":
+        return next((k for k in range(i) if not isinstance(solver[i - 1 - k], MomentumStep)), i)
+    return points_available(time, i - row.origin, i)
+
+
+def _canonical_row(solver: tuple[SolverRow, ...], i: int, time: tuple[float, ...]) -> SolverRow:
+    row, n_points = solver[i], points_for_row(solver, i, time)
     if isinstance(row, SolverStep):
-        return _canonical_step(row, i, time)
+        return _canonical_step(row.limited(n_points), last=i == len(time) - 1)
     if isinstance(row, BdiaStep):
         return row if i else replace(row, gamma=1.0)
-    n_before = next((k for k in range(i) if not isinstance(solver[i - 1 - k], MomentumStep)), i)
-    row = replace(row, order=min(row.order, 1 + (points_available(time, i, i) if row.method == "hb" else n_before)))
+    row = replace(row, order=min(row.order, n_points + 1))
     if row.order == 1:
         row = replace(row, method="hb")
-    return row if n_before else replace(row, beta=1.0)
+    return row if i and isinstance(solver[i - 1], MomentumStep) else replace(row, beta=1.0)
 
 
-def _canonical_step(step: SolverStep, i: int, time: tuple[float, ...]) -> SolverStep:
-    last = i == len(time) - 1
-    step = step.limited(points_available(time, i - step.origin, i))
+def _canonical_step(step: SolverStep, *, last: bool) -> SolverStep:
     if last:
         step = replace(step, corrector=False)
         if step.domain == "lambda":  # lambda is infinite at the clean end, where only the first Taylor term is finite

@@ -5,4 +5,4 @@ from autotune.spaces.momentum_step import MomentumStep
 from autotune.spaces.solver_step import SolverStep
 
 SolverRow = SolverStep | MomentumStep | BdiaStep
-"""Every kind has `order`, `origin`, `corrector` and `form`."""
+"""Every kind has `order`, `n_points`, `origin`, `corrector` and `form`."""

@@ -50,9 +50,7 @@ def _euler(n: int, noise: NoiseSchedule) -> tuple[SolverRow, ...]:
     return (SolverStep(view="data", domain="lambda", order=1),) * n
 
 
-def _multistep(
-    view: View, order: int, *, relaxation: Relaxation = "taylor", curvature: float = 1.0
-) -> Recipe:
+def _multistep(view: View, order: int, *, relaxation: Relaxation = "taylor", curvature: float = 1.0) -> Recipe:
     """Extrapolation through the last `order` outputs, from order 1 on and, on a short run, back to 1.
 
     In data view DPM-Solver++, in noise view DPM-Solver (Lu et al. 2022, arXiv 2206.00927) and DEIS in log rho (Zhang

@@ -96,7 +96,10 @@ PAIRS: list[tuple[str, Any]] = [
     ],
     *[("unipc-4", D.UniPCMultistepScheduler(**noise, solver_order=4)) for noise in (LINEAR, SCALED, FLOW)],
     ("unipc-5", D.UniPCMultistepScheduler(**LINEAR, solver_order=5)),
-    *[("dpmpp-3m-upstream", D.DPMSolverMultistepScheduler(**noise, solver_order=3)) for noise in (LINEAR, SCALED, FLOW)],
+    *[
+        ("dpmpp-3m-upstream", D.DPMSolverMultistepScheduler(**noise, solver_order=3))
+        for noise in (LINEAR, SCALED, FLOW)
+    ],
     *[
         (f"dpmpp-{order}s", D.DPMSolverSinglestepScheduler(**noise, solver_order=order))
         for order in (2, 3)
