@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from autotune.spaces.bdia_step import BdiaStep
 from autotune.spaces.cache_plan import CachePlan, canonical_plan
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.inventory import Inventory
-from autotune.spaces.bdia_step import BdiaStep
-from autotune.spaces.solver_json import step_to_row
 from autotune.spaces.momentum_step import MomentumStep
+from autotune.spaces.solver_json import step_to_row
 from autotune.spaces.solver_row import SolverRow
 from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.solver_tape import points_available
@@ -32,11 +32,12 @@ class Schedule:
     """What to do at each step of one sampling run; a column that is None leaves the pipeline's own way alone.
 
     `n_steps` is the number of steps that the pipeline is asked for. `time` holds the `n_steps` model timesteps
-    at which the network is called, strictly decreasing and above 0 (variance preserving: in [0, 999]; flow: 1000 sigma,
-    time shift applied); the clean end is implied. `solver` goes with `time`. `compensation` holds DC-Solver's ratio
-    rho per step, 1 for none (Zhao et al. 2024). `start`, if given, is the timestep of the starting noise, above `time[0]`:
-    an analytic first step leads down from there with a data prediction of 0, at no call. `cache` and `guidance` have one row per network call, which is
-    `n_steps` except where the pipeline's own sampler calls more often (PNDM).
+    at which the network is called, strictly decreasing except at an implicit corrector (variance preserving: in
+    [0, 999]; flow: 1000 sigma, time shift applied); the clean end is implied. `solver` goes with `time`.
+    `compensation` holds DC-Solver's ratio rho per step, 1 for none (Zhao et al. 2024). `start`, if given, is the
+    timestep of the starting noise, above `time[0]`: an analytic first step leads down from there with a data
+    prediction of 0, at no call. `cache` and `guidance` have one row per network call, which is `n_steps` except where
+    the pipeline's own sampler calls more often (PNDM).
     """
 
     n_steps: int

@@ -1,8 +1,8 @@
 """The schedule file: one JSON object that carries a schedule, the condition it is valid for, and what was measured.
 
 The format is published as `schedule.schema.json`. Reading is strict: an unknown key, a wrong length, a non-finite
-number, a formula without its history or a bad hash is an error that names the field and the remedy. Cache actions are packed, one bit per cell while
-there are two actions, most significant bit first, row-major, in base64.
+number, a formula without its history or a bad hash is an error that names the field and the remedy. Cache actions are
+packed, one bit per cell while there are two actions, most significant bit first, row-major, in base64.
 """
 
 import base64

@@ -18,7 +18,7 @@ REQUIRED = ("view", "domain", "order", "relaxation", "corrector")
 """Of the unified step always written; other fields only where they are not the default."""
 
 _METHODS: Mapping[str, tuple[str, ...]] = {
-    **{method: ("order", "beta") for method in get_args(Method)},
+    **dict.fromkeys(get_args(Method), ("order", "beta")),
     "bdia": ("gamma",),
 }
 """Fields of the rows that have a method; all are written."""

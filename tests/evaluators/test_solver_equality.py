@@ -15,6 +15,7 @@ from autotune.evaluators.noise import flow_mu, noise_schedule_of, own_timesteps,
 from autotune.evaluators.solver_scheduler import SolverProgramScheduler
 from autotune.spaces.noise_schedule import Flow, NoiseSchedule
 from autotune.spaces.schedule import Schedule
+from autotune.spaces.solver_row import SolverRow
 from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.solvers import make_solver
 from autotune.spaces.time_grid import called_twice
@@ -283,7 +284,7 @@ def test_equals_diffusers_end_to_end(
 
     noise, prediction = noise_schedule_of(theirs, mu), prediction_of(theirs)
     if name == "order-4":
-        solver = tuple(SolverStep(view="noise", domain="sigma", order=min(4, i + 1)) for i in range(n))
+        solver: tuple[SolverRow, ...] = tuple(SolverStep(view="noise", domain="sigma", order=min(4, i + 1)) for i in range(n))
     else:
         solver = make_solver(name, n, noise)
     plan = Schedule(n_steps=n, time=own_timesteps(theirs, n, mu), solver=solver)

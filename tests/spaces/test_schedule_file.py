@@ -1,5 +1,4 @@
 import base64
-import dataclasses
 import json
 import resource
 import signal
@@ -134,7 +133,7 @@ def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         if value is ...:
             del data[last]
         else:
-            data[int(last) if isinstance(data, list) else last] = value  # type: ignore[index]
+            data[int(last) if isinstance(data, list) else last] = value
 
     return apply
 
