@@ -62,7 +62,7 @@ def ghvb_weights(order: int, beta: float) -> Array:
 
     The velocities are u = beta / (1 - (1 - beta) B) e with the shift B to the step before, and Adams-Bashforth is
     sum_j g_j (1 - B)^j e, so the product of that sum with (1 - (1 - beta) B) / beta, cut after `order` powers of
-    1 - B, acts on u (Wizadwongsa et al. 2023, section 4).
+    1 - B, acts on u (Wizadwongsa et al. 2023).
     """
     weights = np.zeros(order)
     difference = np.array([1.0])  # (1 - B)^j by powers of B

@@ -15,7 +15,7 @@ Image = TypeVar("Image", bound=Any)
 def invert_program(
     program: SolverProgram, network: Callable[[Image, float], Image], sample: Image, before: Image
 ) -> Image:
-    """The starting noise x_0 of a run, up to rounding (Zhang et al. 2023, arXiv 2307.10829, section 4).
+    """The starting noise x_0 of a run, up to rounding (Zhang et al. 2023, arXiv 2307.10829).
 
     Every step x_{i+1} = a x_{i-1} + b x_i + c o_i is solved for x_{i-1}. Rounding errors grow by 1 / (1 - gamma) per
     step of BDIA, so a small gamma inverts best.

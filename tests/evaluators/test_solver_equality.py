@@ -284,7 +284,9 @@ def test_equals_diffusers_end_to_end(
 
     noise, prediction = noise_schedule_of(theirs, mu), prediction_of(theirs)
     if name == "order-4":
-        solver: tuple[SolverRow, ...] = tuple(SolverStep(view="noise", domain="sigma", order=min(4, i + 1)) for i in range(n))
+        solver: tuple[SolverRow, ...] = tuple(
+            SolverStep(view="noise", domain="sigma", order=min(4, i + 1)) for i in range(n)
+        )
     else:
         solver = make_solver(name, n, noise)
     plan = Schedule(n_steps=n, time=own_timesteps(theirs, n, mu), solver=solver)

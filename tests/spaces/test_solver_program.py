@@ -161,17 +161,20 @@ def plans(draw: st.DrawFn, stochastic: bool = False) -> tuple[Schedule, Noise, P
         times.append(t)
         rows.append(draw(solver_rows(flow, len(rows), stochastic)))
         row = rows[-1]
-        if k + 1 < len(levels) and isinstance(row, SolverStep) and row.origin and times[-1 - row.origin] != t:
-            if draw(st.booleans()):  # an implicit corrector stays at its level
-                times.append(t)
-                rows.append(draw(solver_rows(flow, len(rows), stochastic)))
-                if rows[-1].origin and times[-1 - rows[-1].origin] == t:
-                    rows[-1] = replace(rows[-1], origin=0)  # type: ignore[call-arg]
+        may_stay = k + 1 < len(levels) and row.origin > 0 and times[-1 - row.origin] != t
+        if may_stay and draw(st.booleans()):  # an implicit corrector
+            times.append(t)
+            follower = draw(solver_rows(flow, len(rows), stochastic))
+            if isinstance(follower, SolverStep) and times[-1 - follower.origin] == t:
+                follower = replace(follower, origin=0)
+            rows.append(follower)
     ratios = tuple(draw(st.floats(0.5, 1.5)) for _ in times)
     return replace(schedule(noise, times, rows), compensation=ratios, start=start), noise, prediction
 
 
-def outputs_on_a_line(prediction: Prediction, noise: Noise, levels: tuple[Array, Array], line: tuple[float, float]) -> Array:
+def outputs_on_a_line(
+    prediction: Prediction, noise: Noise, levels: tuple[Array, Array], line: tuple[float, float]
+) -> Array:
     """What the network puts out at the levels (alpha, sigma) if it knows one line = (x_0, noise)."""
     (alpha, sigma), (data, eps) = levels, line
     if prediction == "velocity":
