@@ -69,8 +69,7 @@ def solver_text(schedule: Schedule) -> str:
     """The solver column in words: `data view, lambda domain, orders 1-3, with corrector`."""
     if schedule.solver is None:
         return "the pipeline's own sampler"
-    forms = sorted({(s.view, s.domain) for s in schedule.solver})
-    text = " and ".join(f"{view} view in {domain}" for view, domain in forms)
+    text = " and ".join(sorted({step.form for step in schedule.solver}))
     orders = sorted({s.order for s in schedule.solver})
     text += f", order {orders[0]}" if len(orders) == 1 else f", orders {orders[0]} to {orders[-1]}"
     return text + (", with corrector" if any(s.corrector for s in schedule.solver) else "")

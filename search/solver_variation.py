@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.spaces.momentum_step import MomentumStep
 from autotune.spaces.noise_schedule import Flow, NoiseSchedule
 from autotune.spaces.schedule import Schedule
+from autotune.spaces.solver_row import SolverRow
 from autotune.spaces.solver_step import Domain, SolverStep, View
 
 Rng = np.random.Generator
@@ -23,6 +25,8 @@ REDRAW = 0.4
 """Chance that an offspring redraws a discrete choice; factors and times move in every one."""
 
 MAX_FACTOR = 4.0
+
+MIN_BETA = 0.2
 
 MIN_GAP = 0.5
 """Timesteps stay at least so far apart."""
@@ -117,15 +121,22 @@ class SolverVariation:
             times[0] = self._start
         return tuple(times.tolist())
 
-    def _walked(self, step: SolverStep, scale: float, share: float, rng: Rng) -> SolverStep:
-        """Slope and curvature after a step of a random walk."""
+    def _walked(self, step: SolverRow, scale: float, share: float, rng: Rng) -> SolverRow:
+        """Slope and curvature, or the momentum, after a step of a random walk."""
         moves = 2.0 * scale * rng.standard_normal(2) * (rng.random(2) < share)
+        if isinstance(step, MomentumStep):
+            return replace(step, beta=float(np.clip(step.beta + 0.5 * moves[0], MIN_BETA, 1.0)))
+        if not isinstance(step, SolverStep):
+            return step
         slope, curvature = np.clip((step.slope + moves[0], step.curvature + moves[1]), -MAX_FACTOR, MAX_FACTOR).tolist()
         return replace(step, slope=slope, curvature=curvature)
 
-    def _redrawn(self, step: SolverStep, rng: Rng) -> SolverStep:
-        """One discrete choice of a step drawn anew."""
+    def _redrawn(self, step: SolverRow, rng: Rng) -> SolverRow:
+        """One discrete choice of a step drawn anew; another kind of row becomes a step."""
         choice = int(rng.integers(6))
+        if not isinstance(step, SolverStep):
+            view, domain = self.views[-1]
+            return SolverStep(view=view, domain=domain, order=step.order)
         if choice == 0:
             order = int(rng.choice(ORDERS, p=ORDER_WEIGHTS))
             return replace(step, order=order, slope_points=order - 1)

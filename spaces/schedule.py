@@ -6,11 +6,14 @@ import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from autotune.spaces.bdia_step import BdiaStep
 from autotune.spaces.cache_plan import CachePlan, canonical_plan
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.inventory import Inventory
+from autotune.spaces.momentum_step import MomentumStep
 from autotune.spaces.program_correction import ProgramCorrection
 from autotune.spaces.solver_json import step_to_row
+from autotune.spaces.solver_row import SolverRow
 from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.solver_tape import points_available
 
@@ -30,17 +33,18 @@ class Schedule:
     """What to do at each step of one sampling run; a column that is None leaves the pipeline's own way alone.
 
     `n_steps` is the number of steps that the pipeline is asked for. `time` holds the `n_steps` model timesteps
-    at which the network is called, strictly decreasing and above 0 (variance preserving: in [0, 999]; flow: 1000 sigma,
-    time shift applied); the clean end is implied. `solver` goes with `time`. `compensation` holds DC-Solver's ratio
-    rho per step, 1 for none (Zhao et al. 2024). `start`, if given, is the timestep of the starting noise, above
-    `time[0]`: an analytic first step leads down from there with a data prediction of 0, at no call. `correction` adds
-    to the compiled coefficients. `cache` and `guidance` have one row per network call, which is `n_steps` except where
+    at which the network is called, strictly decreasing except at an implicit corrector (variance preserving: in
+    [0, 999]; flow: 1000 sigma, time shift applied); the clean end is implied. `solver` goes with `time`.
+    `compensation` holds DC-Solver's ratio rho per step, 1 for none (Zhao et al. 2024). `start`, if given, is the
+    timestep of the starting noise, above `time[0]`: an analytic first step leads down from there with a data
+    prediction of 0, at no call. `correction` adds to the compiled coefficients. `cache` and `guidance` have one row
+    per network call, which is `n_steps` except where
     the pipeline's own sampler calls more often (PNDM).
     """
 
     n_steps: int
     time: tuple[float, ...] | None = None
-    solver: tuple[SolverStep, ...] | None = None
+    solver: tuple[SolverRow, ...] | None = None
     compensation: tuple[float, ...] | None = None
     start: float | None = None
     correction: ProgramCorrection | None = None
@@ -82,7 +86,7 @@ class Schedule:
             )
 
     @property
-    def solver_columns(self) -> tuple[tuple[float, ...], tuple[SolverStep, ...]]:
+    def solver_columns(self) -> tuple[tuple[float, ...], tuple[SolverRow, ...]]:
         """`time` and `solver` of a schedule that must have them.
 
         Raises:
@@ -131,7 +135,7 @@ def canonical_schedule(schedule: Schedule, inventory: Inventory) -> Schedule:
         guidance = None
     solver, compensation = schedule.solver, schedule.compensation
     if solver is not None:
-        solver = tuple(_canonical_step(step, i, schedule.time or ()) for i, step in enumerate(solver))
+        solver = tuple(_canonical_row(solver, i, schedule.time or ()) for i in range(schedule.n_steps))
     if compensation is not None:
         # Three levels carry the polynomial.
         levels = [points_available(schedule.time or (), i, i) for i in range(schedule.n_steps)]
@@ -150,9 +154,27 @@ def canonical_schedule(schedule: Schedule, inventory: Inventory) -> Schedule:
     )
 
 
-def _canonical_step(step: SolverStep, i: int, time: tuple[float, ...]) -> SolverStep:
-    last = i == len(time) - 1
-    step = step.limited(points_available(time, i - step.origin, i))
+def points_for_row(solver: tuple[SolverRow, ...], i: int, time: tuple[float, ...]) -> int:
+    """How many buffered outputs, velocities for GHVB, row `i` can read besides the one that it starts from."""
+    row = solver[i]
+    if isinstance(row, MomentumStep) and row.method == "ghvb":
+        return next((k for k in range(i) if not isinstance(solver[i - 1 - k], MomentumStep)), i)
+    return points_available(time, i - row.origin, i)
+
+
+def _canonical_row(solver: tuple[SolverRow, ...], i: int, time: tuple[float, ...]) -> SolverRow:
+    row, n_points = solver[i], points_for_row(solver, i, time)
+    if isinstance(row, SolverStep):
+        return _canonical_step(row.limited(n_points), last=i == len(time) - 1)
+    if isinstance(row, BdiaStep):
+        return row if i else replace(row, gamma=1.0)
+    row = replace(row, order=min(row.order, n_points + 1))
+    if row.order == 1:
+        row = replace(row, method="hb")
+    return row if i and isinstance(solver[i - 1], MomentumStep) else replace(row, beta=1.0)
+
+
+def _canonical_step(step: SolverStep, *, last: bool) -> SolverStep:
     if not step.corrector or last:  # a derivative with factor 0 is not there, but lifts the order of a corrector
         if step.order == 3 and step.curvature == 0.0:
             step = replace(step, order=2)

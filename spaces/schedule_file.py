@@ -1,8 +1,8 @@
 """The schedule file: one JSON object that carries a schedule, the condition it is valid for, and what was measured.
 
 The format is published as `schedule.schema.json`. Reading is strict: an unknown key, a wrong length, a non-finite
-number or a bad hash is an error that names the field and the remedy. Cache actions are packed, one bit per cell while
-there are two actions, most significant bit first, row-major, in base64.
+number, a formula without its history or a bad hash is an error that names the field and the remedy. Cache actions are
+packed, one bit per cell while there are two actions, most significant bit first, row-major, in base64.
 """
 
 import base64
@@ -19,9 +19,13 @@ from autotune.spaces.atomic_write import write_atomically
 from autotune.spaces.cache_plan import CacheAction, CachePlan
 from autotune.spaces.condition import Condition, condition_from_json
 from autotune.spaces.errors import ScheduleError
+from autotune.spaces.noise_schedule import NoiseSchedule
 from autotune.spaces.program_correction import correction_from_json
-from autotune.spaces.schedule import GuidanceAction, Schedule, schedule_hash
+from autotune.spaces.schedule import GuidanceAction, Schedule, points_for_row, schedule_hash
+from autotune.spaces.solver_formula import check_step, levels_of
 from autotune.spaces.solver_json import step_from_object, step_to_object
+from autotune.spaces.solver_program import analytic_scale
+from autotune.spaces.solver_row import SolverRow
 from autotune.spaces.solver_step import SolverStep
 
 SCHEMA_VERSION = 1
@@ -108,6 +112,8 @@ def parse_schedule_file(text: str) -> ScheduleFile:
         if not isinstance(data[name], dict):
             raise ScheduleError(f"{name} must be an object; got {type(data[name]).__name__}")
     schedule = _columns_from_json(data["schedule"])
+    condition = condition_from_json(data["condition"])
+    _check_solver(schedule, condition.noise_schedule)
     if data["hash"] != schedule_hash(schedule):
         raise ScheduleError(
             f"hash must be the SHA-256 of the schedule, {schedule_hash(schedule)[:12]}...; got "
@@ -116,7 +122,7 @@ def parse_schedule_file(text: str) -> ScheduleFile:
         )
     return ScheduleFile(
         schedule=schedule,
-        condition=condition_from_json(data["condition"]),
+        condition=condition,
         measured=data["measured"],
         provenance=data["provenance"],
     )
@@ -171,7 +177,29 @@ def _columns_from_json(data: dict[str, object]) -> Schedule:
     )
 
 
-def _step_from_json(data: object, i: int) -> SolverStep:
+def _check_solver(schedule: Schedule, noise: NoiseSchedule) -> None:
+    """Refuse what a canonical schedule does not have and what the noise schedule does not allow."""
+    if schedule.time is None or schedule.solver is None:
+        return
+    levels = levels_of(schedule.time, noise)
+    for i, row in enumerate(schedule.solver):
+        n_points = points_for_row(schedule.solver, i, schedule.time)
+        if row.n_points > n_points:
+            raise ScheduleError(
+                f"schedule.solver[{i}] can read at most {n_points} earlier outputs; got {row.n_points} at order "
+                f"{row.order}; lower the order, or export the file again"
+            )
+        if isinstance(row, SolverStep):
+            check_step(row, i, levels.flow)
+    if schedule.solver[-1].corrector:
+        raise ScheduleError(
+            "the last row of schedule.solver must have corrector false: no network call follows; export the file again"
+        )
+    if schedule.start is not None:
+        analytic_scale(schedule.start, schedule.time[0], noise)
+
+
+def _step_from_json(data: object, i: int) -> SolverRow:
     try:
         return step_from_object(data)
     except ScheduleError as error:

@@ -7,7 +7,7 @@ from autotune.spaces.errors import ScheduleError
 from autotune.spaces.program_correction import correction_from_json
 from autotune.spaces.schedule import GuidanceAction, Schedule
 from autotune.spaces.solver_json import step_from_row
-from autotune.spaces.solver_step import SolverStep
+from autotune.spaces.solver_row import SolverRow
 
 _COLUMNS = ("n_steps", "time", "solver", "compensation", "cache", "guidance")
 _OPTIONAL = ("start", "correction")
@@ -66,7 +66,7 @@ def _number(data: Mapping[str, object], column: str) -> float | None:
     return value
 
 
-def _step(row: object, i: int) -> SolverStep:
+def _step(row: object, i: int) -> SolverRow:
     try:
         return step_from_row(row)
     except ScheduleError as error:

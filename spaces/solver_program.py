@@ -15,6 +15,7 @@ from autotune.spaces.noise_schedule import NoiseSchedule
 from autotune.spaces.program_correction import ProgramCorrection
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solver_formula import Prediction, check_step, levels_of
+from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.solver_tape import Tape
 
 Array = NDArray[np.float64]
@@ -98,15 +99,17 @@ def compile_program(schedule: Schedule, noise: NoiseSchedule, prediction: Predic
     time, solver = schedule.solver_columns
     levels = levels_of(time, noise)
     for i, step in enumerate(solver):
-        check_step(step, i, levels.flow)
+        if isinstance(step, SolverStep):
+            check_step(step, i, levels.flow)
     tape = Tape(levels, prediction)
     ratios = schedule.compensation or (1.0,) * schedule.n_steps
     rows = []
     for i, step in enumerate(solver):
-        if i and solver[i - 1].corrector:
-            tape.correct(solver[i - 1], i - 1)
+        before = solver[i - 1] if i else None
+        if isinstance(before, SolverStep) and before.corrector:
+            tape.correct(before, i - 1)
         if ratios[i] != 1.0:
-            tape.compensate(step.view, i, ratios[i])
+            tape.compensate(step.view if isinstance(step, SolverStep) else tape.straight_view, i, ratios[i])
         rows.append(tape.advance(step, i))
     table = np.array(rows)
     table[np.abs(table) < _NEGLIGIBLE * np.abs(table).max(axis=1, keepdims=True)] = 0.0

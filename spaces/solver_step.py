@@ -72,6 +72,11 @@ class SolverStep:
             )
 
     @property
+    def form(self) -> str:
+        """The formula's family in words."""
+        return f"{self.view} view in {self.domain}"
+
+    @property
     def n_points(self) -> int:
         """Buffered outputs besides the origin's that the formula reads."""
         return max(self.order - 1, self.slope_points or 0)

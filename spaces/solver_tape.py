@@ -9,6 +9,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.spaces.bdia_step import BdiaStep
+from autotune.spaces.momentum_step import MomentumStep, ghvb_weights
 from autotune.spaces.solver_formula import (
     Levels,
     Prediction,
@@ -18,6 +20,7 @@ from autotune.spaces.solver_formula import (
     transition,
     view_of_output,
 )
+from autotune.spaces.solver_row import SolverRow
 from autotune.spaces.solver_step import SolverStep, View
 
 Array = NDArray[np.float64]
@@ -32,6 +35,12 @@ class Tape:
         self.prediction = prediction
         self._states = np.eye(n, 2 * n)
         self._outputs = np.eye(n, 2 * n, n)
+        self._velocities: dict[int, Array] = {}
+
+    @property
+    def straight_view(self) -> View:
+        """The view that is the slope of the straight ODE."""
+        return "velocity" if self.levels.flow else "noise"
 
     def view(self, view: View, i: int) -> Array:
         """The row of a view of call `i`, as buffered; a corrected state does not change it."""
@@ -40,8 +49,12 @@ class Tape:
         row[i] += on_state
         return row
 
-    def advance(self, step: SolverStep, i: int) -> Array:
+    def advance(self, step: SolverRow, i: int) -> Array:
         """The row of x_{i+1}: the predictor."""
+        if isinstance(step, MomentumStep):
+            return self._with_momentum(step, i)
+        if isinstance(step, BdiaStep):
+            return self._with_bdia(step, i)
         levels, start = self.levels, i - step.origin
         base = self.view(step.view, start)
         if i == levels.n_calls - 1 and step.domain == "lambda":
@@ -52,6 +65,31 @@ class Tape:
         move = transition(step, levels, start, i + 1)
         row: Array = move.state * self._states[start] + move.scale * move.h * phis(1, move.z)[0] * base
         return row + self._differences(step, start, i + 1, self.history(start, i), extra=0)
+
+    def _with_momentum(self, step: MomentumStep, i: int) -> Array:
+        adams = SolverStep(view=self.straight_view, domain="sigma", order=step.order if step.method == "hb" else 1)
+        move = transition(adams, self.levels, i, i + 1)
+        slope = self.view(adams.view, i)
+        slope += self._differences(adams, i, i + 1, self.history(i, i), extra=0) / (move.scale * move.h)
+        before = self._velocities.get(i - 1, slope)
+        self._velocities[i] = (1.0 - step.beta) * before + step.beta * slope
+        velocity = self._velocities[i]
+        if step.method == "ghvb":
+            recent = [velocity]
+            while len(recent) < step.order and i - len(recent) in self._velocities:
+                recent.append(self._velocities[i - len(recent)])
+            velocity = ghvb_weights(len(recent), step.beta) @ np.array(recent)
+        return np.asarray(move.state * self._states[i] + move.scale * move.h * velocity)
+
+    def _with_bdia(self, step: BdiaStep, i: int) -> Array:
+        ahead = self._ddim(i, i + 1)
+        return ahead if i == 0 else ahead + (1.0 - step.gamma) * (self._states[i - 1] - self._ddim(i, i - 1))
+
+    def _ddim(self, start: int, end: int) -> Array:
+        """The row of the first-order step between two levels, forward or back."""
+        euler = SolverStep(view=self.straight_view, domain="sigma", order=1)
+        move = transition(euler, self.levels, start, end)
+        return np.asarray(move.state * self._states[start] + move.scale * move.h * self.view(euler.view, start))
 
     def correct(self, step: SolverStep, i: int) -> None:
         """Correct the state of call i + 1, which `step` reached, with the output found there (UniC).
@@ -84,9 +122,11 @@ class Tape:
         shifted[i] -= on_state
         self._outputs[i] = shifted / on_output
 
-    def fresh_noise(self, step: SolverStep, i: int) -> float:
+    def fresh_noise(self, step: SolverRow, i: int) -> float:
         """Standard deviation of the noise that the step adds."""
-        return 0.0 if i == self.levels.n_calls - 1 else fresh_noise(step, self.levels, i - step.origin, i + 1)
+        if not isinstance(step, SolverStep) or i == self.levels.n_calls - 1:
+            return 0.0
+        return fresh_noise(step, self.levels, i - step.origin, i + 1)
 
     def history(self, start: int, i: int) -> list[int]:
         """Calls up to `i`, newest first, whose outputs differ in level from that of `start` and from one another."""

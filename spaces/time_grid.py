@@ -5,7 +5,7 @@ The step from the last timestep to the clean end is implied. A pipeline's own gr
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -65,6 +65,11 @@ def shift_flow_times(times: Iterable[float], mu: float, *, n_train: int = 1000) 
     # In this form sigma = 1 stays 1 exactly, and sigma = 0 needs no case of its own.
     shrink = math.exp(-mu)
     return tuple(t / (t / n_train + (1.0 - t / n_train) * shrink) for t in times)
+
+
+def called_twice(times: Sequence[float]) -> tuple[float, ...]:
+    """The grid of Heun's method: t_0, t_1, t_1, t_2, t_2, ..; n levels make 2n - 1 network calls."""
+    return (*times[:1], *(t for t in times[1:] for _ in range(2)))
 
 
 def _ends(

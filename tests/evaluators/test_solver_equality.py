@@ -1,6 +1,7 @@
 """Programs equal diffusers' own schedulers, with an analytic network and inside the three pipelines."""
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,8 +15,10 @@ from autotune.evaluators.noise import flow_mu, noise_schedule_of, own_timesteps,
 from autotune.evaluators.solver_scheduler import SolverProgramScheduler
 from autotune.spaces.noise_schedule import Flow, NoiseSchedule
 from autotune.spaces.schedule import Schedule
+from autotune.spaces.solver_row import SolverRow
 from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.solvers import make_solver
+from autotune.spaces.time_grid import called_twice
 
 D: Any = diffusers  # its constructors are untyped
 
@@ -24,6 +27,8 @@ SCALED: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.0008
 # Euler and LMS start from noise times sigma, not noise, with the other spacings.
 LEADING: dict[str, Any] = {"timestep_spacing": "leading", "steps_offset": 1}
 FLOW: dict[str, Any] = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 2.0}
+# The noise form has no finite step to the clean end.
+NOISE_VIEW: dict[str, Any] = {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}
 MEANS, SPREADS, WEIGHTS = torch.tensor([-1.0, 0.7]), torch.tensor([0.35, 0.5]), torch.tensor([0.4, 0.6])
 
 Loop = list[torch.Tensor]
@@ -90,6 +95,29 @@ PAIRS: list[tuple[str, Any]] = [
         for suffix, kind in (("", "bh2"), ("-b1", "bh1"))
         for noise in (LINEAR, SCALED, SCALED | {"prediction_type": "sample"}, FLOW)
     ],
+    *[("unipc-4", D.UniPCMultistepScheduler(**noise, solver_order=4)) for noise in (LINEAR, SCALED, FLOW)],
+    ("unipc-5", D.UniPCMultistepScheduler(**LINEAR, solver_order=5)),
+    *[
+        ("dpmpp-3m-upstream", D.DPMSolverMultistepScheduler(**noise, solver_order=3))
+        for noise in (LINEAR, SCALED, FLOW)
+    ],
+    *[
+        (f"dpmpp-{order}s", D.DPMSolverSinglestepScheduler(**noise, solver_order=order))
+        for order in (2, 3)
+        for noise in (LINEAR, SCALED, FLOW)
+    ],
+    *[
+        (name, D.DPMSolverMultistepScheduler(**noise, **NOISE_VIEW, solver_order=order))
+        for name, order in (("dpm-2", 2), ("dpm-3-upstream", 3))
+        for noise in (LINEAR, SCALED)
+    ],
+    *[
+        (f"deis-{order}", D.DEISMultistepScheduler(**noise, solver_order=order))
+        for order in (2, 3)
+        for noise in (LINEAR, SCALED)
+    ],
+    ("heun", D.HeunDiscreteScheduler(**LINEAR, **LEADING)),
+    ("heun", D.HeunDiscreteScheduler(**SCALED, **LEADING, prediction_type="v_prediction")),
     ("ab2", D.LMSDiscreteScheduler(**LINEAR, **LEADING)),
     ("ab3", D.LMSDiscreteScheduler(**LINEAR, **LEADING)),
     ("ab2", D.LMSDiscreteScheduler(**SCALED, **LEADING, prediction_type="v_prediction")),
@@ -112,6 +140,8 @@ def their_run(scheduler: Any, name: str, n: int) -> Any:
         ready.set_timesteps(sigmas=np.linspace(1, 1 / n, n), mu=0.8)
     else:
         ready.set_timesteps(n)
+    if isinstance(ready, D.DEISMultistepScheduler):
+        ready.sigmas = ready.sigmas.double()  # its integrals cancel: 1e-5 is lost in float32
     if isinstance(ready, D.LMSDiscreteScheduler):
         order, step = int(name[-1]), ready.step
         ready.step = lambda out, t, x, return_dict: step(out, t, x, order=order, return_dict=return_dict)
@@ -124,7 +154,7 @@ def test_equals_diffusers_with_an_analytic_network(pair: tuple[str, Any], n: int
     name, scheduler = pair
     noise, prediction = noise_schedule_of(scheduler, mu=0.8), prediction_of(scheduler)
     times = own_timesteps(scheduler, n, mu=0.8)
-    plan = Schedule(n_steps=n, time=times, solver=make_solver(name, n, noise))
+    plan = Schedule(n_steps=len(times), time=times, solver=make_solver(name, len(times), noise))
     ours = SolverProgramScheduler.from_schedule(plan, scheduler, noise, prediction)
 
     def net(x: torch.Tensor, t: float) -> torch.Tensor:
@@ -137,8 +167,55 @@ def test_equals_diffusers_with_an_analytic_network(pair: tuple[str, Any], n: int
         # Its last step multiplies infinity by zero; of order 1 it is the data prediction at the last input.
         alpha, sigma = float(noise.alpha(times[-1])), float(noise.sigma(times[-1]))
         expected[-1] = denoise(expected[-2], alpha, sigma)
-    assert len(got) == n + 1
+    if isinstance(theirs, D.DEISMultistepScheduler) or theirs.config.get("algorithm_type") == "dpmsolver":
+        expected, got = expected[:-1], got[:-1]  # their last step ends at timestep 0, ours at the clean end
+    assert len(got) == len(expected) >= n
     assert max(gap(a, b) for a, b in zip(got, expected, strict=True)) < 1e-5
+
+
+@pytest.mark.parametrize("n", [5, 10, 20])
+def test_heun_on_a_flow_equals_diffusers_on_its_own_timesteps(n: int) -> None:
+    theirs = D.FlowMatchHeunDiscreteScheduler(shift=2.0)
+    theirs.set_timesteps(n)
+    noise, times = Flow(mu=math.log(2.0)), tuple(theirs.timesteps.double().tolist())
+    assert times == called_twice(times[:1] + times[1::2])
+    plan = Schedule(n_steps=len(times), time=times, solver=make_solver("heun", len(times), noise))
+    ours = SolverProgramScheduler.from_schedule(plan, theirs, noise, "velocity")
+
+    def net(x: torch.Tensor, t: float) -> torch.Tensor:
+        return network_output(x.double(), t, noise, "velocity")
+
+    assert max(gap(a, b) for a, b in zip(loop(ours, times, net), loop(theirs, times, net), strict=True)) < 1e-5
+
+
+@pytest.mark.parametrize("n", [5, 20])
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("config", [LINEAR, SCALED, FLOW], ids=["linear", "scaled", "flow"])
+def test_stochastic_steps_equal_the_sde_form_of_diffusers(config: dict[str, Any], order: int, n: int) -> None:
+    """With the same random numbers, which both draw once per step."""
+    theirs = D.DPMSolverMultistepScheduler(**config, solver_order=order, algorithm_type="sde-dpmsolver++")
+    theirs.set_timesteps(n)
+    noise, prediction = noise_schedule_of(theirs), prediction_of(theirs)
+    times = own_timesteps(theirs, n)
+    solver = tuple(
+        SolverStep(view="data", domain="lambda", order=min(order, i + 1, n - i), relaxation="b2", stochastic=1.0)
+        for i in range(n)
+    )
+    plan = Schedule(n_steps=n, time=times, solver=solver)
+    ours = SolverProgramScheduler.from_schedule(plan, theirs, noise, prediction)
+    assert np.count_nonzero(ours.program.noise_coefs) == n - 1
+
+    def run(scheduler: Any) -> Loop:
+        step, generator = scheduler.step, torch.Generator().manual_seed(5)
+        scheduler.step = lambda *args, **options: step(*args, **options, generator=generator)
+        x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        states = [x]
+        for t, level in zip(scheduler.timesteps, times, strict=True):
+            x = scheduler.step(network_output(x, level, noise, prediction), t, x, return_dict=False)[0]
+            states.append(x)
+        return states
+
+    assert max(gap(a, b) for a, b in zip(run(ours), run(theirs), strict=True)) < 1e-5
 
 
 # Inside the pipelines.
@@ -207,7 +284,9 @@ def test_equals_diffusers_end_to_end(
 
     noise, prediction = noise_schedule_of(theirs, mu), prediction_of(theirs)
     if name == "order-4":
-        solver = tuple(SolverStep(view="noise", domain="sigma", order=min(4, i + 1)) for i in range(n))
+        solver: tuple[SolverRow, ...] = tuple(
+            SolverStep(view="noise", domain="sigma", order=min(4, i + 1)) for i in range(n)
+        )
     else:
         solver = make_solver(name, n, noise)
     plan = Schedule(n_steps=n, time=own_timesteps(theirs, n, mu), solver=solver)

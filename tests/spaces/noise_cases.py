@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from autotune.spaces.noise_schedule import Flow, VariancePreserving
 from autotune.spaces.schedule import Schedule
-from autotune.spaces.solver_step import SolverStep
+from autotune.spaces.solver_row import SolverRow
 from autotune.spaces.solvers import make_solver
 from autotune.spaces.time_grid import uniform_lambda
 
@@ -15,7 +15,7 @@ SCALED = VariancePreserving(beta_schedule="scaled_linear", beta_start=0.00085, b
 FLOW = Flow(mu=0.5)
 
 
-def schedule(noise: Noise, times: Sequence[float], solver: Sequence[SolverStep]) -> Schedule:
+def schedule(noise: Noise, times: Sequence[float], solver: Sequence[SolverRow]) -> Schedule:
     return Schedule(n_steps=len(times), time=tuple(times), solver=tuple(solver))
 
 

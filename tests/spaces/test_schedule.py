@@ -8,11 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autotune.spaces.bdia_step import BdiaStep
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.inventory import Inventory, Relation, Site
+from autotune.spaces.momentum_step import Method, MomentumStep
 from autotune.spaces.schedule import GuidanceAction, Schedule, canonical_schedule, schedule_hash, schedule_to_json
 from autotune.spaces.schedule_json import schedule_from_json
+from autotune.spaces.solver_row import SolverRow
 from autotune.spaces.solver_step import SolverStep
 
 BOTH, STORED, CONDITIONAL = GuidanceAction.BOTH, GuidanceAction.STORED, GuidanceAction.CONDITIONAL
@@ -32,7 +35,7 @@ def step(order: int, *, relaxation: str = "taylor", corrector: bool = False, dom
     return SolverStep(view=view, domain=domain, order=order, relaxation=relaxation, corrector=corrector)  # type: ignore[arg-type]
 
 
-def solved(*steps: SolverStep, compensation: tuple[float, ...] | None = None) -> Schedule:
+def solved(*steps: SolverRow, compensation: tuple[float, ...] | None = None) -> Schedule:
     n = len(steps)
     return Schedule(n_steps=n, time=tuple(900.0 - i for i in range(n)), solver=steps, compensation=compensation)
 
@@ -45,7 +48,12 @@ views = st.sampled_from([("data", "lambda"), ("noise", "lambda"), ("noise", "sig
 
 
 @st.composite
-def solver_steps(draw: st.DrawFn) -> SolverStep:
+def solver_steps(draw: st.DrawFn) -> SolverRow:
+    kind = draw(st.sampled_from(["unified", "hb", "ghvb", "bdia"]))
+    if kind == "bdia":
+        return BdiaStep(gamma=draw(st.floats(0.0, 1.0)))
+    if kind != "unified":
+        return MomentumStep(method=kind, order=draw(st.integers(1, 4)), beta=draw(st.floats(0.1, 1.0)))  # type: ignore[arg-type]
     view, domain = draw(views)
     return SolverStep(
         view=view,  # type: ignore[arg-type]
@@ -147,6 +155,18 @@ def test_relaxation_counts_only_where_one_difference_estimates_the_derivative() 
     assert canonical_hash(corrected) != canonical_hash(solved(step(1, corrector=True), step(1)))
 
 
+def test_momentum_that_has_no_velocity_yet_is_none() -> None:
+    def momentum(method: Method, order: int, beta: float) -> MomentumStep:
+        return MomentumStep(method=method, order=order, beta=beta)
+
+    asked = solved(
+        momentum("ghvb", 3, 0.4), momentum("ghvb", 3, 0.4), step(1), momentum("hb", 4, 0.3), BdiaStep(gamma=0.2)
+    )
+    got = solved(momentum("hb", 1, 1.0), momentum("ghvb", 2, 0.4), step(1), momentum("hb", 4, 1.0), BdiaStep(gamma=0.2))
+    assert canonical_schedule(asked, INVENTORY) == got
+    assert canonical_hash(solved(BdiaStep(gamma=0.2))) == canonical_hash(solved(BdiaStep(gamma=0.7)))
+
+
 def test_a_plan_without_effect_is_no_plan() -> None:
     plain = Schedule(n_steps=2)
     first_row_only = dataclasses.replace(plain, cache=CachePlan(2, 3, bytes([1, 1, 1, 0, 0, 0])))
@@ -179,6 +199,8 @@ def test_the_smallest_change_of_time_is_another_schedule() -> None:
         ({"solver": [["data", "lambda", 1, "taylor", False], ["data", "lambda", 1, "b9", False]]}, r"solver\[1\]: "),
         ({"solver": [["data", "lambda", 1, "taylor", 0], ["data", "lambda", 1, "taylor", False]]}, "corrector must be"),
         ({"solver": [["data", "lambda", 1, [], False], ["data", "lambda", 1, "taylor", False]]}, r"solver\[0\]: "),
+        ({"solver": [["hb", 1], ["bdia", 0.5]]}, r"solver\[0\]: a row of method hb must be \[method, order, beta\]"),
+        ({"solver": [["hb", 1, 0.5], ["bdia", 1.5]]}, r"solver\[1\]: BDIA gamma must be a number in \[0, 1\]; got 1.5"),
         ({"cache": [2, 3]}, r"cache must be \[n_calls, n_sites"),
         ({"cache": [2, 1, "0g"]}, "hexadecimal digits; "),
         ({"cache": [2, 1, "00"]}, "needs 2 actions; got 1"),

@@ -1,5 +1,4 @@
 import base64
-import dataclasses
 import json
 import resource
 import signal
@@ -13,10 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from autotune.spaces.bdia_step import BdiaStep
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import ScheduleError, StorageError
-from autotune.spaces.noise_schedule import Flow, VariancePreserving
+from autotune.spaces.momentum_step import MomentumStep
+from autotune.spaces.noise_schedule import Flow
 from autotune.spaces.schedule import GuidanceAction, Schedule
 from autotune.spaces.schedule_file import (
     SCHEMA_PATH,
@@ -25,6 +26,7 @@ from autotune.spaces.schedule_file import (
     parse_schedule_file,
     save_schedule_file,
 )
+from autotune.spaces.solver_row import SolverRow
 from autotune.spaces.solver_step import SolverStep
 
 CONDITION = Condition(
@@ -45,7 +47,17 @@ CONDITION = Condition(
     device="cpu",
     versions=(("torch", "2.13.0"),),
 )
+PUBLISHED = jsonschema.Draft202012Validator(json.loads(SCHEMA_PATH.read_text()))
+FIRST = SolverStep(view="velocity", domain="sigma", order=1)
 STEP = SolverStep(view="velocity", domain="sigma", order=2)
+ROWS: tuple[SolverRow, ...] = (
+    FIRST,
+    STEP,
+    MomentumStep(method="hb", order=3, beta=0.5),
+    MomentumStep(method="ghvb", order=2, beta=0.25),
+    BdiaStep(gamma=0.125),
+    SolverStep(view="data", domain="lambda", order=3, relaxation="b2", slope_points=1, slope=0.9, origin=2),
+)
 
 
 def full_schedule() -> Schedule:
@@ -53,7 +65,7 @@ def full_schedule() -> Schedule:
     return Schedule(
         n_steps=3,
         time=(1000.0, 700.0 / 3.0, 0.1),
-        solver=(STEP, STEP, STEP),
+        solver=(FIRST, STEP, STEP),
         compensation=(1.0, 1.0, 1.1),
         cache=CachePlan.from_array(rng.integers(0, 2, (3, 7))),
         guidance=(GuidanceAction.BOTH, GuidanceAction.STORED, GuidanceAction.CONDITIONAL),
@@ -72,14 +84,14 @@ def text_of(tmp_path: Path, file: ScheduleFile) -> str:
 
 
 def falling_times(n: int, seed: int) -> tuple[float, ...]:
-    return tuple(sorted((999.0 * np.random.default_rng(seed).random(n)).tolist(), reverse=True))
+    return tuple(sorted((1.0 + 998.0 * np.random.default_rng(seed).random(n)).tolist(), reverse=True))
 
 
 schedules = st.builds(
     lambda n, seed, has_cache, has_guidance, has_time: Schedule(
         n_steps=n,
         time=falling_times(n, seed) if has_time else None,
-        solver=(STEP,) * n if has_time else None,
+        solver=tuple(ROWS[i] if i < len(ROWS) else STEP for i in range(n)) if has_time else None,
         cache=CachePlan.from_array(np.random.default_rng(seed).integers(0, 2, (n, 1 + seed % 40)))
         if has_cache
         else None,
@@ -96,17 +108,16 @@ schedules = st.builds(
 @hypothesis.given(schedule=schedules)
 def test_what_is_written_is_what_is_read(schedule: Schedule, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("files") / "s.json"
-    vp = VariancePreserving(beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
-    file = ScheduleFile(schedule=schedule, condition=dataclasses.replace(CONDITION, noise_schedule=vp))
+    file = ScheduleFile(schedule=schedule, condition=CONDITION)
     save_schedule_file(path, file)
     assert load_schedule_file(path) == file
-    jsonschema.validate(json.loads(path.read_text()), json.loads(SCHEMA_PATH.read_text()))
+    PUBLISHED.validate(json.loads(path.read_text()))
 
 
 def test_every_column_survives_and_fits_the_published_schema(tmp_path: Path) -> None:
     text = text_of(tmp_path, full_file())
     assert parse_schedule_file(text) == full_file()
-    jsonschema.validate(json.loads(text), json.loads(SCHEMA_PATH.read_text()))
+    PUBLISHED.validate(json.loads(text))
 
 
 def test_a_flux_mask_is_packed_into_some_600_characters(tmp_path: Path) -> None:
@@ -123,10 +134,21 @@ def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         if value is ...:
             del data[last]
         else:
-            data[last] = value
+            data[int(last) if isinstance(data, list) else last] = value
 
     return apply
 
+
+def rows(*rows: object) -> Callable[[dict[str, Any]], None]:
+    """Replace the solver column, from the first row on."""
+
+    def apply(data: dict[str, Any]) -> None:
+        data["schedule"]["solver"][: len(rows)] = rows
+
+    return apply
+
+
+GHVB = {"method": "ghvb", "order": 2, "beta": 0.5}
 
 BAD = {
     "unknown top key": (change("speed", 1), "speed"),
@@ -141,6 +163,28 @@ BAD = {
     "mask that is not base64": (change("schedule.cache.packed", "###"), "base64"),
     "mask with a tail": (change("schedule.cache.packed", base64.b64encode(b"\0\0\xff").decode()), "zero bits"),
     "order 9": (change("schedule.solver.0.order", 9), r"schedule.solver\[0\]: solver order"),
+    "order above its history": (
+        change("schedule.solver.1.order", 3),
+        r"solver\[1\] can read at most 1 earlier outputs; got 2 at order 3; lower",
+    ),
+    "slope points above the history": (
+        change("schedule.solver.1.slope_points", 2),
+        "can read at most 1 earlier outputs",
+    ),
+    "momentum above its history": (rows(GHVB), r"solver\[0\] can read at most 0 earlier outputs; got 1"),
+    "velocities of rows without momentum": (change("schedule.solver.2", GHVB), "can read at most 0 earlier outputs"),
+    "corrector on the last row": (change("schedule.solver.2.corrector", True), "last row .* must have corrector false"),
+    "time above the noise schedule": (change("schedule.time.0", 1000.5), r"time\[0\] must lie in \(0, 1000\]"),
+    "clean time": (change("schedule.time.2", 0.0), r"time\[2\] must lie in \(0, 1000\]"),
+    "start above the noise schedule": (change("schedule.start", 1001.0), r"start must lie in \(1000, 1000\]; got 1001"),
+    "repeated time": (change("schedule.time.1", 1000.0), "decrease strictly; got 1000.0 then 1000.0"),
+    "noise in sigma on a flow": (change("schedule.solver.1.view", "noise"), "no sigma-domain form on a flow"),
+    "unknown method": (rows({"method": "nt", "order": 1, "beta": 1.0}), "method must be one of hb, ghvb, bdia, or ab"),
+    "momentum with a view": (rows(GHVB | {"view": "data"}), r"solver\[0\]: view is not a known key"),
+    "momentum without beta": (rows({"method": "hb", "order": 1}), r"solver\[0\]: beta is missing"),
+    "beta of zero": (rows(GHVB | {"beta": 0}), r"beta must be a number in \(0, 1\]; got 0"),
+    "momentum of order 5": (rows(GHVB | {"order": 5}), "momentum order must be an integer in 1..4; got 5"),
+    "gamma as text": (rows({"method": "bdia", "gamma": "1"}), r"gamma must be a number in \[0, 1\]; got '1'"),
     "unknown view": (change("schedule.solver.0.view", "score"), "solver view"),
     "unknown guidance": (change("schedule.guidance", ["both", "none", "both"]), r"schedule.guidance\[1\]"),
     "edited schedule": (change("schedule.compensation", [1.0, 1.0, 1.2]), "hash must be"),

@@ -11,12 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from autotune.spaces.bdia_step import BdiaStep
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.inventory import Inventory
+from autotune.spaces.momentum_step import MomentumStep
 from autotune.spaces.noise_schedule import Flow
 from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.solver_formula import Prediction
 from autotune.spaces.solver_program import SolverProgram, compile_program
+from autotune.spaces.solver_row import SolverRow
 from autotune.spaces.solver_step import Domain, Relaxation, SolverStep, View
 from autotune.spaces.solvers import make_solver
 from autotune.spaces.time_grid import shifted_flow, uniform_lambda
@@ -94,23 +97,6 @@ def test_prediction_kinds_give_the_same_run(toy: Any) -> None:
             assert toy.largest_gap(runs[0][1:], other[1:]) < 1e-9
 
 
-def test_canonical_form_compiles_to_the_same_program() -> None:
-    steps = [
-        SolverStep(view="data", domain="lambda", order=4, relaxation="b1", corrector=True),
-        SolverStep(view="noise", domain="sigma", order=3, relaxation="b2"),
-        SolverStep(view="data", domain="lambda", order=3, relaxation="b1", corrector=True),
-        SolverStep(view="noise", domain="lambda", order=2, relaxation="b2", corrector=True),
-        SolverStep(view="noise", domain="lambda", order=3, relaxation="b2", corrector=True),
-    ]
-    plan = replace(schedule(LINEAR, uniform_lambda(LINEAR, 5), steps), compensation=(0.7, 0.6, 1.2, 1.0, 0.8))
-    inventory = Inventory.__new__(Inventory)  # only the cache column reads it
-    canonical = canonical_schedule(plan, inventory)
-    assert canonical != plan
-    first, second = (compile_program(p, LINEAR, "noise") for p in (plan, canonical))
-    np.testing.assert_array_equal(first.output_coefs, second.output_coefs)
-    np.testing.assert_array_equal(first.state_coefs, second.state_coefs)
-
-
 def test_the_history_is_as_short_as_the_formula() -> None:
     cases: list[tuple[str, Noise, Prediction, int, int]] = [
         ("euler", FLOW, "velocity", 0, 0),
@@ -130,28 +116,70 @@ def test_the_history_is_as_short_as_the_formula() -> None:
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> tuple[Schedule, Noise, Prediction]:
-    choices: list[Noise] = [LINEAR, SCALED, FLOW, Flow()]
-    noise = draw(st.sampled_from(choices))
-    flow = isinstance(noise, Flow)
-    prediction: Prediction = draw(st.sampled_from(["noise", "velocity", "data"]))
-    eighths = st.integers(8, 8 * int(noise.t_max) - 1)
-    times = sorted((k / 8 for k in draw(st.sets(eighths, min_size=1, max_size=9))), reverse=True)
-    if draw(st.booleans()):
-        times[0] = noise.t_max
+def solver_rows(draw: st.DrawFn, flow: bool, i: int, stochastic: bool) -> SolverRow:
+    kind = draw(st.sampled_from(["unified"] * 6 + ["hb", "ghvb", "bdia"]))
+    if kind == "bdia":
+        return BdiaStep(gamma=draw(st.floats(0.0, 1.0)))
+    if kind != "unified":
+        return MomentumStep(method=kind, order=draw(st.integers(1, 4)), beta=draw(st.floats(0.1, 1.0)))  # type: ignore[arg-type]
     views: list[tuple[View, Domain]] = [
         ("data", "lambda"),
         ("noise", "lambda"),
         ("velocity", "sigma") if flow else ("noise", "sigma"),
     ]
-    steps = []
-    for _ in times:
-        view, domain = draw(st.sampled_from(views))
-        relaxation: Relaxation = draw(st.sampled_from(["taylor", "b1", "b2"]))
-        order, corrector = draw(st.integers(1, 4)), draw(st.booleans())
-        steps.append(SolverStep(view=view, domain=domain, order=order, relaxation=relaxation, corrector=corrector))
+    view, domain = draw(st.sampled_from(views))
+    order, factors = draw(st.integers(1, 4)), st.sampled_from([1.0, 0.0, 0.5, 1.1, 2.0])
+    tau = draw(st.sampled_from([0.0, 0.5, 1.0])) if stochastic and view == "data" else 0.0
+    return SolverStep(
+        view=view,
+        domain=domain,
+        order=order,
+        relaxation=draw(st.sampled_from(["taylor", "b1", "b2"])),
+        corrector=draw(st.booleans()) and not tau,
+        slope_points=draw(st.none() | st.integers(1, 4)) if order > 1 else None,
+        slope=draw(factors),
+        curvature=draw(factors),
+        origin=min(i, draw(st.sampled_from([0, 0, 0, 1, 2]))),
+        stochastic=tau,
+    )
+
+
+@st.composite
+def plans(draw: st.DrawFn, stochastic: bool = False) -> tuple[Schedule, Noise, Prediction]:
+    choices: list[Noise] = [LINEAR, SCALED, FLOW, Flow()]
+    noise = draw(st.sampled_from(choices))
+    flow = isinstance(noise, Flow)
+    prediction: Prediction = draw(st.sampled_from(["noise", "velocity", "data"]))
+    eighths = st.integers(8, 8 * int(noise.t_max) - 1)
+    levels = sorted((k / 8 for k in draw(st.sets(eighths, min_size=1, max_size=9))), reverse=True)
+    start = draw(st.none() | st.floats(levels[0] + 0.01, noise.t_max))
+    if start is None and draw(st.booleans()):
+        levels[0] = noise.t_max
+    times: list[float] = []
+    rows: list[SolverRow] = []
+    for k, t in enumerate(levels):
+        times.append(t)
+        rows.append(draw(solver_rows(flow, len(rows), stochastic)))
+        row = rows[-1]
+        may_stay = k + 1 < len(levels) and row.origin > 0 and times[-1 - row.origin] != t
+        if may_stay and draw(st.booleans()):  # an implicit corrector
+            times.append(t)
+            follower = draw(solver_rows(flow, len(rows), stochastic))
+            if isinstance(follower, SolverStep) and times[-1 - follower.origin] == t:
+                follower = replace(follower, origin=0)
+            rows.append(follower)
     ratios = tuple(draw(st.floats(0.5, 1.5)) for _ in times)
-    return replace(schedule(noise, times, steps), compensation=ratios), noise, prediction
+    return replace(schedule(noise, times, rows), compensation=ratios, start=start), noise, prediction
+
+
+def outputs_on_a_line(
+    prediction: Prediction, noise: Noise, levels: tuple[Array, Array], line: tuple[float, float]
+) -> Array:
+    """What the network puts out at the levels (alpha, sigma) if it knows one line = (x_0, noise)."""
+    (alpha, sigma), (data, eps) = levels, line
+    if prediction == "velocity":
+        return eps - data + 0 * alpha if isinstance(noise, Flow) else alpha * eps - sigma * data
+    return np.full_like(alpha, eps if prediction == "noise" else data)
 
 
 @given(plans())
@@ -163,20 +191,50 @@ def test_every_recipe_compiles_to_a_finite_program_that_keeps_a_straight_line(
     program = compile_program(plan, noise, prediction)
     assert np.all(np.isfinite(program.output_coefs))
     assert not np.any(np.triu(program.state_coefs, 1))
+    assert not np.any(program.noise_coefs)
     data, eps = 0.6, -1.3
     sigma = noise.sigma(program.timesteps)
     alpha = noise.alpha(program.timesteps)
     states = alpha * data + sigma * eps
-    outputs = {
-        "noise": np.full_like(states, eps),
-        "data": np.full_like(states, data),
-        "velocity": eps - data + 0 * states if isinstance(noise, Flow) else alpha * eps - sigma * data,
-    }[prediction]
+    outputs = outputs_on_a_line(prediction, noise, (alpha, sigma), (data, eps))
     reached = program.state_coefs @ states + program.output_coefs @ outputs
     size = np.abs(program.state_coefs).sum(axis=1) + np.abs(program.output_coefs).sum(axis=1)
     # Pure noise of a flow is clipped by 1e-6 where the formula needs lambda.
     clip = 1e-5 if isinstance(noise, Flow) and program.timesteps[0] > 999 else 0.0
     assert np.all(np.abs(reached - np.append(states[1:], data)) <= size * (1e-9 + clip))
+    if plan.start is not None:
+        assert program.initial_scale == pytest.approx(float(sigma[0] / noise.sigma(plan.start)))
+
+
+@given(plans(stochastic=True))
+def test_stochastic_recipes_keep_the_data_and_the_size_of_the_noise(case: tuple[Schedule, Noise, Prediction]) -> None:
+    """From x = alpha X + sigma e, a network that knows X leads to alpha X and noise of the size of sigma."""
+    plan, noise, _ = case
+    assert plan.solver is not None
+    assert plan.time is not None
+    rows = [row for row in plan.solver if isinstance(row, SolverStep) and row.view == "data"]
+    times = sorted(set(plan.time), reverse=True)[: len(rows)]
+    steps = [replace(row, origin=0) for row in rows[: len(times)]]
+    if not steps:
+        return
+    program = compile_program(schedule(noise, times, steps), noise, "data")
+    sigma = np.append(np.minimum(noise.sigma(times), 1 - 1e-6) if isinstance(noise, Flow) else noise.sigma(times), 0.0)
+    alpha = np.append(1 - sigma[:-1] if isinstance(noise, Flow) else noise.alpha(times), 1.0)
+    kept = np.diagonal(program.state_coefs)
+    np.testing.assert_allclose(kept * alpha[:-1] + program.output_coefs.sum(axis=1), alpha[1:], rtol=1e-9, atol=1e-9)
+    carried = np.hypot(kept * sigma[:-1], program.noise_coefs)
+    np.testing.assert_allclose(carried, sigma[1:], rtol=1e-9, atol=1e-12)
+
+
+@given(plans(stochastic=True))
+def test_canonical_form_compiles_to_the_same_program(case: tuple[Schedule, Noise, Prediction]) -> None:
+    plan, noise, prediction = case
+    inventory = Inventory.__new__(Inventory)  # only the cache column reads it
+    canonical = canonical_schedule(plan, inventory)
+    assert canonical_schedule(canonical, inventory) == canonical
+    first, second = (compile_program(p, noise, prediction) for p in (plan, canonical))
+    np.testing.assert_array_equal(first.noise_coefs, second.noise_coefs)
+    assert same_program(first, second)
 
 
 # Errors and speed.

@@ -1,0 +1,241 @@
+"""Rows with momentum, and the row that can be inverted, against their update rules written out."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from autotune.spaces.bdia_step import BdiaStep
+from autotune.spaces.errors import ScheduleError
+from autotune.spaces.momentum_step import MomentumStep, ghvb_weights
+from autotune.spaces.noise_schedule import Flow
+from autotune.spaces.solver_inversion import invert_program
+from autotune.spaces.solver_program import compile_program
+from autotune.spaces.solver_row import SolverRow
+from autotune.spaces.solver_step import SolverStep
+from autotune.spaces.solvers import make_solver
+from autotune.spaces.time_grid import uniform_lambda
+
+from .noise_cases import FLOW, LINEAR, SCALED, Noise, schedule
+
+Array = NDArray[np.float64]
+NOISES = pytest.mark.parametrize("noise", [LINEAR, SCALED, FLOW], ids=["linear", "scaled", "flow"])
+
+
+class Straight:
+    """The straight ODE of a noise schedule at some timesteps, with the clean end: y = x / scale, dy/ds = slope."""
+
+    def __init__(self, noise: Noise, times: Sequence[float]) -> None:
+        self.flow = isinstance(noise, Flow)
+        sigma, alpha = noise.sigma(times), noise.alpha(times)
+        self.scale = np.append(np.ones_like(alpha) if self.flow else alpha, 1.0)
+        self.s = np.append(sigma if self.flow else sigma / alpha, 0.0)
+
+    def network(self, toy: Any, noise: Noise) -> Any:
+        return toy.network(noise, "velocity" if self.flow else "noise")
+
+
+def momentum(method: str, order: int, betas: Sequence[float]) -> list[SolverRow]:
+    return [MomentumStep(method=method, order=order, beta=beta) for beta in betas]  # type: ignore[arg-type]
+
+
+def lagrange_mean(nodes: Sequence[float], values: Sequence[Array], a: float, b: float) -> Array:
+    """Mean over [a, b] of the polynomial through the values, by exact quadrature."""
+    points, weights = np.polynomial.legendre.leggauss(6)
+    total = np.zeros_like(values[0])
+    for p, w in zip(a + (b - a) * (points + 1) / 2, weights / 2, strict=True):
+        for j, value in enumerate(values):
+            others = [x for k, x in enumerate(nodes) if k != j]
+            total += w * float(np.prod([(p - x) / (nodes[j] - x) for x in others])) * value
+    return total
+
+
+# Weights.
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.8, 0.3])
+def test_ghvb_weights_are_the_published_ones(beta: float) -> None:
+    published = {
+        1: [beta],
+        2: np.array([2 + beta, -(2 - beta)]) / 2,
+        3: np.array([18 + 5 * beta, -(24 - 8 * beta), 6 - beta]) / 12,
+        4: np.array([46 + 9 * beta, -(78 - 19 * beta), 42 - 5 * beta, -(10 - beta)]) / 24,
+    }
+    for order, weights in published.items():
+        np.testing.assert_allclose(ghvb_weights(order, beta), np.array(weights) / beta, rtol=0, atol=1e-13)
+
+
+def test_ghvb_weights_with_beta_one_are_adams_bashforth() -> None:
+    np.testing.assert_allclose(ghvb_weights(2, 1.0), [1.5, -0.5], rtol=0, atol=1e-15)
+    np.testing.assert_allclose(ghvb_weights(4, 1.0), np.array([55, -59, 37, -9]) / 24, rtol=0, atol=1e-15)
+
+
+@given(st.integers(1, 4), st.floats(0.05, 1.0))
+def test_ghvb_integrates_polynomials_below_its_order(order: int, beta: float) -> None:
+    """With e(n) = n^d at unit steps and the velocities on their slow solution, a step is the exact integral."""
+    n = np.arange(-400 if beta < 0.3 else -80, 1.0)
+    for degree in range(order):
+        e = n**degree
+        u = np.empty_like(e)
+        u[0] = e[0]
+        for k in range(1, len(e)):
+            u[k] = (1 - beta) * u[k - 1] + beta * e[k]
+        got = float(ghvb_weights(order, beta) @ u[::-1][:order])
+        forgotten = (1 - beta) ** (len(n) - 1) * abs(e[0]) / beta * 100
+        assert got == pytest.approx(1 / (degree + 1), abs=1e-9 / beta**4 + forgotten)
+
+
+# Programs.
+
+
+@NOISES
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@pytest.mark.parametrize("method", ["hb", "ghvb"])
+def test_momentum_equals_its_update_rule(toy: Any, noise: Noise, method: str, order: int) -> None:
+    n, betas = 10, [0.9, 0.8, 0.55, 0.7, 1.0, 0.6, 0.3, 0.8, 0.9, 0.5]
+    times = uniform_lambda(noise, n)
+    line = Straight(noise, times)
+    net = line.network(toy, noise)
+    states, slopes, velocities = [toy.x0], list[Array](), list[Array]()
+    for i, (t, beta) in enumerate(zip(times, betas, strict=True)):
+        slopes.append(net(states[-1], t))
+        k, s = min(order, i + 1), line.s
+        new = slopes[-1]
+        if method == "hb":
+            new = lagrange_mean(s[i + 1 - k : i + 1].tolist(), slopes[-k:], s[i], s[i + 1])
+        velocities.append(new if i == 0 else (1 - beta) * velocities[-1] + beta * new)
+        step = velocities[-1]
+        if method == "ghvb":
+            step = sum(w * u for w, u in zip(ghvb_weights(k, beta), velocities[::-1], strict=False))
+        states.append(line.scale[i + 1] * (states[-1] / line.scale[i] + (s[i + 1] - s[i]) * step))
+    plan = schedule(noise, times, momentum(method, order, betas))
+    ours = toy.run(compile_program(plan, noise, "velocity" if line.flow else "noise"), net, toy.x0)
+    assert toy.largest_gap(ours, states) < 1e-11
+
+
+@NOISES
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_heavy_ball_without_damping_is_adams_bashforth_with_the_real_steps(noise: Noise, order: int) -> None:
+    times = uniform_lambda(noise, 8)
+    view: Any = "velocity" if isinstance(noise, Flow) else "noise"
+    adams = [SolverStep(view=view, domain="sigma", order=min(order, i + 1)) for i in range(8)]
+    a, b = (
+        compile_program(schedule(noise, times, rows), noise, "noise")
+        for rows in (momentum("hb", order, [1.0] * 8), adams)
+    )
+    np.testing.assert_allclose(a.output_coefs, b.output_coefs, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(a.state_coefs, b.state_coefs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", [2, 3, 4])
+def test_ghvb_without_damping_is_adams_bashforth_at_equal_steps(order: int) -> None:
+    times = np.linspace(1000, 100, 10).tolist()
+    adams = [SolverStep(view="velocity", domain="sigma", order=min(order, i + 1)) for i in range(10)]
+    a, b = (
+        compile_program(schedule(FLOW, times, rows), FLOW, "velocity")
+        for rows in (momentum("ghvb", order, [1.0] * 10), adams)
+    )
+    np.testing.assert_allclose(a.output_coefs, b.output_coefs, rtol=0, atol=1e-13)
+
+
+def test_a_row_without_momentum_ends_the_velocity() -> None:
+    times = uniform_lambda(FLOW, 5)
+    plain = SolverStep(view="velocity", domain="sigma", order=1)
+    rows = momentum("ghvb", 2, [0.5] * 5)
+    broken = compile_program(schedule(FLOW, times, [*rows[:2], plain, *rows[3:]]), FLOW, "velocity")
+    whole = compile_program(schedule(FLOW, times, rows), FLOW, "velocity")
+    assert np.count_nonzero(whole.output_coefs[4]) == 5
+    np.testing.assert_array_equal(np.flatnonzero(broken.output_coefs[4]), [3, 4])
+    np.testing.assert_array_equal(np.flatnonzero(broken.output_coefs[3]), [3])
+
+
+def test_every_momentum_row_follows_compensation(toy: Any) -> None:
+    """A network whose slope is quadratic in time is extrapolated exactly, so that the ratio is seen in the slope."""
+    times = (900.0, 800.0, 650.0, 500.0)
+    plan = schedule(FLOW, times, momentum("ghvb", 1, [1.0] * 4))
+    program = compile_program(replace(plan, compensation=(1, 1, 1, 1.4)), FLOW, "velocity")
+    slopes = [(t / 1000) ** 2 for t in times]
+    seen = 1.4 * times[3] - 0.4 * times[2]
+    assert float(program.output_coefs[3] @ slopes) == pytest.approx(-0.5 * (seen / 1000) ** 2, abs=1e-12)
+
+
+# BDIA.
+
+
+@NOISES
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0])
+def test_bdia_equals_its_update_rule(toy: Any, noise: Noise, gamma: float) -> None:
+    """x_{i+1} = x_{i-1} - gamma (x_{i-1} - x_i) - (1 - gamma) Delta(i to i-1) + Delta(i to i+1)."""
+    times = uniform_lambda(noise, 9)
+    line = Straight(noise, times)
+    net = line.network(toy, noise)
+    states = [toy.x0]
+    for i, t in enumerate(times):
+        x, slope = states[-1], net(states[-1], t)
+
+        def increment(end: int, i: int = i, x: Array = x, slope: Array = slope) -> Array:
+            ratio = line.scale[end] / line.scale[i]
+            return np.asarray(ratio * x + line.scale[end] * (line.s[end] - line.s[i]) * slope - x)
+
+        if i == 0:
+            states.append(x + increment(1))
+        else:
+            back = states[i - 1]
+            states.append(back - gamma * (back - x) - (1 - gamma) * increment(i - 1) + increment(i + 1))
+    plan = schedule(noise, times, [BdiaStep(gamma=gamma)] * 9)
+    kind: Any = "velocity" if line.flow else "noise"
+    ours = toy.run(compile_program(plan, noise, kind), net, toy.x0)
+    assert toy.largest_gap(ours, states) < 1e-12
+    if gamma == 1.0:
+        ddim = schedule(noise, times, make_solver("euler", 9, noise))
+        assert toy.largest_gap(ours, toy.run(compile_program(ddim, noise, kind), net, toy.x0)) < 1e-11
+
+
+@NOISES
+@pytest.mark.parametrize("prediction", ["noise", "velocity", "data"])
+@pytest.mark.parametrize("gamma", [0.0, 0.1])
+def test_bdia_gives_back_the_starting_noise(toy: Any, noise: Noise, prediction: Any, gamma: float) -> None:
+    times = uniform_lambda(noise, 10, t_start=900.0, t_end=50.0)
+    program = compile_program(schedule(noise, times, [BdiaStep(gamma=gamma)] * 10), noise, prediction)
+    net = toy.network(noise, prediction)
+    states = toy.run(program, net, toy.x0)
+    found = invert_program(program, net, states[-1], states[-2])
+    assert toy.largest_gap([found], [toy.x0]) < 1e-10
+
+
+@NOISES
+def test_bdia_gives_back_the_starting_noise_in_single_precision(toy: Any, noise: Noise) -> None:
+    times = uniform_lambda(noise, 10, t_start=900.0, t_end=50.0)
+    line = Straight(noise, times)
+    kind: Any = "velocity" if line.flow else "noise"
+    program = compile_program(schedule(noise, times, [BdiaStep(gamma=0.1)] * 10), noise, kind)
+    exact = line.network(toy, noise)
+
+    def net(x: Any, t: float) -> Any:
+        assert x.dtype == np.float32
+        return exact(x, t).astype(np.float32)
+
+    states, outputs = [toy.x0.astype(np.float32)], []
+    for i in range(10):
+        outputs.append(net(states[-1], times[i]))
+        terms = [np.float32(a) * states[j] + np.float32(b) * outputs[j] for j, a, b in program.terms[i]]
+        states.append(sum(terms[1:], terms[0]))
+    found = invert_program(program, net, states[-1], states[-2])
+    assert found.dtype == np.float32
+    assert toy.largest_gap([found], [states[0]]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [[BdiaStep(gamma=1.0)] * 4, [SolverStep(view="velocity", domain="sigma", order=2)] * 4, [BdiaStep(gamma=0.2)]],
+    ids=["ddim", "adams", "one step"],
+)
+def test_other_runs_can_not_be_inverted(rows: list[SolverRow]) -> None:
+    program = compile_program(schedule(FLOW, uniform_lambda(FLOW, len(rows)), rows), FLOW, "velocity")
+    with pytest.raises(ScheduleError, match="two or more BDIA steps with gamma below 1"):
+        invert_program(program, lambda x, t: x, np.zeros(2), np.zeros(2))
