@@ -94,4 +94,5 @@ def load_or_make_trace(
 
 
 def _copy(tensor: torch.Tensor) -> NDArray[np.float32]:
-    return np.array(tensor.detach().to("cpu", torch.float32))
+    copied: NDArray[np.float32] = tensor.detach().to("cpu", torch.float32, copy=True).numpy()
+    return copied

@@ -23,7 +23,7 @@ def dmn(noise: NoiseSchedule, n: int, *, t_start: float | None = None, t_end: fl
 
     The levels between the ends are moved in lambda by SciPy's `trust-constr`, from even spacing in t, the paper's start
     for latent models. Up to `FEW_STEPS` calls that finds the minimum. With more, the bound has kinks, and the optimiser
-    stops at one within some percent of the least value around. That is as well: lower values lie elsewhere, where most
+    stops at one within a tenth of the least value around. That is as well: far lower values lie elsewhere, where most
     levels crowd at the clean end with weights that cancel, and a sampler fails on such a grid.
 
     Args:
