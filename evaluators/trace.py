@@ -88,7 +88,11 @@ def load_or_make_trace(
     run(schedule, recorder)
     trace = recorder.trace(schedule.time or ())
     if artifacts is not None:
-        tensors = {"timesteps": trace.timesteps, "states": trace.states, "outputs": trace.outputs}
+        tensors: dict[str, NDArray[Any]] = {
+            "timesteps": trace.timesteps,
+            "states": trace.states,
+            "outputs": trace.outputs,
+        }
         artifacts.save(name, save(tensors), "trace")
     return trace
 

@@ -19,6 +19,7 @@ from autotune.spaces.trace import Trace
 Array = NDArray[np.float64]
 
 GITS_DISCOUNT = 1.15
+"""The paper's default; on Stable Diffusion it takes 0.8 to 1.2. Below 1 the levels move to the noisy end."""
 
 Costs = Callable[[Trace, NoiseSchedule, Prediction], Array]
 

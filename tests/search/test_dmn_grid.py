@@ -2,7 +2,6 @@
 
 import math
 import time
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,8 +26,8 @@ FLOW = Flow(mu=0.5)
 ENDS: list[tuple[Noise, float, float]] = [(SCALED, 951.0, 10.0), (FLOW, 1000.0, 1.0)]
 
 
-def lagrange(at: float, nodes: Any, j: int) -> float:
-    return math.prod((at - node) / (nodes[j] - node) for k, node in enumerate(nodes) if k != j)
+def lagrange(at: float, nodes: Array, j: int) -> float:
+    return float(np.prod([(at - node) / (nodes[j] - node) for k, node in enumerate(nodes) if k != j]))
 
 
 def weights_by_quadrature(lam: Array) -> Array:

@@ -44,7 +44,7 @@ def teacher(toy: Any, noise: Noise, prediction: Prediction, times: tuple[float, 
     program = compile_program(schedule(noise, times, make_solver("unipc-3", len(times), noise)), noise, prediction)
     states = toy.run(program, net, x0)
     outputs = [net(x, t) for x, t in zip(states, times, strict=False)]
-    return make_trace(*(np.reshape(rows, (len(rows), -1, 4)) for rows in (states, outputs)), times)
+    return make_trace(np.reshape(states, (len(states), -1, 4)), np.reshape(outputs, (len(outputs), -1, 4)), times)
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=["linear", "scaled", "flow"])
