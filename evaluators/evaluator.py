@@ -7,6 +7,7 @@ from autotune.spaces.condition import Condition
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule
+from autotune.spaces.trace import Trace
 
 
 class Evaluator(Protocol):
@@ -46,4 +47,12 @@ class Evaluator(Protocol):
 
     def contact_sheet(self, schedule: Schedule, fidelity: Fidelity, n_images: int) -> bytes:
         """A PNG with the images of the first `n_images` prompts in one row."""
+        ...
+
+    def trace(self, fidelity: Fidelity, n_prompts: int, n_levels: int) -> Trace:
+        """The states and outputs of the converged run in `n_levels` calls, over the first prompts of a fidelity.
+
+        Raises:
+            UsageError: the fidelity has fewer prompts.
+        """
         ...

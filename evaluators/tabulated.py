@@ -21,6 +21,9 @@ from autotune.spaces.inventory import Inventory, Relation, Site
 from autotune.spaces.noise_schedule import Flow
 from autotune.spaces.program_correction import ProgramCorrection
 from autotune.spaces.schedule import GuidanceAction, Schedule, canonical_schedule, schedule_hash
+from autotune.spaces.solver_formula import Prediction, levels_of, view_of_output
+from autotune.spaces.time_grid import uniform_lambda
+from autotune.spaces.trace import Trace
 
 MS_OVERHEAD_PER_CALL = 1.0
 MS_PER_GIGA_MAC = 20.0
@@ -170,6 +173,30 @@ class TabulatedEvaluator:
     def contact_sheet(self, schedule: Schedule, fidelity: Fidelity, n_images: int) -> bytes:
         """Bytes that name the schedule; not a picture."""
         return f"sheet of {schedule_hash(canonical_schedule(schedule, self.inventory))}, {n_images}".encode()
+
+    def trace(self, fidelity: Fidelity, n_prompts: int, n_levels: int) -> Trace:
+        """The exact trajectories of Gaussian data N(0.5, 0.25), 16 elements per sample, on a grid uniform in lambda.
+
+        Raises:
+            UsageError: the fidelity has fewer prompts.
+        """
+        condition = self.condition
+        times = uniform_lambda(condition.noise_schedule, n_levels, t_start=condition.start_timestep)
+        levels = levels_of(times, condition.noise_schedule)
+        prediction: Prediction = condition.prediction
+        pairs = zip(fidelity.first(n_prompts).prompts, fidelity.seeds, strict=False)
+        z = np.stack([_unit_noise(f"{prompt}/{seed}", 16) for prompt, seed in pairs])
+        alpha, sigma = (np.array(level)[:, None, None] for level in (levels.alpha, levels.sigma))
+        spread = np.sqrt((0.5 * alpha) ** 2 + sigma**2)
+        states = 0.5 * alpha + spread * z
+        data = 0.5 + 0.25 * alpha / spread * z
+        factors = [
+            view_of_output("data", prediction, a, s, levels.flow)
+            for a, s in zip(levels.alpha[:-1], levels.sigma[:-1], strict=True)
+        ]
+        on_state, on_output = np.array(factors).T[..., None, None]
+        outputs = (data[:-1] - on_state * states[:-1]) / on_output
+        return Trace(timesteps=np.array(times), states=states.astype(np.float32), outputs=outputs.astype(np.float32))
 
     @property
     def _n_calls(self) -> int:

@@ -1,6 +1,6 @@
 """The worker: one warm model that scores schedules against a converged reference and the pipeline's default run."""
 
-import dataclasses
+import contextlib
 import time
 from collections import deque
 
@@ -20,12 +20,14 @@ from autotune.evaluators.prompt_embedding import embed_prompts
 from autotune.evaluators.quality import score_deviation, score_psnr, score_ssim
 from autotune.evaluators.reference import ArtifactCache, load_or_make_reference
 from autotune.evaluators.sampling import Deadline, Samples, run_pipeline
+from autotune.evaluators.trace import StepRecorder, load_or_make_trace
 from autotune.spaces.cache_plan import call_macs
 from autotune.spaces.column_fit import ColumnFit, FitColumn, fit_from_bytes
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import EvaluatorError, ScheduleError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
 from autotune.spaces.schedule import GuidanceAction, Schedule, canonical_schedule, schedule_hash
+from autotune.spaces.trace import Trace
 
 BASELINE_SHARE = 1 / 15
 """Share of the scoring time that goes into re-timing the baseline between candidates."""
@@ -92,6 +94,21 @@ class Worker:
                 self.condition, fidelity, lambda schedule: self._run(schedule, fidelity, None), self._artifacts
             )
         return self._references[fidelity.hash]
+
+    def trace(self, fidelity: Fidelity, n_prompts: int, n_levels: int) -> Trace:
+        """The states and outputs of the converged run in `n_levels` calls, over the first prompts of a fidelity.
+
+        It is kept among the artifacts, and otherwise made anew by every call; `StepRecorder` says what it takes.
+
+        Raises:
+            UsageError: the fidelity has fewer prompts.
+        """
+        some = fidelity.first(n_prompts)
+
+        def run(schedule: Schedule, recorder: StepRecorder) -> None:
+            self._run(schedule, some, None, recorder)
+
+        return load_or_make_trace(self.condition, some, n_levels, run, self._artifacts)
 
     def score(self, schedule: Schedule, fidelity: Fidelity, *, repeats: int = 1) -> Measurement | Failure:
         """Measure a schedule: quality on the whole fidelity, latency over `repeats` runs.
@@ -174,8 +191,7 @@ class Worker:
         """PNG of the first `n_images` samples (at most `THUMBNAILS`) side by side."""
         key = (schedule, fidelity.hash)
         if key not in self._thumbnails:
-            n = min(n_images, THUMBNAILS, len(fidelity.prompts))
-            short = dataclasses.replace(fidelity, prompts=fidelity.prompts[:n], seeds=fidelity.seeds[:n])
+            short = fidelity.first(min(n_images, THUMBNAILS, len(fidelity.prompts)))
             self._keep_thumbnails(schedule, fidelity, self._run(schedule, short, None))
         return make_contact_sheet(self._thumbnails[key][:n_images] / 255)
 
@@ -185,17 +201,21 @@ class Worker:
         if len(self._thumbnails) > N_KEPT:
             del self._thumbnails[next(iter(self._thumbnails))]
 
-    def _run(self, schedule: Schedule, fidelity: Fidelity, timeout_s: float | None) -> Samples:
+    def _run(
+        self, schedule: Schedule, fidelity: Fidelity, timeout_s: float | None, recorder: StepRecorder | None = None
+    ) -> Samples:
         attach(self._pipe, schedule, inventory=self.inventory)
+        watching = contextlib.nullcontext() if recorder is None else recorder.watching(self._pipe.scheduler)
         try:
-            return run_pipeline(
-                self._pipe,
-                self._embedded(fidelity),
-                fidelity,
-                batch_size=self._preset.batch_size,
-                timeout_s=timeout_s,
-                arguments={"num_inference_steps": schedule.n_steps, **self._arguments},
-            )
+            with watching:
+                return run_pipeline(
+                    self._pipe,
+                    self._embedded(fidelity),
+                    fidelity,
+                    batch_size=self._preset.batch_size,
+                    timeout_s=timeout_s,
+                    arguments={"num_inference_steps": schedule.n_steps, **self._arguments},
+                )
         finally:
             remove(self._pipe)
 
@@ -216,8 +236,7 @@ class Worker:
     def _time(self, schedule: Schedule, fidelity: Fidelity) -> float:
         """Milliseconds per image of one pipeline call over the first batch."""
         n = min(self._preset.batch_size, len(fidelity.prompts))
-        batch = dataclasses.replace(fidelity, prompts=fidelity.prompts[:n], seeds=fidelity.seeds[:n])
-        return 1000.0 * self._run(schedule, batch, None).seconds / n
+        return 1000.0 * self._run(schedule, fidelity.first(n), None).seconds / n
 
     def refresh_baseline(self, fidelity: Fidelity) -> float:
         """Time the pipeline's default run now, over the first batch: milliseconds per image."""

@@ -4,7 +4,7 @@ import hashlib
 import json
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from autotune.spaces.errors import UsageError
@@ -23,6 +23,16 @@ class Fidelity:
             raise UsageError(
                 f"a fidelity needs one seed per prompt, and at least one; got {len(self.prompts)} and {len(self.seeds)}"
             )
+
+    def first(self, n: int) -> "Fidelity":
+        """The first `n` prompts with their seeds.
+
+        Raises:
+            UsageError: `n` is not positive, or there are fewer.
+        """
+        if not 1 <= n <= len(self.prompts):
+            raise UsageError(f"the number of prompts must be in 1 .. {len(self.prompts)} for {self.name}; got {n}")
+        return replace(self, prompts=self.prompts[:n], seeds=self.seeds[:n])
 
     @property
     def hash(self) -> str:

@@ -27,8 +27,8 @@ def uniform_lambda(
     Raises:
         ScheduleError: `n` is not positive, or the ends are out of order.
     """
-    start, end, lam_start, lam_end = _ends(noise, n, t_start, t_end)
-    return _pinned(noise, np.linspace(lam_start, lam_end, n), start, end)
+    start, end, lam_start, lam_end = grid_ends(noise, n, t_start, t_end)
+    return pinned_times(noise, np.linspace(lam_start, lam_end, n), start, end)
 
 
 def karras(
@@ -40,9 +40,9 @@ def karras(
     """
     if not rho > 0:
         raise ScheduleError(f"rho of a Karras grid must be positive; got {rho}")
-    start, end, lam_start, lam_end = _ends(noise, n, t_start, t_end)
+    start, end, lam_start, lam_end = grid_ends(noise, n, t_start, t_end)
     roots = np.linspace(np.exp(-lam_start / rho), np.exp(-lam_end / rho), n)
-    return _pinned(noise, -rho * np.log(roots), start, end)
+    return pinned_times(noise, -rho * np.log(roots), start, end)
 
 
 def shifted_flow(noise: Flow, n: int, *, mu: float | None = None) -> tuple[float, ...]:
@@ -72,10 +72,13 @@ def called_twice(times: Sequence[float]) -> tuple[float, ...]:
     return (*times[:1], *(t for t in times[1:] for _ in range(2)))
 
 
-def _ends(
+def grid_ends(
     noise: NoiseSchedule, n: int, t_start: float | None, t_end: float | None
 ) -> tuple[float, float, float, float]:
-    """(first timestep, last timestep, lambda of each)."""
+    """(first timestep, last timestep, lambda of each); defaults and errors as for `uniform_lambda`.
+
+    Pure noise of a flow has lambda = -inf; the interval in lambda starts one training step below it.
+    """
     if n < 1:
         raise ScheduleError(f"a time grid needs at least one timestep; got n={n}")
     flow = isinstance(noise, Flow)
@@ -85,12 +88,12 @@ def _ends(
         raise ScheduleError(
             f"0 <= t_end < t_start <= {noise.t_max:g} must hold (t_end above 0 on a flow); got {t_start=}, {t_end=}"
         )
-    # Pure noise of a flow has lambda = -inf; the interval starts one training step below it.
     lam_start = float(noise.lam(min(start, noise.t_max - 1.0) if flow else start))
     return start, end, lam_start, float(noise.lam(end))
 
 
-def _pinned(noise: NoiseSchedule, lam: Array, start: float, end: float) -> tuple[float, ...]:
+def pinned_times(noise: NoiseSchedule, lam: Array, start: float, end: float) -> tuple[float, ...]:
+    """Timesteps of the levels `lam`, with the ends exactly as given."""
     times = noise.t_from_lam(lam).tolist()
     times[-1] = end
     times[0] = start
