@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 from autotune.spaces.errors import ScheduleError
-from autotune.spaces.noise_schedule import Flow, VariancePreserving, noise_schedule_from_json
+from autotune.spaces.noise_schedule import KnownNoise, noise_schedule_from_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class Condition:
     revision: str
     pipeline_class: str
     inventory_hash: str
-    noise_schedule: VariancePreserving | Flow
+    noise_schedule: KnownNoise
     prediction: str
     scheduler_class: str
     start_timestep: float
