@@ -226,13 +226,9 @@ class SolverProgramScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def _program_at(self, mu: float | None) -> SolverProgram | ElementwiseProgram:
         noise = self._noise
-        if (
-            self._schedule.time is None
-            or mu is None
-            or not isinstance(noise, Flow)
-            or not noise.dynamic
-            or abs(mu - noise.mu) <= _SAME_MU
-        ):
+        if self._schedule.time is None or mu is None or not isinstance(noise, Flow) or not noise.dynamic:
+            return self.program
+        if abs(mu - noise.mu) <= _SAME_MU:
             return self.program
         made_for = f"the applied schedule was made for a time shift of {noise.mu:.4g}, this resolution has {mu:.4g}; "
         if self._schedule.start is not None:  # the latents have been scaled for the first timestep already

@@ -37,7 +37,7 @@ class DpmV3Step:
     """One row: `order` 1..3, and whether the state reached is corrected with the output found there, at one order more.
 
     `derivatives` says how g', g'' are estimated: `full` from all order - 1 neighbours, `pseudo` the k-th from the k
-    nearest only (section 3.4, pseudo-order), which is calmer where steps are large.
+    nearest only (the paper's pseudo-order), which is calmer where steps are large.
     """
 
     order: int
@@ -59,7 +59,7 @@ def make_dpm_v3(
     """Pseudo-order rows 1, 2, .., order, .., 2, 1 with the half-corrector.
 
     States at timesteps up to `corrector_below` times the largest one are corrected: 0.5 is the paper's choice under
-    large guidance (section 3.4), 1 corrects all.
+    large guidance, 1 corrects all.
     """
     n = len(time)
     return tuple(
@@ -78,7 +78,7 @@ def compile_dpm_v3(
     """The coefficients of a run over strictly decreasing model timesteps; the last step puts out the data prediction.
 
     A history too short for a row's order lowers it. The corrected state differs from the one that the network was
-    called with; the buffered f stays, which shifts the noise to eps + l (x_corrected - x) / sigma (appendix).
+    called with; the buffered f stays, which shifts the noise to eps + l (x_corrected - x) / sigma.
 
     Raises:
         ScheduleError: lengths disagree, timesteps repeat or lie outside the noise schedule, or the process is
@@ -119,8 +119,10 @@ class _Tape:
         self._one = np.ones(statistics.element_shape)
         self._states: list[Row] = [{i: self._one} for i in range(n)]
         self._integrals = [_integrate(start, end, statistics) for start, end in pairwise(lam.tolist())]
-        factors = [view_of_output("data", prediction, *at, levels.flow) for at in zip(levels.alpha, levels.sigma)][:n]
-        self._data: list[Row] = [{i: x * self._one, n + i: o * self._one} for i, (x, o) in enumerate(factors)]
+        factors = [
+            view_of_output("data", prediction, *at, levels.flow) for at in zip(levels.alpha, levels.sigma, strict=True)
+        ]
+        self._data: list[Row] = [{i: x * self._one, n + i: o * self._one} for i, (x, o) in enumerate(factors[:n])]
         # f = (sigma eps - l x) / alpha is slack x less the data prediction.
         self._slack = (1.0 - statistics.at(lam)[0]) / np.array(levels.alpha[:n]).reshape(-1, *(1,) * self._one.ndim)
         self._f = [_sum((self._data[i], -self._one), ({i: self._one}, self._slack[i])) for i in range(n)]
@@ -139,7 +141,7 @@ class _Tape:
         )
 
     def correct(self, step: DpmV3Step, i: int) -> None:
-        """Correct the state of call i + 1 with the output found there (section 3.4)."""
+        """Correct the state of call i + 1 with the output found there."""
         fresh = self._differences(step, i, [i + 1, *self._history(i)], step.order)
         stale = self._differences(step, i, self._history(i), step.order - 1)
         self._states[i + 1] = _sum((self._states[i + 1], self._one), (fresh, self._one), (stale, -self._one))
@@ -152,7 +154,7 @@ class _Tape:
         return np.asarray(self._levels.alpha[i + 1] * np.exp(-self._integrals[i].l))
 
     def _differences(self, step: DpmV3Step, i: int, points: list[int], n_derivatives: int) -> Row:
-        """What the derivatives of g contribute: -alpha_t e^{L_s - L_t} sum_k g^(k) int e^{L + S - L_s - S_s} .. / k!."""
+        """The row of the terms with derivatives of g: -alpha_t e^{L_s - L_t} sum_k moments[k] g^(k)."""
         n_derivatives = min(n_derivatives, len(points))
         points = points[:n_derivatives]
         offsets = [self._levels.lam[j] - self._levels.lam[i] for j in points]
@@ -166,7 +168,7 @@ class _Tape:
         return row
 
     def _g(self, j: int, i: int) -> Row:
-        """g of call j about the level of call i: e^{S_i - S_j} f_j - e^{S_i} (B_j - B_i)."""
+        """The row of g of call j about the level of call i: e^{S_i - S_j} f_j - e^{S_i} (B_j - B_i)."""
         if j > i:
             passed = self._integrals[i]
             return _sum((self._f[j], np.exp(-passed.s)), ({2 * self._n: self._one}, -passed.b))
@@ -194,7 +196,7 @@ class _Integrals:
 def _integrate(start: float, end: float, statistics: EmpiricalStatistics) -> _Integrals:
     """Gauss-Legendre between the knots of the statistics; exact up to rounding for what they hold.
 
-    The paper takes the trapezoid rule on a grid of 120 to 1200 levels, which a grid of tens of levels is too coarse for.
+    The paper takes the trapezoid rule on its grid of 120 to 1200 levels; one of tens is too coarse for that.
     """
     inside = statistics.lam[(statistics.lam > start) & (statistics.lam < end)]
     even = np.linspace(start, end, int(np.ceil((end - start) / _WIDEST)) + 1)
@@ -218,7 +220,7 @@ def _integrate(start: float, end: float, statistics: EmpiricalStatistics) -> _In
 
 @lru_cache(maxsize=1)
 def _quadrature() -> tuple[Array, Array, Array]:
-    """Points and weights of Gauss-Legendre on [0, 1], and the weights (points, points) of integrals up to each point."""
+    """Gauss-Legendre on [0, 1]: points, weights, and the weights (points, points) of integrals up to each point."""
     nodes, weights = np.polynomial.legendre.leggauss(_POINTS)
     points = 0.5 * (1.0 + nodes)
     powers = np.arange(_POINTS)

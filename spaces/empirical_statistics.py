@@ -12,7 +12,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EmpiricalStatistics:
-    """l, s and b per noise level and latent element (Zheng et al. 2023, arXiv 2310.13268, section 3.2).
+    """l, s and b per noise level and latent element (Zheng et al. 2023, arXiv 2310.13268).
 
     With f = (sigma eps - l x) / alpha, `l` takes out of the noise prediction what is linear in x, and df / d lambda is
     about s f + b along a trajectory. `lam` (m,) is the grid, strictly increasing; the others have shape (m, *element)

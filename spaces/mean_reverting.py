@@ -17,7 +17,7 @@ _BISECTIONS = 60
 
 @dataclass(frozen=True, kw_only=True)
 class MeanReverting:
-    """dx = f(t) (mean - x) dt + g(t) dw with g^2 = 2 s^2 f (Luo et al. 2023, arXiv 2301.11699, equation 3).
+    """dx = f(t) (mean - x) dt + g(t) dw with g^2 = 2 s^2 f (Luo et al. 2023, arXiv 2301.11699).
 
     In y = x - mean it is an interpolant: y_t = alpha y_0 + sigma eps with alpha = exp(-int f) and
     sigma = s sqrt(1 - alpha^2); levels, formulas and programs are those of y. `stationary_std` is s on the scale of

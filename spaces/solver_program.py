@@ -134,10 +134,10 @@ def compile_program(schedule: Schedule, noise: NoiseSchedule, prediction: Predic
 def _mean_coefs(state_coefs: Array, output_coefs: Array, prediction: Prediction) -> Array:
     """What the image m adds to a program for y = x - m, so that it acts on x (Li et al. 2025, arXiv 2502.07856).
 
-    In y_{i+1} = sum_j a_ij y_j + b_ij o_j, a data prediction is shifted by m as the states are; a noise prediction is not.
+    In y_{i+1} = sum_j a_ij y_j + b_ij o_j a data prediction is shifted by m as the states are, a noise prediction not.
     """
-    shifted = state_coefs.sum(axis=1)
-    return 1.0 - shifted - output_coefs.sum(axis=1) if prediction == "data" else 1.0 - shifted
+    shifted = state_coefs + output_coefs if prediction == "data" else state_coefs
+    return np.asarray(1.0 - shifted.sum(axis=1))
 
 
 def analytic_scale(start: float, end: float, noise: NoiseSchedule) -> float:
