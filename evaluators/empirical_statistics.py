@@ -140,7 +140,7 @@ class _DataPrediction:
 
 
 class _Moments:
-    """Sums over samples at one level, in float64: first and second moments of (X, x, dX / d lambda), and diag(dX/dx)."""
+    """Sums over samples at one level, in float64: first and second moments of (X, x, dX / d lambda), diag(dX/dx)."""
 
     def __init__(self) -> None:
         self.n = 0
