@@ -1,6 +1,7 @@
 """Fitting the statistics of DPM-Solver-v3 to a pipeline, with its guidance, along its own trajectories."""
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -47,7 +48,7 @@ def guided_calls(
         prediction: what the network puts out.
     """
     own = pipe.scheduler
-    call = type(pipe).__call__.__wrapped__
+    call = inspect.unwrap(type(pipe).__call__)
 
     def run(t: float, on_state: float, on_output: float, **latents: torch.Tensor) -> torch.Tensor:
         program = SolverProgram(

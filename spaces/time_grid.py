@@ -80,7 +80,8 @@ def _ends(
     end = (1.0 if clean_at_0 else 0.0) if t_end is None else float(t_end)
     if end < 0.0 or (clean_at_0 and end == 0.0) or not end < start <= noise.t_max:
         raise ScheduleError(
-            f"0 <= t_end < t_start <= {noise.t_max:g} must hold (t_end above 0 where timestep 0 has no noise); got "
+            f"0 <= t_end < t_start <= {noise.t_max:g} must hold (t_end above 0 on a flow or a mean-reverting "
+            f"process); got "
             f"{t_start=}, {t_end=}"
         )
     # Pure noise of a flow has lambda = -inf; the interval starts one training step below it.

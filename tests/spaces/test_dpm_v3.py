@@ -97,7 +97,7 @@ def test_pseudo_order_two_is_order_two_and_three_takes_the_slope_of_the_nearest_
         )[1]
         for order in (2, 3)
         for kind in ("full", "pseudo")
-    }  # type: ignore[misc]
+    }
     np.testing.assert_array_equal(table[2, "full"], table[2, "pseudo"])
     assert not np.allclose(table[3, "full"], table[3, "pseudo"])
     rows = (SolverStep(view="data", domain="lambda", order=3, slope_points=1),) * 6
@@ -210,7 +210,7 @@ def test_the_half_corrector_acts_where_there_is_little_noise() -> None:
 )
 def test_bad_statistics_are_refused(change: dict[str, Array], words: str) -> None:
     with pytest.raises(ScheduleError, match=words):
-        replace(constant(1.0, 0.0, 0.0), **change)  # type: ignore[arg-type]
+        replace(constant(1.0, 0.0, 0.0), **change)
 
 
 def test_what_has_no_program_is_refused() -> None:

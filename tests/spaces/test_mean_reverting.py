@@ -1,10 +1,12 @@
 """The mean-reverting process against its own differential equations, and programs on it against exact solutions."""
 
+import json
 import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Literal
 
+import jsonschema
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,6 +18,7 @@ from autotune.spaces.errors import ScheduleError
 from autotune.spaces.mean_reverting import MeanReverting
 from autotune.spaces.noise_schedule import noise_schedule_from_json
 from autotune.spaces.schedule import Schedule
+from autotune.spaces.schedule_file import SCHEMA_PATH
 from autotune.spaces.solver_formula import Prediction
 from autotune.spaces.solver_program import SolverProgram, compile_program
 from autotune.spaces.solver_step import SolverStep, View
@@ -39,7 +42,7 @@ def rate(noise: MeanReverting, t: float) -> float:
 
         return 1.0 if noise.drift == "constant" else 1.0 - bar(u) / bar(0.0)
 
-    return -math.log(noise.alpha_end) * shape(t / noise.n_train) / (quad(shape, 0, 1)[0] * noise.n_train)
+    return -math.log(noise.alpha_end) * shape(t / noise.n_train) / (float(quad(shape, 0, 1)[0]) * noise.n_train)
 
 
 @pytest.mark.parametrize("noise", [CONSTANT, COSINE], ids=["constant", "cosine"])
@@ -67,6 +70,11 @@ def test_lambda_is_the_log_ratio_and_has_an_inverse(noise: MeanReverting, fracti
 @pytest.mark.parametrize("noise", [CONSTANT, COSINE], ids=["constant", "cosine"])
 def test_json_round_trip(noise: MeanReverting) -> None:
     assert noise_schedule_from_json(noise.to_json()) == noise
+
+
+def test_the_published_schema_knows_the_process() -> None:
+    fields = json.loads(SCHEMA_PATH.read_text())["properties"]["condition"]["properties"]
+    jsonschema.validate(COSINE.to_json(), fields["noise_schedule"])
 
 
 @pytest.mark.parametrize(
