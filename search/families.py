@@ -8,6 +8,7 @@ from autotune.spaces.errors import UsageError
 
 FAMILIES: dict[str, str] = {
     "ecad": "autotune.search.ecad:EcadSearcher",
+    "s3": "autotune.search.s3:S3Searcher",
     "random": "autotune.search.random_search:RandomSearcher",
     "fewer-steps": "autotune.search.fewer_steps:FewerStepsSearcher",
 }

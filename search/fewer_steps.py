@@ -83,7 +83,7 @@ class FewerStepsSearcher:
             entry = next(self._plan, None)
             if entry is None:
                 break
-            schedule = self._schedule(*entry)
+            schedule = recipe_schedule(entry[0], self._context, entry[1])
             if schedule is None:
                 continue
             proposal = self._novelty.admit(schedule, family=FAMILY, label=entry[0].label(entry[1]))
@@ -128,31 +128,33 @@ class FewerStepsSearcher:
         """Recipes by their deviation at `n_steps`, the best first; what failed comes last."""
         return sorted(recipes, key=lambda recipe: self._deviation.get(recipe.label(n_steps), float("inf")))
 
-    def _schedule(self, recipe: Recipe, n: int) -> Schedule | None:
-        """The recipe at n steps; None where it has no such schedule, or where that is the baseline."""
-        condition = self._context.condition
-        if recipe.solver is None:
-            return Schedule(n_steps=n) if n != condition.n_steps else None
-        try:
-            time = self._grid(recipe.grid, n)
-            return Schedule(n_steps=n, time=time, solver=make_solver(recipe.solver, n, condition.noise_schedule))
-        except ScheduleError:
-            return None
 
-    def _grid(self, name: str, n: int) -> tuple[float, ...]:
-        """A time grid that begins at the condition's starting noise level, as the reference does.
+def recipe_schedule(recipe: Recipe, context: SearchContext, n: int) -> Schedule | None:
+    """A recipe at n steps; None where it has no such schedule, or where that is the baseline."""
+    condition = context.condition
+    if recipe.solver is None:
+        return Schedule(n_steps=n) if n != condition.n_steps else None
+    try:
+        solver = make_solver(recipe.solver, n, condition.noise_schedule)
+        return Schedule(n_steps=n, time=_grid(recipe.grid, context, n), solver=solver)
+    except ScheduleError:
+        return None
 
-        A sampler that calls the network more often than it steps has no grid of n calls; even spacing stands in.
-        """
-        start, noise = self._context.condition.start_timestep, self._context.condition.noise_schedule
-        own = self._context.own_timesteps(n)
-        own = (start, *own[1:]) if len(own) == n else tuple(start * (1.0 - i / n) for i in range(n))
-        if name == OWN_GRID:
-            return own
-        even = uniform_lambda(noise, n, t_start=start, t_end=LAMBDA_END * own[-1])
-        if name == UNIFORM_LAMBDA:
-            return even
-        return tuple(0.5 * (a + b) for a, b in zip(own, even, strict=True))
+
+def _grid(name: str, context: SearchContext, n: int) -> tuple[float, ...]:
+    """A time grid that begins at the condition's starting noise level, as the reference does.
+
+    A sampler that calls the network more often than it steps has no grid of n calls; even spacing stands in.
+    """
+    start, noise = context.condition.start_timestep, context.condition.noise_schedule
+    own = context.own_timesteps(n)
+    own = (start, *own[1:]) if len(own) == n else tuple(start * (1.0 - i / n) for i in range(n))
+    if name == OWN_GRID:
+        return own
+    even = uniform_lambda(noise, n, t_start=start, t_end=LAMBDA_END * own[-1])
+    if name == UNIFORM_LAMBDA:
+        return even
+    return tuple(0.5 * (a + b) for a, b in zip(own, even, strict=True))
 
 
 def _coarse(counts: Sequence[int], n_steps: int) -> list[int]:

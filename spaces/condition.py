@@ -4,9 +4,11 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import get_args
 
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.noise_schedule import KnownNoise, noise_schedule_from_json
+from autotune.spaces.solver_formula import Prediction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +26,7 @@ class Condition:
     pipeline_class: str
     inventory_hash: str
     noise_schedule: KnownNoise
-    prediction: str
+    prediction: Prediction
     scheduler_class: str
     start_timestep: float
     height: int
@@ -69,6 +71,8 @@ def condition_from_json(data: dict[str, object]) -> Condition:
         expected = kinds.get(name, (str,))
         if not isinstance(data[name], expected) or isinstance(data[name], bool):
             raise ScheduleError(f"condition.{name} must be {expected[0].__name__}; got {data[name]!r}")
+    if data["prediction"] not in get_args(Prediction):
+        raise ScheduleError(f"condition.prediction must be one of {get_args(Prediction)}; got {data['prediction']!r}")
     values = dict(data)
     noise, versions = values["noise_schedule"], values["versions"]
     assert isinstance(noise, dict)

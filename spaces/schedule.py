@@ -9,6 +9,7 @@ from enum import StrEnum
 from autotune.spaces.cache_plan import CachePlan, canonical_plan
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.inventory import Inventory
+from autotune.spaces.program_correction import ProgramCorrection
 from autotune.spaces.solver_json import step_to_row
 from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.solver_tape import points_available
@@ -31,9 +32,10 @@ class Schedule:
     `n_steps` is the number of steps that the pipeline is asked for. `time` holds the `n_steps` model timesteps
     at which the network is called, strictly decreasing and above 0 (variance preserving: in [0, 999]; flow: 1000 sigma,
     time shift applied); the clean end is implied. `solver` goes with `time`. `compensation` holds DC-Solver's ratio
-    rho per step, 1 for none (Zhao et al. 2024). `start`, if given, is the timestep of the starting noise, above `time[0]`:
-    an analytic first step leads down from there with a data prediction of 0, at no call. `cache` and `guidance` have one row per network call, which is
-    `n_steps` except where the pipeline's own sampler calls more often (PNDM).
+    rho per step, 1 for none (Zhao et al. 2024). `start`, if given, is the timestep of the starting noise, above
+    `time[0]`: an analytic first step leads down from there with a data prediction of 0, at no call. `correction` adds
+    to the compiled coefficients. `cache` and `guidance` have one row per network call, which is `n_steps` except where
+    the pipeline's own sampler calls more often (PNDM).
     """
 
     n_steps: int
@@ -41,6 +43,7 @@ class Schedule:
     solver: tuple[SolverStep, ...] | None = None
     compensation: tuple[float, ...] | None = None
     start: float | None = None
+    correction: ProgramCorrection | None = None
     cache: CachePlan | None = None
     guidance: tuple[GuidanceAction, ...] | None = None
 
@@ -78,11 +81,27 @@ class Schedule:
                 f"the columns cache and guidance must have the same rows; got {rows['cache']} and {rows['guidance']}"
             )
 
+    @property
+    def solver_columns(self) -> tuple[tuple[float, ...], tuple[SolverStep, ...]]:
+        """`time` and `solver` of a schedule that must have them.
+
+        Raises:
+            ScheduleError: it has none.
+        """
+        if self.time is None or self.solver is None:
+            raise ScheduleError("the columns time and solver are needed here; got a schedule without them")
+        return self.time, self.solver
+
     def _check_solver(self) -> None:
         if self.time is None or self.solver is None:
-            if self.start is not None:
-                raise ScheduleError("start needs the columns time and solver; give them, or leave start out")
+            for name in ("start", "correction"):
+                if getattr(self, name) is not None:
+                    raise ScheduleError(f"{name} needs the columns time and solver; give them, or leave {name} out")
             return
+        if self.correction is not None and self.correction.n_steps != self.n_steps:
+            raise ScheduleError(
+                f"correction must have one row per step; got {self.correction.n_steps} rows for {self.n_steps} steps"
+            )
         for i, (t, after, step) in enumerate(zip(self.time, self.time[1:], self.solver, strict=False)):
             if after > t or (after == t and not step.origin):
                 raise ScheduleError(
@@ -125,6 +144,7 @@ def canonical_schedule(schedule: Schedule, inventory: Inventory) -> Schedule:
         solver=solver,
         compensation=compensation,
         start=schedule.start,
+        correction=None if schedule.correction is None or schedule.correction.is_zero else schedule.correction,
         cache=cache,
         guidance=guidance,
     )
@@ -166,6 +186,8 @@ def schedule_to_json(schedule: Schedule) -> dict[str, object]:
     }
     if schedule.start is not None:
         data["start"] = schedule.start
+    if schedule.correction is not None:
+        data["correction"] = schedule.correction.to_json()
     return data
 
 

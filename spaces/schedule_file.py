@@ -19,6 +19,7 @@ from autotune.spaces.atomic_write import write_atomically
 from autotune.spaces.cache_plan import CacheAction, CachePlan
 from autotune.spaces.condition import Condition, condition_from_json
 from autotune.spaces.errors import ScheduleError
+from autotune.spaces.program_correction import correction_from_json
 from autotune.spaces.schedule import GuidanceAction, Schedule, schedule_hash
 from autotune.spaces.solver_json import step_from_object, step_to_object
 from autotune.spaces.solver_step import SolverStep
@@ -27,7 +28,7 @@ SCHEMA_VERSION = 1
 SCHEMA_PATH = Path(__file__).with_name("schedule.schema.json")
 
 _TOP = ("schema_version", "hash", "schedule", "condition", "measured", "provenance")
-_COLUMNS = ("n_steps", "time", "solver", "compensation", "start", "cache", "guidance")
+_COLUMNS = ("n_steps", "time", "solver", "compensation", "start", "correction", "cache", "guidance")
 _CACHE = ("n_calls", "n_sites", "actions", "packed")
 _ACTIONS = [action.name.lower() for action in CacheAction]
 _BITS = max(1, math.ceil(math.log2(len(_ACTIONS))))
@@ -131,6 +132,8 @@ def _columns_to_json(schedule: Schedule) -> dict[str, object]:
         data["compensation"] = list(schedule.compensation)
     if schedule.start is not None:
         data["start"] = schedule.start
+    if schedule.correction is not None:
+        data["correction"] = schedule.correction.to_json()
     if schedule.cache is not None:
         bits = np.unpackbits(schedule.cache.table.reshape(-1, 1), axis=1)[:, -_BITS:]
         data["cache"] = {
@@ -162,6 +165,7 @@ def _columns_from_json(data: dict[str, object]) -> Schedule:
         solver=None if solver is None else tuple(_step_from_json(step, i) for i, step in enumerate(solver)),
         compensation=_numbers(data, "compensation"),
         start=_number(data["start"], "start") if "start" in data else None,
+        correction=correction_from_json(data["correction"]) if "correction" in data else None,
         cache=_cache_from_json(data["cache"]) if "cache" in data else None,
         guidance=None if guidance is None else tuple(GuidanceAction(str(action)) for action in guidance),
     )

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.errors import ScheduleError
+from autotune.spaces.program_correction import correction_from_json
 from autotune.spaces.schedule import GuidanceAction, Schedule
 from autotune.spaces.solver_json import step_from_row
 from autotune.spaces.solver_step import SolverStep
 
 _COLUMNS = ("n_steps", "time", "solver", "compensation", "cache", "guidance")
-_OPTIONAL = ("start",)
+_OPTIONAL = ("start", "correction")
 
 
 def schedule_from_json(data: Mapping[str, object]) -> Schedule:
@@ -31,6 +32,7 @@ def schedule_from_json(data: Mapping[str, object]) -> Schedule:
         solver=None if solver is None else tuple(_step(row, i) for i, row in enumerate(solver)),
         compensation=_numbers(data, "compensation"),
         start=_number(data, "start"),
+        correction=correction_from_json(data["correction"]) if "correction" in data else None,
         cache=_cache(data),
         guidance=None if guidance is None else tuple(_action(value, i) for i, value in enumerate(guidance)),
     )

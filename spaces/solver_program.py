@@ -4,7 +4,7 @@ Every solver of the schedule space is linear in what it has stored, so corrector
 x_{i+1} = sum_j a_ij x_j + b_ij o_j over the states x_j that the network was called with and its raw outputs o_j.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.mean_reverting import MeanReverting
 from autotune.spaces.noise_schedule import NoiseSchedule
+from autotune.spaces.program_correction import ProgramCorrection
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solver_formula import Prediction, check_step, levels_of
 from autotune.spaces.solver_tape import Tape
@@ -87,7 +88,7 @@ class SolverProgram:
 
 
 def compile_program(schedule: Schedule, noise: NoiseSchedule, prediction: Prediction) -> SolverProgram:
-    """The coefficients of a schedule's `time`, `solver` and `compensation` columns.
+    """The coefficients of a schedule's `time`, `solver`, `compensation` and `correction` columns.
 
     Args:
         schedule: has the columns `time` and `solver`.
@@ -98,45 +99,46 @@ def compile_program(schedule: Schedule, noise: NoiseSchedule, prediction: Predic
         ScheduleError: a column is missing, a timestep lies outside the noise schedule, or a formula does not exist
             on it.
     """
-    if schedule.time is None or schedule.solver is None:
-        raise ScheduleError("a solver program needs the columns time and solver; got a schedule without them")
+    time, solver = schedule.solver_columns
     reverting = isinstance(noise, MeanReverting)
     if reverting and (prediction == "velocity" or schedule.start is not None):
         raise ScheduleError(
             "a mean-reverting process has no velocity prediction and no analytic start; got "
             f"prediction {prediction!r}, start {schedule.start}; use noise or data, and leave start out"
         )
-    levels = levels_of(schedule.time, noise)
-    for i, step in enumerate(schedule.solver):
+    levels = levels_of(time, noise)
+    for i, step in enumerate(solver):
         check_step(step, i, levels.flow)
     tape = Tape(levels, prediction)
     ratios = schedule.compensation or (1.0,) * schedule.n_steps
     rows = []
-    for i, step in enumerate(schedule.solver):
-        if i and schedule.solver[i - 1].corrector:
-            tape.correct(schedule.solver[i - 1], i - 1)
+    for i, step in enumerate(solver):
+        if i and solver[i - 1].corrector:
+            tape.correct(solver[i - 1], i - 1)
         if ratios[i] != 1.0:
             tape.compensate(step.view, i, ratios[i])
         rows.append(tape.advance(step, i))
     table = np.array(rows)
     table[np.abs(table) < _NEGLIGIBLE * np.abs(table).max(axis=1, keepdims=True)] = 0.0
     n = levels.n_calls
-    return SolverProgram(
-        mean_coefs=_mean_coefs(table[:, :n], table[:, n:], prediction) if reverting else None,
+    program = SolverProgram(
         timesteps=np.array(levels.t),
         state_coefs=table[:, :n],
         output_coefs=table[:, n:],
-        noise_coefs=np.array([tape.fresh_noise(step, i) for i, step in enumerate(schedule.solver)]),
-        initial_scale=1.0 if schedule.start is None else analytic_scale(schedule.start, schedule.time[0], noise),
+        noise_coefs=np.array([tape.fresh_noise(step, i) for i, step in enumerate(solver)]),
+        initial_scale=1.0 if schedule.start is None else analytic_scale(schedule.start, time[0], noise),
     )
+    if schedule.correction is not None:
+        program = corrected(program, schedule.correction, noise.t_max)
+    return replace(program, mean_coefs=_mean_coefs(program, prediction)) if reverting else program
 
 
-def _mean_coefs(state_coefs: Array, output_coefs: Array, prediction: Prediction) -> Array:
+def _mean_coefs(program: SolverProgram, prediction: Prediction) -> Array:
     """What the image m adds to a program for y = x - m, so that it acts on x (Li et al. 2025, arXiv 2502.07856).
 
     In y_{i+1} = sum_j a_ij y_j + b_ij o_j a data prediction is shifted by m as the states are, a noise prediction not.
     """
-    shifted = state_coefs + output_coefs if prediction == "data" else state_coefs
+    shifted = program.state_coefs + program.output_coefs if prediction == "data" else program.state_coefs
     return np.asarray(1.0 - shifted.sum(axis=1))
 
 
@@ -149,6 +151,15 @@ def analytic_scale(start: float, end: float, noise: NoiseSchedule) -> float:
     if not end < start <= noise.t_max:
         raise ScheduleError(f"start must lie in ({end:g}, {noise.t_max:g}]; got {start:g}")
     return float(noise.sigma(end) / noise.sigma(start))
+
+
+def corrected(program: SolverProgram, correction: ProgramCorrection, t_max: float) -> SolverProgram:
+    """The program with the addends; the network is called with timesteps in [0, t_max]."""
+    tables = np.array([program.state_coefs, program.output_coefs])
+    for table, rows in zip(tables, (correction.states, correction.outputs), strict=True):
+        table[np.tril_indices(program.n_steps)] += [value for row in rows for value in row]
+    timesteps = np.clip(program.timesteps + np.array(correction.timesteps), 0.0, t_max)
+    return replace(program, timesteps=timesteps, state_coefs=tables[0], output_coefs=tables[1])
 
 
 def _last_used(coefs: Array) -> tuple[int, ...]:

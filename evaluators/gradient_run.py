@@ -1,0 +1,172 @@
+"""A pipeline run that can be differentiated by its solver's coefficients, through the pipeline's own code."""
+
+import contextlib
+import copy
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from autotune.evaluators.override import Overrides
+from autotune.evaluators.solver_scheduler import SolverProgramScheduler
+from autotune.spaces.solver_program import SolverProgram
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramTensors:
+    """The coefficients of a `SolverProgram` as float32 tensors; shapes as there, `initial_scale` is a scalar."""
+
+    timesteps: torch.Tensor
+    state_coefs: torch.Tensor
+    output_coefs: torch.Tensor
+    initial_scale: torch.Tensor
+
+    @classmethod
+    def unflatten(cls, flat: torch.Tensor, n: int) -> "ProgramTensors":
+        """The tensors of a vector that `flatten` made."""
+        timesteps, states, outputs, scale = torch.split(flat, [n, n * n, n * n, 1])
+        return cls(
+            timesteps=timesteps,
+            state_coefs=states.reshape(n, n),
+            output_coefs=outputs.reshape(n, n),
+            initial_scale=scale[0],
+        )
+
+
+def flatten(program: SolverProgram) -> torch.Tensor:
+    """All coefficients in one float64 vector: timesteps, state_coefs, output_coefs, initial_scale."""
+    parts = [program.timesteps, program.state_coefs.ravel(), program.output_coefs.ravel(), [program.initial_scale]]
+    return torch.cat([torch.tensor(part, dtype=torch.float64) for part in parts])
+
+
+class _Stop(Exception):
+    """Ends a pipeline call where its latents are known."""
+
+
+class _GradientScheduler(SolverProgramScheduler):
+    """Runs on `tensors` in place of the program's numbers."""
+
+    tensors: ProgramTensors
+
+    @classmethod
+    def of(cls, scheduler: SolverProgramScheduler, tensors: ProgramTensors) -> "_GradientScheduler":
+        """The scheduler's stand-in with `tensors`."""
+        made = copy.copy(scheduler)
+        made.__class__ = cls
+        assert isinstance(made, cls)
+        made.tensors = tensors
+        return made
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        timesteps: Any = None,
+        sigmas: Any = None,
+        mu: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Start a run with the tensor's timesteps; the pipeline's wishes have no effect."""
+        self.timesteps = self.tensors.timesteps.to(device)
+        self.num_inference_steps = len(self.timesteps)
+        self._begin_index, self._step_index = None, None
+        self._past: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: Any,
+        sample: torch.Tensor,
+        generator: Any = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """The next state, with its graph."""
+        i = len(self._past)
+        self._past.append((sample.float(), model_output.float()))
+        result = torch.zeros_like(sample, dtype=torch.float32)
+        for j, (state, output) in enumerate(self._past):
+            result = result + self.tensors.state_coefs[i, j] * state + self.tensors.output_coefs[i, j] * output
+        self._step_index = i + 1
+        result = result.to(sample.dtype)
+        return (result, result)
+
+
+@contextlib.contextmanager
+def _patched(
+    pipe: Any, scheduler: _GradientScheduler, kept: list[torch.Tensor], *, checkpointed: bool
+) -> Iterator[None]:
+    """The pipeline with the scheduler, a scaled start, a decoder that ends the call, and a checkpointed denoiser."""
+    overrides = Overrides()
+    own_scheduler = pipe.scheduler
+    prepare, denoiser = pipe.prepare_latents, getattr(pipe, "transformer", None) or pipe.unet
+    forward = denoiser.forward
+    scale = scheduler.tensors.initial_scale
+
+    def prepare_latents(*args: Any, **kwargs: Any) -> Any:
+        prepared = prepare(*args, **kwargs)
+        return (prepared[0] * scale, *prepared[1:]) if isinstance(prepared, tuple) else prepared * scale
+
+    def decode(z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        kept.append(z)
+        raise _Stop
+
+    def checkpointed_forward(*args: Any, **kwargs: Any) -> Any:
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    overrides.set(pipe, "prepare_latents", prepare_latents)
+    overrides.set(pipe.vae, "decode", decode)
+    if checkpointed:
+        overrides.set(denoiser, "forward", checkpointed_forward)
+    pipe.scheduler = scheduler
+    try:
+        yield
+    finally:
+        pipe.scheduler = own_scheduler
+        overrides.undo()
+
+
+def run_with_gradient(
+    pipe: Any,
+    scheduler: SolverProgramScheduler,
+    tensors: ProgramTensors,
+    embeddings: Mapping[str, torch.Tensor],
+    seeds: Sequence[int],
+    arguments: Mapping[str, Any],
+    *,
+    checkpointed: bool = False,
+) -> torch.Tensor:
+    """Final latents of a run, with the graph that leads to the coefficients; the weights must not need gradients.
+
+    Diffusers' pipelines are decorated with `torch.no_grad`; what is called here is the function inside.
+
+    Args:
+        pipe: a diffusers pipeline.
+        scheduler: of a program with as many steps; only its configuration is read.
+        tensors: the coefficients.
+        embeddings: call arguments in place of the prompts, one row per sample.
+        seeds: of the starting noise, one per sample, as in `run_pipeline`.
+        arguments: the call's others: guidance, size.
+        checkpointed: recompute the network's activations in the backward pass: memory for one call instead of all,
+            for a third more time.
+
+    Returns:
+        (n, channels, height, width) float32, before the autoencoder's scaling is undone.
+    """
+    if "negative_prompt" in inspect.signature(pipe.__call__).parameters:
+        arguments = {"negative_prompt": None, **arguments}  # PixArt's default, "", clashes with embeddings
+    kept: list[torch.Tensor] = []
+    running = _GradientScheduler.of(scheduler, tensors)
+    with _patched(pipe, running, kept, checkpointed=checkpointed), contextlib.suppress(_Stop):
+        inspect.unwrap(type(pipe).__call__)(
+            pipe,
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            output_type="pt",
+            **embeddings,
+            **{**arguments, "num_inference_steps": len(tensors.timesteps)},
+        )
+    config = pipe.vae.config
+    latents: torch.Tensor = (kept[0].float() - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
+    return latents

@@ -1,0 +1,226 @@
+"""S3: multi-stage search of solver schedules with a learned predictor (Liu et al. 2024, arXiv 2312.07243)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.search.fewer_steps import RECIPES, recipe_schedule
+from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
+from autotune.search.solver_predictor import SolverPredictor, held_out_tau
+from autotune.search.solver_variation import SolverVariation
+from autotune.spaces.errors import ScheduleError
+from autotune.spaces.front import DEVIATION_FLOOR
+from autotune.spaces.objective import OBJECTIVES, objective_value, total_violation
+from autotune.spaces.program_encoding import encode_program
+from autotune.spaces.schedule import Schedule
+from autotune.spaces.solver_program import compile_program
+
+Array = NDArray[np.float64]
+
+FAMILY = "s3"
+STEP_COUNTS = (4, 5, 6, 8, 10, 12, 15, 20)
+FIRST_PREDICTED = 3
+"""The first stage that a predictor guides."""
+
+MAX_TRIES = 10_000
+MIN_DISTANCE = 0.1
+"""Schedules scored in one stage are at least so far apart, per encoded number in units of its spread."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Settings:
+    """Sizes of the search; they hold for each of `step_counts`, None is `STEP_COUNTS` below the pipeline's own.
+
+    A stage scores `stage_size` schedules. In the first they are presets and the best of other step counts, in the
+    second offspring of the best so far. Before each later one a predictor is trained on everything scored until then,
+    and `n_generations` of `n_offspring` schedules evolve on its predictions; of the last `n_survivors` the most
+    promising and diverse are scored. A prediction counts as its mean minus `optimism` standard deviations.
+    `n_parents` is the size of the parent pool, `crossover` the share of offspring with two parents, `toggle` that of
+    those that gain or lose the analytic first step.
+    """
+
+    step_counts: tuple[int, ...] | None = None
+    stage_size: int = 24
+    n_generations: int = 12
+    n_offspring: int = 120
+    n_survivors: int = 60
+    optimism: float = 0.5
+    n_parents: int = 15
+    crossover: float = 0.3
+    toggle: float = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """What a predictor was worth: Kendall's tau on schedules that it had not seen, out of `n_scored`."""
+
+    n_steps: int
+    number: int
+    n_scored: int
+    tau: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    schedule: Schedule
+    encoding: Array
+    score: float
+
+
+@dataclass(slots=True)
+class _Population:
+    """What is known and planned at one step count; `n_left` schedules of its stage are still to be proposed."""
+
+    members: list[_Member] = field(default_factory=list)
+    queue: list[Schedule] = field(default_factory=list)
+    stage: int = 0
+    n_left: int = 0
+
+    def best(self, n: int) -> list[_Member]:
+        """The best `n` members, best first."""
+        return sorted(self.members, key=lambda member: member.score)[:n]
+
+
+class S3Searcher:
+    """Evolution of the columns `time` and `solver`, stage by stage, at several step counts in turn.
+
+    The score is the study's first objective of quality, by default the deviation; results that failed or break a
+    constraint are left out. We deviate from the paper in the predictor: a Gaussian process on the compiled
+    coefficients.
+    """
+
+    def __init__(self, context: SearchContext, seed: int = 0, settings: S3Settings | None = None) -> None:
+        self._context = context
+        self._settings = settings or S3Settings()
+        self._seed = seed
+        self._rng = np.random.default_rng(seed)
+        self._novelty = Novelty(context.inventory)
+        condition = context.condition
+        self._noise, self._prediction = condition.noise_schedule, condition.prediction
+        self._variation = SolverVariation(self._noise, condition.start_timestep)
+        self._quality = next((name for name in context.objectives if not OBJECTIVES[name].is_cost), "deviation")
+        counts = self._settings.step_counts or tuple(n for n in STEP_COUNTS if n < condition.n_steps)
+        self._populations = {n: _Population() for n in counts or (condition.n_steps,)}
+        self.stages: list[Stage] = []
+
+    def ask(self, n: int) -> list[Proposal]:
+        """Up to `n` schedules; a stage is finished before the next one, of the step count that has had the fewest."""
+        proposals: list[Proposal] = []
+        for _ in range(MAX_TRIES):
+            if len(proposals) == n:
+                break
+            count, population = min(self._populations.items(), key=lambda item: (item[1].n_left == 0, item[1].stage))
+            if population.n_left == 0:
+                self._begin_stage(count, population)
+            if population.queue:
+                schedule = population.queue.pop(0)
+            elif population.stage > 1 and population.members:
+                schedule = self._offspring([member.schedule for member in population.best(self._settings.n_parents)])
+            else:
+                population.n_left = 0
+                continue
+            label = f"stage {population.stage}, {count} steps"
+            proposal = self._novelty.admit(schedule, family=FAMILY, label=label)
+            if proposal is not None and self._encoding(schedule) is not None:
+                population.n_left -= 1
+                proposals.append(proposal)
+        return proposals
+
+    def tell(self, results: Sequence[Result]) -> None:
+        """Take results in, also those of other families that choose nothing but `time` and `solver`."""
+        for result in results:
+            self._novelty.mark(result.proposal)
+            schedule, measurement = result.proposal.schedule, result.measurement
+            population = self._populations.get(schedule.n_steps)
+            encoding = self._encoding(schedule) if _is_pure(schedule) else None
+            if population is None or measurement is None or encoding is None:
+                continue
+            if total_violation(self._context.constraints, measurement) == 0.0:
+                value = objective_value(self._quality, measurement)
+                score = float(np.log(max(value, DEVIATION_FLOOR))) if self._quality == "deviation" else value
+                population.members.append(_Member(schedule, encoding, score))
+
+    def _begin_stage(self, count: int, population: _Population) -> None:
+        population.stage += 1
+        population.n_left = self._settings.stage_size
+        if population.stage == 1:
+            population.queue = [*self._presets(count), *self._transferred(count)]
+            population.n_left = len(population.queue)
+        elif population.stage >= FIRST_PREDICTED and len(population.members) > self._settings.stage_size:
+            population.queue = self._promising(count, population)
+
+    def _presets(self, count: int) -> list[Schedule]:
+        made = (recipe_schedule(recipe, self._context, count) for recipe in RECIPES)
+        return [schedule for schedule in made if schedule is not None]
+
+    def _transferred(self, count: int) -> list[Schedule]:
+        """The best schedules of the nearest step counts, steps inserted or left out."""
+        found: list[Schedule] = []
+        others = sorted(
+            (n for n, p in self._populations.items() if n != count and p.members), key=lambda n: abs(n - count)
+        )
+        for other in others[:2]:
+            for member in self._populations[other].best(2):
+                schedule = member.schedule
+                while schedule.n_steps != count:
+                    change = self._variation.lengthened if schedule.n_steps < count else self._variation.shortened
+                    schedule = change(schedule, self._rng)
+                found.append(schedule)
+        return found
+
+    def _offspring(self, parents: Sequence[Schedule]) -> Schedule:
+        """A child of parents sorted by merit: the better of two random ones, sometimes crossed with a third."""
+        rng, settings = self._rng, self._settings
+        first, second, third = rng.integers(0, len(parents), size=3)
+        child = parents[min(first, second)]
+        if rng.random() < settings.crossover:
+            child = self._variation.cross(child, parents[third], rng)
+        if rng.random() < settings.toggle:
+            child = self._variation.toggle_start(child, rng)
+        return self._variation.mutate(child, rng)
+
+    def _promising(self, count: int, population: _Population) -> list[Schedule]:
+        """Train a predictor, evolve on its predictions, and put the survivors into the order of their trial."""
+        settings = self._settings
+        encodings = [member.encoding for member in population.members]
+        scores = [member.score for member in population.members]
+        predictor = SolverPredictor(encodings, scores)
+        tau = held_out_tau(predictor, encodings, scores, self._seed)
+        self.stages.append(Stage(n_steps=count, number=population.stage, n_scored=len(scores), tau=tau))
+        best = population.best(settings.n_parents)
+        pool = [member.schedule for member in best]
+        codes = np.array([member.encoding for member in best])
+        for _ in range(settings.n_generations):
+            children = [self._offspring(pool[: settings.n_parents]) for _ in range(settings.n_offspring)]
+            encoded = [(child, code) for child in children if (code := self._encoding(child)) is not None]
+            pool = [*pool, *(child for child, _ in encoded)]
+            codes = np.concatenate([codes, *(code[None] for _, code in encoded)])
+            mean, deviation = predictor.predict(codes)
+            order = np.argsort(mean - settings.optimism * deviation, kind="stable")[: settings.n_survivors]
+            pool, codes = [pool[i] for i in order], codes[order]
+        return [pool[i] for i in _spread_out(predictor.scaled(codes))]
+
+    def _encoding(self, schedule: Schedule) -> Array | None:
+        """The schedule as its predictor sees it; None where it is no valid program."""
+        try:
+            program = compile_program(schedule, self._noise, self._prediction)
+        except ScheduleError:
+            return None
+        return encode_program(program, self._noise)
+
+
+def _is_pure(schedule: Schedule) -> bool:
+    others = (schedule.cache, schedule.guidance, schedule.compensation)
+    return schedule.time is not None and all(column is None for column in others)
+
+
+def _spread_out(points: Array) -> list[int]:
+    """Indices in order, those that lie too close to an earlier one at the end."""
+    near = MIN_DISTANCE * np.sqrt(points.shape[1])
+    chosen: list[int] = []
+    for i, point in enumerate(points):
+        if all(np.linalg.norm(point - points[j]) >= near for j in chosen):
+            chosen.append(i)
+    return [*chosen, *(i for i in range(len(points)) if i not in chosen)]

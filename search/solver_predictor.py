@@ -1,0 +1,72 @@
+"""A learned predictor of a solver schedule's deviation, which stands in for the network inside S3's evolution."""
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import kendalltau
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
+
+Array = NDArray[np.float64]
+
+MAX_SAMPLES = 400
+"""Schedules that a predictor is trained on, the best ones: its cost grows with their cube."""
+
+N_FOLDS = 5
+
+
+class SolverPredictor:
+    """A Gaussian process from encoded programs (`encode_program`) to a score, the lower the better.
+
+    Scores are cut off as far above the median as the best lies below it: how bad a bad schedule is tells nothing about
+    good ones. `kernel` with settled parameters saves the fit of new ones.
+    """
+
+    def __init__(self, encodings: Sequence[Array], scores: Sequence[float], kernel: Kernel | None = None) -> None:
+        best = np.argsort(scores, kind="stable")[:MAX_SAMPLES]
+        x, y = np.array(encodings)[best], np.array(scores)[best]
+        median = float(np.median(y))
+        self._mean, spread = x.mean(axis=0), x.std(axis=0)
+        self._varies = spread > 1e-9
+        self._spread = np.where(self._varies, spread, 1.0)
+        start = ConstantKernel(1.0, (1e-2, 1e3)) * Matern(5.0, (0.5, 100.0), nu=2.5) + WhiteKernel(1e-3, (1e-6, 1.0))
+        self._process = GaussianProcessRegressor(
+            kernel or start, optimizer="fmin_l_bfgs_b" if kernel is None else None, normalize_y=True
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a parameter at its bound is no fault
+            self._process.fit(self.scaled(x), np.minimum(y, 2.0 * median - y.min()))
+
+    def predict(self, encodings: Array) -> tuple[Array, Array]:
+        """Mean and standard deviation of the score of each row."""
+        mean, deviation = self._process.predict(self.scaled(encodings), return_std=True)
+        return np.asarray(mean), np.asarray(deviation)
+
+    def scaled(self, encodings: Array) -> Array:
+        """Encodings in units of their spread over the training schedules, constant entries left out."""
+        return np.asarray(((encodings - self._mean) / self._spread)[:, self._varies])
+
+    @property
+    def kernel(self) -> Kernel:
+        """The kernel with its fitted parameters."""
+        return self._process.kernel_
+
+
+def held_out_tau(predictor: SolverPredictor, encodings: Sequence[Array], scores: Sequence[float], seed: int) -> float:
+    """Kendall's tau between scores and predictions, each by a predictor that has not seen the schedule (5 folds).
+
+    The folds' predictors take over the kernel of `predictor`.
+    """
+    x, y = np.array(encodings), np.array(scores)
+    order = np.random.default_rng(seed).permutation(len(y))
+    predictions = np.zeros(len(y))
+    for fold in range(N_FOLDS):
+        held_out = order[fold::N_FOLDS]
+        kept = np.setdiff1d(order, held_out)
+        predictions[held_out] = SolverPredictor(list(x[kept]), y[kept].tolist(), predictor.kernel).predict(x[held_out])[
+            0
+        ]
+    return float(kendalltau(predictions, y).statistic)

@@ -1,0 +1,138 @@
+"""Variation of solver schedules: the mutations and crossovers of S3 on the columns `time` and `solver`."""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.spaces.noise_schedule import Flow, NoiseSchedule
+from autotune.spaces.schedule import Schedule
+from autotune.spaces.solver_step import Domain, SolverStep, View
+
+Rng = np.random.Generator
+Array = NDArray[np.float64]
+
+ORDERS = (1, 2, 3, 4)
+ORDER_WEIGHTS = (0.2, 0.4, 0.3, 0.1)
+"""How often a redrawn step gets each order (released search of Liu et al. 2024)."""
+
+SCALES = (0.01, 0.5)
+"""Range of the mutations' size: a share of the neighbouring gaps in lambda, or an addend to a factor."""
+
+REDRAW = 0.15
+"""Chance that an offspring redraws discrete choices at all; the factors and times move in every one."""
+
+MAX_FACTOR = 4.0
+
+
+class SolverVariation:
+    """Draws offspring of schedules that have the columns `time` and `solver`.
+
+    Times move in lambda between their neighbours. The first one is pinned to the starting noise, unless an analytic
+    first step leads down to it.
+    """
+
+    def __init__(self, noise: NoiseSchedule, start: float) -> None:
+        self._noise = noise
+        self._start = start
+        self._low = 1e-3 if isinstance(noise, Flow) else 0.0
+        views: list[tuple[View, Domain]] = [("data", "lambda"), ("noise", "lambda")]
+        self.views = (*views, ("velocity", "sigma") if isinstance(noise, Flow) else ("noise", "sigma"))
+
+    def mutate(self, schedule: Schedule, rng: Rng) -> Schedule:
+        """Move times and factors by one scale drawn for this offspring, and now and then redraw discrete choices."""
+        scale = float(np.exp(rng.uniform(*np.log(SCALES))))
+        before, steps = schedule.solver_columns
+        share = float(rng.choice((1.0, 0.5, 2.0 / len(before))))
+        time = self._moved(schedule, before, scale, share, rng)
+        solver = [self._walked(step, scale, share, rng) for step in steps]
+        if rng.random() < REDRAW:
+            i = int(rng.integers(len(solver)))
+            solver[i] = self._redrawn(solver[i], rng)
+        return replace(schedule, time=time, solver=tuple(solver))
+
+    def cross(self, first: Schedule, second: Schedule, rng: Rng) -> Schedule:
+        """A child of two schedules of one length: times from one parent or between both, formulas step by step."""
+        (time, steps), (other_time, other_steps) = first.solver_columns, second.solver_columns
+        if first.start == second.start and rng.random() < 0.5:
+            share = rng.uniform(-0.25, 1.25)  # beyond the parents too
+            time = self._times((1 - share) * self._lam(time) + share * self._lam(other_time), first)
+        solver = tuple(a if rng.random() < 0.5 else b for a, b in zip(steps, other_steps, strict=True))
+        return replace(first, time=time, solver=solver)
+
+    def toggle_start(self, schedule: Schedule, rng: Rng) -> Schedule:
+        """The schedule with an analytic first step where it has none, and without where it has one."""
+        time, _ = schedule.solver_columns
+        if schedule.start is not None:
+            return replace(schedule, start=None, time=(self._start, *time[1:]))
+        lam = self._lam(time)
+        first = float(lam[0] + rng.uniform(0.1, 0.7) * (lam[1] - lam[0])) if len(lam) > 1 else float(lam[0] + 0.5)
+        return replace(schedule, start=self._start, time=(float(self._noise.t_from_lam(first)), *time[1:]))
+
+    def lengthened(self, schedule: Schedule, rng: Rng) -> Schedule:
+        """The schedule with one step more, in the middle of a random gap, with its neighbour's formula."""
+        time, solver = schedule.solver_columns
+        lam = np.append(self._lam(time), self._lam_low)
+        i = int(rng.integers(len(time)))
+        lam = np.insert(lam, i + 1, 0.5 * (lam[i] + lam[i + 1]))[:-1]
+        return replace(
+            schedule,
+            n_steps=schedule.n_steps + 1,
+            time=self._times(lam, schedule),
+            solver=(*solver[: i + 1], *solver[i:]),
+        )
+
+    def shortened(self, schedule: Schedule, rng: Rng) -> Schedule:
+        """The schedule without one of its steps, never the first."""
+        time, solver = schedule.solver_columns
+        i = int(rng.integers(1, len(time)))
+        return replace(
+            schedule,
+            n_steps=schedule.n_steps - 1,
+            time=(*time[:i], *time[i + 1 :]),
+            solver=(*solver[:i], *solver[i + 1 :]),
+        )
+
+    def _moved(
+        self, schedule: Schedule, time: tuple[float, ...], scale: float, share: float, rng: Rng
+    ) -> tuple[float, ...]:
+        lam = self._lam(time)
+        gaps = np.diff(np.append(lam, self._lam_low + 1e-6))
+        room = np.minimum(np.append(gaps[:1], gaps[:-1]), np.maximum(gaps, 0.05))
+        moves = scale * room * rng.standard_normal(len(lam)) * (rng.random(len(lam)) < share)
+        return self._times(lam + moves, schedule)
+
+    def _times(self, lam: Array, schedule: Schedule) -> tuple[float, ...]:
+        """Timesteps of sorted lambdas, the first one pinned where it must be."""
+        times = self._noise.t_from_lam(np.sort(lam))
+        if schedule.start is None:
+            times[0] = self._start
+        return tuple(float(t) for t in np.clip(times, self._low, self._start))
+
+    def _walked(self, step: SolverStep, scale: float, share: float, rng: Rng) -> SolverStep:
+        """Slope and curvature after a step of a random walk."""
+        moves = 2.0 * scale * rng.standard_normal(2) * (rng.random(2) < share)
+        slope, curvature = np.clip((step.slope + moves[0], step.curvature + moves[1]), -MAX_FACTOR, MAX_FACTOR).tolist()
+        return replace(step, slope=slope, curvature=curvature)
+
+    def _redrawn(self, step: SolverStep, rng: Rng) -> SolverStep:
+        """One discrete choice of a step drawn anew."""
+        choice = int(rng.integers(4))
+        if choice == 0:
+            order = int(rng.choice(ORDERS, p=ORDER_WEIGHTS))
+            return replace(step, order=order, slope_points=order - 1)
+        if choice == 1:
+            view, domain = self.views[int(rng.integers(len(self.views)))]
+            return replace(step, view=view, domain=domain)
+        if choice == 2 and step.order > 1:
+            return replace(step, slope_points=int(rng.integers(1, 3)))
+        return replace(step, corrector=not step.corrector)
+
+    def _lam(self, time: tuple[float, ...]) -> Array:
+        """Lambdas of timesteps; a flow's pure noise lies one training step below the top, else it were infinite."""
+        top = self._noise.t_max - 1.0 if isinstance(self._noise, Flow) else self._noise.t_max
+        return self._noise.lam(np.minimum(time, top))
+
+    @property
+    def _lam_low(self) -> float:
+        return float(self._noise.lam(max(self._low, 1.0)))
