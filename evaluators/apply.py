@@ -27,7 +27,7 @@ from autotune.evaluators.solver_scheduler import SolverProgramScheduler
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import ScheduleMismatchError
 from autotune.spaces.inventory import Inventory
-from autotune.spaces.noise_schedule import Flow, VariancePreserving
+from autotune.spaces.noise_schedule import Flow, KnownNoise
 from autotune.spaces.schedule import GuidanceAction, Schedule
 from autotune.spaces.schedule_file import ScheduleFile, load_schedule_file
 
@@ -35,7 +35,7 @@ _ATTRIBUTE = "_autotune"
 
 
 def attach(
-    pipe: Any, schedule: Schedule, *, inventory: Inventory | None = None, noise: VariancePreserving | Flow | None = None
+    pipe: Any, schedule: Schedule, *, inventory: Inventory | None = None, noise: KnownNoise | None = None
 ) -> None:
     """Put a schedule on a pipeline without checking what it was measured on; `apply` does.
 
@@ -103,7 +103,7 @@ def _attach(
     schedule: Schedule,
     *,
     inventory: Inventory | None = None,
-    noise: VariancePreserving | Flow | None = None,
+    noise: KnownNoise | None = None,
     warn_shape: tuple[int, ...] | None = None,
     every_site: bool = False,
 ) -> Attachment:
@@ -180,7 +180,7 @@ def _check_fit(pipe: Any, schedule: Schedule, condition: Condition, inventory: I
         )
 
 
-def _levels(noise: VariancePreserving | Flow) -> VariancePreserving | Flow:
+def _levels(noise: KnownNoise) -> KnownNoise:
     """The noise schedule without a shift that depends on the resolution."""
     return dataclasses.replace(noise, mu=0.0) if isinstance(noise, Flow) and noise.dynamic else noise
 

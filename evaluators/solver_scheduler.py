@@ -5,13 +5,15 @@ import logging
 from collections.abc import Sized
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
 from diffusers.utils.torch_utils import randn_tensor
 
+from autotune.spaces.elementwise_program import ElementwiseProgram
 from autotune.spaces.errors import ScheduleError
-from autotune.spaces.noise_schedule import Flow, VariancePreserving
+from autotune.spaces.noise_schedule import Flow, KnownNoise
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solver_formula import Prediction
 from autotune.spaces.solver_program import SolverProgram, compile_program
@@ -23,11 +25,14 @@ _SAME_MU = 1e-6
 
 
 class SolverProgramScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
-    """Multiplies and adds: x_{i+1} = sum_j a_ij x_j + b_ij o_j, with the coefficients of a `SolverProgram`.
+    """Multiplies and adds: x_{i+1} = sum_j a_ij x_j + b_ij o_j, with the coefficients of a program.
 
     The schedule decides the steps, so what a pipeline asks for (`num_inference_steps`, sigmas, timesteps) has no
     effect. `config` is that of the scheduler it stands in for, because pipelines read fields of it. Sums are taken
     in float32 at least; of the past only what a later step reads is kept.
+
+    `mean` is the image that a mean-reverting process reverts to, in the layout of the states; to be set before such a
+    run, whose starting state is this image plus noise.
     """
 
     order = 1
@@ -37,11 +42,11 @@ class SolverProgramScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def __init__(
         self,
-        program: SolverProgram,
+        program: SolverProgram | ElementwiseProgram,
         *,
         schedule: Schedule,
         config: dict[str, Any],
-        noise: VariancePreserving | Flow,
+        noise: KnownNoise,
         prediction: Prediction,
     ) -> None:
         fields = {name: value for name, value in config.items() if not name.startswith("_")}
@@ -52,6 +57,8 @@ class SolverProgramScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._schedule = schedule
         self._noise = noise
         self._prediction: Prediction = prediction
+        self._rows: dict[int, list[tuple[int, torch.Tensor, torch.Tensor]]] = {}
+        self.mean: torch.Tensor | None = None
         self._warned: set[str] = set()
         self._reset(program)
 
@@ -60,7 +67,7 @@ class SolverProgramScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         cls,
         schedule: Schedule,
         original_scheduler: Any,
-        noise: VariancePreserving | Flow,
+        noise: KnownNoise,
         prediction: Prediction,
     ) -> "SolverProgramScheduler":
         """A scheduler for the columns `time`, `solver` and `compensation`.
@@ -76,6 +83,18 @@ class SolverProgramScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """
         program = compile_program(schedule, noise, prediction)
         config = dict(original_scheduler.config)
+        return cls(program, schedule=schedule, config=config, noise=noise, prediction=prediction)
+
+    @classmethod
+    def from_program(
+        cls,
+        program: SolverProgram | ElementwiseProgram,
+        original_scheduler: Any,
+        noise: KnownNoise,
+        prediction: Prediction,
+    ) -> "SolverProgramScheduler":
+        """A scheduler for a program that no solver column stands for; another time shift does not move its grid."""
+        schedule, config = Schedule(n_steps=program.n_steps), dict(original_scheduler.config)
         return cls(program, schedule=schedule, config=config, noise=noise, prediction=prediction)
 
     @property
@@ -149,7 +168,8 @@ class SolverProgramScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             return_dict: whether to return a `SchedulerOutput` instead of a tuple.
 
         Raises:
-            ScheduleError: more steps than the schedule has, or a shape that changed on the way.
+            ScheduleError: more steps than the schedule has, a shape that changed on the way or that the program is not
+                made for, or no mean on a mean-reverting process.
         """
         i = self._step_index or 0
         program = self._running
@@ -161,11 +181,18 @@ class SolverProgramScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         dtype = torch.promote_types(sample.dtype, torch.float32)
         self._remember(i, sample.to(dtype), model_output.to(dtype))
         result = torch.zeros_like(sample, dtype=dtype)
-        for j, on_state, on_output in program.terms[i]:
-            if on_state:
-                result.add_(self._states[j], alpha=on_state)
-            if on_output:
-                result.add_(self._outputs[j], alpha=on_output)
+        if isinstance(program, ElementwiseProgram):
+            self._add_elementwise(result, program, i)
+        else:
+            for j, on_state, on_output in program.terms[i]:
+                if on_state:
+                    result.add_(self._states[j], alpha=on_state)
+                if on_output:
+                    result.add_(self._outputs[j], alpha=on_output)
+        if program.mean_coefs is not None:
+            if self.mean is None:
+                raise ScheduleError("a mean-reverting process needs the image that it reverts to; set scheduler.mean")
+            result.add_(self.mean.to(result), alpha=float(program.mean_coefs[i]))
         deviation = float(program.noise_coefs[i])
         if deviation:
             noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=dtype)
@@ -179,19 +206,39 @@ class SolverProgramScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def __len__(self) -> int:
         return int(self.config["num_train_timesteps"])
 
-    def _program_at(self, mu: float | None) -> SolverProgram:
+    def _add_elementwise(self, result: torch.Tensor, program: ElementwiseProgram, i: int) -> None:
+        if tuple(result.shape[1:]) != program.element_shape:
+            raise ScheduleError(
+                f"the statistics of this program were fitted on latents of shape {program.element_shape}; got "
+                f"{tuple(result.shape[1:])}; fit them for this resolution"
+            )
+        row = self._rows.get(i)
+        if row is None or row[-1][2].device != result.device or row[-1][2].dtype != result.dtype:
+            arrays = [*program.terms[i], (-1, program.bias[i], program.bias[i])]
+            row = self._rows[i] = [(j, _like(result, a), _like(result, b)) for j, a, b in arrays]
+        for j, on_state, on_output in row[:-1]:
+            # A state or output that no step reads any more is gone; its coefficients are zero.
+            if j in self._states:
+                result.addcmul_(self._states[j], on_state)
+            if j in self._outputs:
+                result.addcmul_(self._outputs[j], on_output)
+        result.add_(row[-1][1])
+
+    def _program_at(self, mu: float | None) -> SolverProgram | ElementwiseProgram:
         noise = self._noise
-        if mu is None or not isinstance(noise, Flow) or not noise.dynamic or abs(mu - noise.mu) <= _SAME_MU:
+        if self._schedule.time is None or mu is None or not isinstance(noise, Flow) or not noise.dynamic:
+            return self.program
+        if abs(mu - noise.mu) <= _SAME_MU:
             return self.program
         made_for = f"the applied schedule was made for a time shift of {noise.mu:.4g}, this resolution has {mu:.4g}; "
         if self._schedule.start is not None:  # the latents have been scaled for the first timestep already
             self._warn_once(made_for + "its timesteps stay as they are, and it was not tuned for this")
             return self.program
         self._warn_once(made_for + "its timesteps are shifted accordingly, but it was not tuned for them")
-        time = shift_flow_times(self._schedule.time or (), mu - noise.mu, n_train=noise.n_train)
+        time = shift_flow_times(self._schedule.time, mu - noise.mu, n_train=noise.n_train)
         return compile_program(dataclasses.replace(self._schedule, time=time), noise, self._prediction)
 
-    def _reset(self, program: SolverProgram) -> None:
+    def _reset(self, program: SolverProgram | ElementwiseProgram) -> None:
         self._running = program
         self._step_index = None
         self._begin_index = None
@@ -224,3 +271,7 @@ class SolverProgramScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if message not in self._warned:
             self._warned.add(message)
             logger.warning(message)
+
+
+def _like(tensor: torch.Tensor, values: np.ndarray[Any, Any]) -> torch.Tensor:
+    return torch.tensor(values, dtype=tensor.dtype, device=tensor.device)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from autotune.spaces.errors import ScheduleError
-from autotune.spaces.noise_schedule import Flow, VariancePreserving, noise_schedule_from_json
+from autotune.spaces.noise_schedule import KnownNoise, noise_schedule_from_json
 from autotune.spaces.solver_formula import Prediction
 
 
@@ -25,7 +25,7 @@ class Condition:
     revision: str
     pipeline_class: str
     inventory_hash: str
-    noise_schedule: VariancePreserving | Flow
+    noise_schedule: KnownNoise
     prediction: Prediction
     scheduler_class: str
     start_timestep: float

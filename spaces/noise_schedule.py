@@ -6,6 +6,7 @@ log(alpha / sigma): it grows as the noise shrinks. A timestep is what the networ
 The clean end (sigma = 0, lam = +inf) is not a timestep.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Protocol
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from autotune.spaces.errors import ScheduleError
+from autotune.spaces.mean_reverting import MeanReverting
 
 Array = NDArray[np.float64]
 
@@ -146,7 +148,11 @@ class Flow:
         return {"kind": "flow", "mu": self.mu, "dynamic": self.dynamic, "n_train": self.n_train}
 
 
-def noise_schedule_from_json(data: dict[str, object]) -> VariancePreserving | Flow:
+KnownNoise = VariancePreserving | Flow | MeanReverting
+"""The noise schedules that a condition can name."""
+
+
+def noise_schedule_from_json(data: dict[str, object]) -> KnownNoise:
     """The noise schedule that `to_json` wrote.
 
     Raises:
@@ -154,11 +160,12 @@ def noise_schedule_from_json(data: dict[str, object]) -> VariancePreserving | Fl
     """
     fields = dict(data)
     kind = fields.pop("kind", None)
-    makers = {"variance_preserving": VariancePreserving, "flow": Flow}
+    makers: dict[str, Callable[..., KnownNoise]] = {
+        "variance_preserving": VariancePreserving, "flow": Flow, "mean_reverting": MeanReverting,
+    }  # fmt: skip
     if kind not in makers:
         raise ScheduleError(f"noise_schedule.kind must be one of {sorted(makers)}; got {kind!r}")
     try:
-        made: VariancePreserving | Flow = makers[str(kind)](**fields)
+        return makers[str(kind)](**fields)
     except TypeError as error:
         raise ScheduleError(f"noise_schedule of kind {kind!r} has wrong fields: {error}") from error
-    return made

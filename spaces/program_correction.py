@@ -1,7 +1,7 @@
 """Additive corrections to a solver program: what is fitted by gradient on top of a theoretical solver.
 
-"Additive around theory" as in GS (2025, arXiv 2510.17699): zero is the solver itself, and at equal numbers of
-parameters it beats coefficients that are free.
+"Additive around theory" as in the Generalized Solver (Oganov et al. 2026, arXiv 2510.17699): zero is the solver itself,
+and at equal numbers of parameters it beats coefficients that are free.
 """
 
 import math

@@ -68,10 +68,11 @@ def levels_of(time: Sequence[float], noise: NoiseSchedule) -> Levels:
     """
     flow = isinstance(noise, Flow)
     times = np.asarray(time, np.float64)
-    low = 0.0 if not flow else np.nextafter(0.0, 1.0)
+    noisy = float(noise.sigma(0.0)) > 0.0
+    low = 0.0 if noisy else np.nextafter(0.0, 1.0)
     for i, t in enumerate(times):
         if not low <= t <= noise.t_max:
-            bound = "(0" if flow else "[0"
+            bound = "[0" if noisy else "(0"
             raise ScheduleError(f"time[{i}] must lie in {bound}, {noise.t_max:g}] for this noise schedule; got {t:g}")
     lam = noise.lam(times)
     same = (np.diff(lam) <= 0) & (np.diff(times) != 0)  # an implicit corrector repeats its timestep
@@ -102,7 +103,7 @@ def check_step(step: SolverStep, i: int, flow: bool) -> None:
     """
     if step.view == "velocity" and not flow:
         raise ScheduleError(
-            f"solver[{i}]: the velocity view needs a flow; got a variance-preserving schedule; use noise or data"
+            f"solver[{i}]: the velocity view needs a flow; got another noise schedule; use noise or data"
         )
     if step.view == "noise" and step.domain == "sigma" and flow:
         raise ScheduleError(
@@ -186,13 +187,13 @@ def difference_weights(step: SolverStep, move: Transition, offsets: Sequence[flo
     if n_derivatives >= 2:
         terms[1] *= step.curvature
     if n_slope != n_derivatives:
-        weights[:n_slope] = _derivative_weights(offsets[:n_slope], np.array([terms[0]]))
+        weights[:n_slope] = derivative_weights(offsets[:n_slope], np.array([terms[0]]))
         terms[0] = 0.0
-    weights[:n_derivatives] += _derivative_weights(offsets[:n_derivatives], terms)
+    weights[:n_derivatives] += derivative_weights(offsets[:n_derivatives], terms)
     return weights
 
 
-def _derivative_weights(offsets: Sequence[float], terms: Array) -> Array:
+def derivative_weights(offsets: Sequence[float], terms: Array) -> Array:
     """Weights of differences whose sum is sum_k terms[k-1] h^k F^(k), exact for polynomials of degree len(offsets)."""
     m = len(offsets)
     padded = np.concatenate([terms, np.zeros(m - len(terms))])

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.spaces.errors import ScheduleError
+from autotune.spaces.mean_reverting import MeanReverting
 from autotune.spaces.noise_schedule import NoiseSchedule
 from autotune.spaces.program_correction import ProgramCorrection
 from autotune.spaces.schedule import Schedule
@@ -31,7 +32,8 @@ class SolverProgram:
 
     Row i of `state_coefs` and `output_coefs`, both (n, n) and lower triangular, gives x_{i+1} from x_0 .. x_i and
     o_0 .. o_i, and `noise_coefs` (n,) the standard deviation of fresh noise; x_n is the sample. `timesteps` (n,) is
-    what the network is called with. x_0 is the starting noise times `initial_scale`.
+    what the network is called with. x_0 is the starting noise times `initial_scale`. On a mean-reverting process the
+    image that it reverts to enters x_{i+1} with the factor `mean_coefs`[i] (n,); elsewhere there is none.
 
     Raises:
         ScheduleError: shapes disagree, a number is not finite, or a row looks ahead.
@@ -42,10 +44,12 @@ class SolverProgram:
     output_coefs: Array
     noise_coefs: Array
     initial_scale: float = 1.0
+    mean_coefs: Array | None = None
 
     def __post_init__(self) -> None:
         n = len(self.timesteps)
-        for name in ("timesteps", "state_coefs", "output_coefs", "noise_coefs"):
+        names = ["timesteps", "state_coefs", "output_coefs", "noise_coefs"]
+        for name in [*names, "mean_coefs"] if self.mean_coefs is not None else names:
             values = np.array(getattr(self, name), np.float64)
             if values.shape != ((n, n) if name in ("state_coefs", "output_coefs") else (n,)):
                 raise ScheduleError(f"{name} of a solver program must fit {n} timesteps; got shape {values.shape}")
@@ -97,6 +101,12 @@ def compile_program(schedule: Schedule, noise: NoiseSchedule, prediction: Predic
             on it.
     """
     time, solver = schedule.solver_columns
+    reverting = isinstance(noise, MeanReverting)
+    if reverting and (prediction == "velocity" or schedule.start is not None):
+        raise ScheduleError(
+            "a mean-reverting process has no velocity prediction and no analytic start; got "
+            f"prediction {prediction!r}, start {schedule.start}; use noise or data, and leave start out"
+        )
     levels = levels_of(time, noise)
     for i, step in enumerate(solver):
         if isinstance(step, SolverStep):
@@ -121,7 +131,18 @@ def compile_program(schedule: Schedule, noise: NoiseSchedule, prediction: Predic
         noise_coefs=np.array([tape.fresh_noise(step, i) for i, step in enumerate(solver)]),
         initial_scale=1.0 if schedule.start is None else analytic_scale(schedule.start, time[0], noise),
     )
-    return program if schedule.correction is None else corrected(program, schedule.correction, noise.t_max)
+    if schedule.correction is not None:
+        program = corrected(program, schedule.correction, noise.t_max)
+    return replace(program, mean_coefs=_mean_coefs(program, prediction)) if reverting else program
+
+
+def _mean_coefs(program: SolverProgram, prediction: Prediction) -> Array:
+    """What the image m adds to a program for y = x - m, so that it acts on x (Li et al. 2025, arXiv 2502.07856).
+
+    In y_{i+1} = sum_j a_ij y_j + b_ij o_j a data prediction is shifted by m as the states are, a noise prediction not.
+    """
+    shifted = program.state_coefs + program.output_coefs if prediction == "data" else program.state_coefs
+    return np.asarray(1.0 - shifted.sum(axis=1))
 
 
 def analytic_scale(start: float, end: float, noise: NoiseSchedule) -> float:

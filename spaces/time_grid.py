@@ -22,7 +22,8 @@ def uniform_lambda(
         noise: what the timesteps stand for.
         n: number of network calls.
         t_start: first timestep; the largest one if None.
-        t_end: last timestep; the cleanest that the model was trained on if None (0, or 1 on a flow).
+        t_end: last timestep; the cleanest that the model was trained on if None (0, or 1 where timestep 0
+            has no noise).
 
     Raises:
         ScheduleError: `n` is not positive, or the ends are out of order.
@@ -82,11 +83,14 @@ def grid_ends(
     if n < 1:
         raise ScheduleError(f"a time grid needs at least one timestep; got n={n}")
     flow = isinstance(noise, Flow)
+    clean_at_0 = float(noise.sigma(0.0)) == 0.0
     start = noise.t_max if t_start is None else float(t_start)
-    end = (1.0 if flow else 0.0) if t_end is None else float(t_end)
-    if end < 0.0 or (flow and end == 0.0) or not end < start <= noise.t_max:
+    end = (1.0 if clean_at_0 else 0.0) if t_end is None else float(t_end)
+    if end < 0.0 or (clean_at_0 and end == 0.0) or not end < start <= noise.t_max:
         raise ScheduleError(
-            f"0 <= t_end < t_start <= {noise.t_max:g} must hold (t_end above 0 on a flow); got {t_start=}, {t_end=}"
+            f"0 <= t_end < t_start <= {noise.t_max:g} must hold (t_end above 0 on a flow or a mean-reverting "
+            f"process); got "
+            f"{t_start=}, {t_end=}"
         )
     lam_start = float(noise.lam(min(start, noise.t_max - 1.0) if flow else start))
     return start, end, lam_start, float(noise.lam(end))

@@ -12,6 +12,7 @@ import torch
 from autotune.evaluators.noise import noise_schedule_of, own_timesteps
 from autotune.evaluators.solver_scheduler import SolverProgramScheduler
 from autotune.spaces.errors import ScheduleError
+from autotune.spaces.mean_reverting import MeanReverting
 from autotune.spaces.noise_schedule import Flow
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solvers import make_solver
@@ -202,3 +203,22 @@ def test_float_timesteps_reach_the_network(sd_pipe: Any, monkeypatch: pytest.Mon
     assert seen == pytest.approx(times, rel=1e-6)
     assert seen[1] != round(seen[1])
     assert torch.isfinite(result).all()
+
+
+def test_a_mean_reverting_run_needs_its_mean_and_is_a_run_around_zero_moved_by_it() -> None:
+    noise = MeanReverting(drift="cosine", stationary_std=0.4)
+    plan = Schedule(n_steps=6, time=uniform_lambda(noise, 6), solver=make_solver("unipc-2", 6, noise))
+    scheduler = SolverProgramScheduler.from_schedule(plan, D.DDPMScheduler(), noise, "noise")
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ScheduleError, match=r"set scheduler\.mean"):
+        scheduler.step(x, 1.0, x)
+    mean = torch.linspace(-1, 1, 96, dtype=torch.float64).reshape(2, 3, 4, 4)
+
+    def sample(around: torch.Tensor) -> torch.Tensor:
+        scheduler.set_timesteps(6)
+        scheduler.mean, state = around, around + 0.4 * x
+        for t in scheduler.timesteps:
+            state = scheduler.step(torch.sin(state - around) * float(t) / 100, t, state).prev_sample
+        return state
+
+    assert gap(sample(mean) - mean, sample(torch.zeros_like(mean))) < 1e-12
