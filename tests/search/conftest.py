@@ -17,13 +17,15 @@ from autotune.storage.database import Database
 
 from .onlooker import Onlooker, OpenStudy, RunStudy
 
+CALIBRATION = Fidelity(name="calibration", prompts=("a cat", "a dog"), seeds=(0, 1))
+
 
 def make_plan(budget: Budget | None = None, family: str = "ecad", **changes: object) -> StudyPlan:
     values: dict[str, object] = {"objectives": ("macs", "deviation")} | changes
     return StudyPlan(
         name="s",
         family=family,
-        calibration=Fidelity(name="calibration", prompts=("a cat", "a dog"), seeds=(0, 1)),
+        calibration=CALIBRATION,
         held_out=Fidelity(name="held_out", prompts=("a ship", "a deer", "a frog"), seeds=(100, 101, 102)),
         budget=budget or Budget(evaluations=40),
         **values,  # type: ignore[arg-type]
@@ -48,7 +50,10 @@ def evaluator() -> TabulatedEvaluator:
 @pytest.fixture
 def context(evaluator: TabulatedEvaluator) -> SearchContext:
     return SearchContext(
-        condition=evaluator.condition, inventory=evaluator.inventory, own_timesteps=evaluator.own_timesteps
+        condition=evaluator.condition,
+        inventory=evaluator.inventory,
+        own_timesteps=evaluator.own_timesteps,
+        fit=lambda schedule, column: evaluator.fit(schedule, column, CALIBRATION),
     )
 
 

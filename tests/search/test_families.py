@@ -94,7 +94,10 @@ from autotune.spaces.evaluation import Fidelity
 fidelity = Fidelity(name="calibration", prompts=("a cat", "a dog"), seeds=(0, 1))
 evaluator = TabulatedEvaluator()
 context = SearchContext(
-    condition=evaluator.condition, inventory=evaluator.inventory, own_timesteps=evaluator.own_timesteps
+    condition=evaluator.condition,
+    inventory=evaluator.inventory,
+    own_timesteps=evaluator.own_timesteps,
+    fit=lambda schedule, column: evaluator.fit(schedule, column, fidelity),
 )
 for family in sys.argv[1:]:
     searcher = make_searcher(family, context, 9)
@@ -120,7 +123,7 @@ def test_seeds_differ(family: str, context: SearchContext, evaluator: TabulatedE
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones(context: SearchContext) -> None:
-    with pytest.raises(UsageError, match=r"ecad, s3, random, fewer-steps; got 'genetic'"):
+    with pytest.raises(UsageError, match=r"ecad, s3, dc, solver-distill, random, fewer-steps; got 'genetic'"):
         make_searcher("genetic", context)
 
 
