@@ -6,7 +6,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from autotune.evaluators.hardware import describe_machine
@@ -15,13 +15,16 @@ from autotune.spaces.atomic_write import write_atomically
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def parse_arguments(description: str | None) -> argparse.Namespace:
-    """The options that every benchmark takes."""
+def parse_arguments(
+    description: str | None, add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+) -> argparse.Namespace:
+    """The options that every benchmark takes, and those of one benchmark."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smaller, at most 10 minutes on two cores")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="file for the rows and targets")
+    add_options(parser)
     return parser.parse_args()
 
 
@@ -49,13 +52,25 @@ class Benchmark:
         bounds = "" if interval is None else f"   [{interval[0]:.4g}, {interval[1]:.4g}]"
         print(f"{where:24} {figure:44} {value:10.4g}{bounds}", flush=True)
 
-    def target(self, name: str, value: float, interval: Sequence[float] | None, *, at_most: float) -> None:
-        """Note a target that an issue sets, met or not."""
-        met = value <= at_most
-        self._targets.append(
-            {"name": name, "target": f"<= {at_most}", "value": value, "interval": interval, "met": met}
-        )
-        print(f"{'':24} target <= {at_most}: {'met' if met else 'MISSED'}", flush=True)
+    def target(
+        self,
+        name: str,
+        value: float,
+        interval: Sequence[float] | None,
+        *,
+        at_most: float | None = None,
+        at_least: float | None = None,
+    ) -> None:
+        """Note a target that an issue sets, met or not; a gain of `at_least` must have an interval above 0."""
+        if at_least is None:
+            met, target = at_most is None or value <= at_most, f"<= {at_most}"
+        else:
+            met, target = (
+                value >= at_least and (interval is None or interval[0] > 0.0 or at_least <= 0.0),
+                f">= {at_least}",
+            )
+        self._targets.append({"name": name, "target": target, "value": value, "interval": interval, "met": met})
+        print(f"{'':24} {name}: {value:.4g}, target {target}: {'met' if met else 'MISSED'}", flush=True)
 
     def finish(self) -> None:
         """Write the JSON file, if one was asked for."""

@@ -55,6 +55,25 @@ def ratio_interval(
     return _percentiles(np.median(top[rows], axis=1) / np.median(bottom[other_rows], axis=1), level)
 
 
+def mean_ratio_interval(
+    numerator: Sequence[float], denominator: Sequence[float], *, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval (low, high) of mean(numerator) / mean(denominator), paired by prompt.
+
+    Raises:
+        UsageError: an empty side, sides of different length, a value that is not finite, a mean of the denominator
+            that is not positive, or a bad level.
+    """
+    top, bottom = _checked(numerator, level), _checked(denominator, level)
+    if len(top) != len(bottom):
+        raise UsageError(f"paired values must be equally many; got {len(top)} and {len(bottom)}")
+    rows = _resampled(len(top), seed)
+    means = bottom[rows].mean(axis=1)
+    if (means <= 0).any():
+        raise UsageError(f"the denominator of a ratio must be positive; got a mean of {means.min()}")
+    return _percentiles(top[rows].mean(axis=1) / means, level)
+
+
 def _checked(values: Sequence[float], level: float) -> NDArray[np.float64]:
     data = np.asarray(values, np.float64)
     if data.ndim != 1 or len(data) == 0:

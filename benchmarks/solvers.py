@@ -1,0 +1,220 @@
+"""Searched solver schedules against the best known solver and time grid, at equal numbers of network calls.
+
+Prints a table and takes `--quick` (at most 10 minutes on two cores), `--seed`, `--device`, `--json FILE`. With
+`--storage FILE`, a database that keeps every measurement, a run that was cut off goes on where it stopped; `--only MODEL`
+measures one model's cells. Rivals, searches and fits choose on calibration prompts; what is printed comes from held-out
+prompts and fresh seeds. A gain is 1 - deviation / rival's deviation, with a paired 95 % bootstrap interval over
+prompts.
+"""
+
+import argparse
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from harness import Benchmark, parse_arguments
+from solver_rivals import Rivals
+
+from autotune.evaluators.feature_net import CLASSES
+from autotune.evaluators.load import load_model
+from autotune.evaluators.worker import Worker
+from autotune.search.clock import SystemClock
+from autotune.search.measurer import Measurer
+from autotune.search.s3 import S3Searcher, S3Settings
+from autotune.search.searcher import Proposal, Result, SearchContext
+from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.compensation_regression import CompensationRegression, RatioSample
+from autotune.spaces.errors import ScheduleError
+from autotune.spaces.evaluation import Fidelity, Measurement
+from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
+from autotune.spaces.statistics import mean_ratio_interval
+from autotune.storage.database import Database
+
+CONDITIONS = (("mini-flux", 1.0), ("mini-pixart", 3.0), ("mini-pixart", 7.5), ("mini-sd", 5.0), ("mini-sd", 7.5))
+COUNTS = (4, 5, 6, 8, 10)
+LONGER = 1.7
+"""A searched schedule of N calls should do what the best rival does in this many times N."""
+
+CALIBRATION = ("a photo of the {}", "an image of a {}")
+HELD_OUT = ("a {}", "a photo of a {}", "a picture of a {}", "a small photo of a {}", "a close up of a {}", "{}")
+HELD_OUT_SEED = 1_000_000
+N_EVALUATIONS = 240
+
+
+def main() -> None:
+    arguments = parse_arguments(__doc__, _options)
+    bench = Benchmark("solvers", arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        path = arguments.storage or Path(folder) / "solvers.db"
+        with Database.open(str(path)) as database:
+            for name, guidance in CONDITIONS:
+                if arguments.quick and (name, guidance) != ("mini-flux", 1.0):
+                    continue
+                if arguments.only in (None, name):
+                    Cells(bench, database, arguments, name, guidance).run()
+    bench.finish()
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--storage", type=Path, help="database file that keeps the measurements")
+    parser.add_argument("--only", help="one model's cells only")
+    parser.add_argument("--counts", type=int, nargs="+", help="numbers of network calls")
+
+
+def prompts_of(name: str, templates: Sequence[str], first_seed: int) -> Fidelity:
+    """Every class in every template, one seed each."""
+    prompts = tuple(template.format(label) for template in templates for label in CLASSES)
+    return Fidelity(name=name, prompts=prompts, seeds=tuple(range(first_seed, first_seed + len(prompts))))
+
+
+class Cells:
+    """All step counts under one condition."""
+
+    def __init__(
+        self, bench: Benchmark, database: Database, arguments: argparse.Namespace, name: str, guidance: float
+    ) -> None:
+        model = load_model(name, device=arguments.device)
+        preset = dataclasses.replace(model.preset, guidance_scale=guidance)
+        self._worker = Worker(dataclasses.replace(model, preset=preset), artifacts=database.artifacts)
+        self._measurer = Measurer(self._worker, database, SystemClock())
+        self._bench, self._arguments = bench, arguments
+        self._where = f"{name} cfg {guidance:g}" if guidance > 1.0 else name
+        self._guidance = guidance
+        self._calibration = prompts_of("calibration", CALIBRATION, 0)
+        self._held_out = prompts_of("held_out", HELD_OUT[: 2 if arguments.quick else None], HELD_OUT_SEED)
+        self._rivals = Rivals(self._worker, self._calibration)
+        self._fits: dict[int, tuple[Schedule, ColumnFit]] = {}
+
+    def run(self) -> None:
+        """Measure every cell."""
+        counts = self._arguments.counts or ((5,) if self._arguments.quick else COUNTS)
+        for n in counts:
+            self._run_cell(n)
+        if self._guidance > 1.0 and len(counts) >= 4:
+            self._regression()
+
+    def _run_cell(self, n: int) -> None:
+        name, rival, finalists = self._rivals.best(n, self._score)
+        held = {"best rival": self._held_out_of(rival)}
+        print(f"{self._where}, {n} calls: best rival is {name}")
+        searched, n_images = self._s3(n, finalists)
+        held["S3"] = self._held_out_of(searched)
+        base = self._rivals.schedule("unipc-2", "default", n)
+        assert base is not None
+        held["UniPC-2"] = self._held_out_of(base)
+        compensated = self._fit(base, FitColumn.COMPENSATION)
+        self._fits[n] = base, compensated
+        held["DC on UniPC-2"] = self._held_out_of(compensated.schedule)
+        held["S3 + DC"] = self._held_out_of(self._fit(searched, FitColumn.COMPENSATION).schedule)
+        distilled = self._fit(rival, FitColumn.CORRECTION)
+        held["solver-distill"] = self._held_out_of(distilled.schedule)
+        for figure, measurement in held.items():
+            self._report(n, figure, measurement, held["best rival"])
+        self._bench.row("S3, network calls of the search", n_images * n, where=self._where, n=n)
+        self._bench.row("solver-distill, network calls", distilled.network_calls, where=self._where, n=n)
+        self._targets(n, held)
+
+    def _report(self, n: int, figure: str, measurement: Measurement, rival: Measurement) -> None:
+        deviation = measurement.mean("deviation")
+        gain, interval = _gain(measurement, rival)
+        self._bench.row(f"{figure}, deviation", deviation, where=self._where, n=n)
+        self._bench.row(f"{figure}, PSNR", measurement.mean("psnr"), where=self._where, n=n)
+        self._bench.row(f"{figure}, alignment", measurement.mean("alignment"), where=self._where, n=n)
+        if measurement is not rival:
+            self._bench.row(f"{figure}, gain over the best rival", gain, interval, where=self._where, n=n)
+
+    def _targets(self, n: int, held: dict[str, Measurement]) -> None:
+        gain, interval = _gain(held["S3"], held["best rival"])
+        least = 0.5 if n <= 6 else 0.4
+        self._bench.target(f"{self._where}, {n} calls: S3's gain over the best rival", gain, interval, at_least=least)
+        if self._guidance == 7.5 and n in (5, 10):
+            gain, interval = _gain(held["DC on UniPC-2"], held["UniPC-2"], power=2)
+            self._bench.target(
+                f"{self._where}, {n} calls: DC's gain in MSE", gain, interval, at_least=0.09 if n == 5 else 0.2
+            )
+        longer = round(LONGER * n)
+        name, rival, _ = self._rivals.best(longer, self._score)
+        ratio = _gain(held["S3"], self._held_out_of(rival))
+        print(f"{self._where}, {longer} calls: best rival is {name}")
+        self._bench.target(
+            f"{self._where}: S3's gain in {n} calls over the best rival in {longer}", *ratio, at_least=0.0
+        )
+
+    def _s3(self, n: int, known: Sequence[Schedule]) -> tuple[Schedule, int]:
+        """The best schedule that S3 finds, and the images that the search took."""
+        n_evaluations = 60 if self._arguments.quick else N_EVALUATIONS
+        context = SearchContext(
+            condition=self._worker.condition,
+            inventory=self._worker.inventory,
+            own_timesteps=self._worker.own_timesteps,
+        )
+        searcher = S3Searcher(context, self._arguments.seed, S3Settings(step_counts=(n,)))
+        proposals = [Proposal(schedule=schedule, family="rival", label="") for schedule in known]
+        results = [self._result(proposal) for proposal in proposals]
+        searcher.tell(results)
+        while len(results) < n_evaluations:
+            result = self._result(searcher.ask(1)[0])
+            searcher.tell([result])
+            results.append(result)
+        for stage in searcher.stages[-1:] if len(searcher.stages) < 2 else (searcher.stages[0], searcher.stages[-1]):
+            self._bench.row(f"S3's predictor, Kendall's tau, stage {stage.number}", stage.tau, where=self._where, n=n)
+        best = min(
+            (result for result in results if result.measurement is not None),
+            key=lambda result: result.measurement.mean("deviation") if result.measurement else np.inf,
+        )
+        return best.proposal.schedule, len(results) * len(self._calibration.prompts)
+
+    def _regression(self) -> None:
+        """Ratios predicted at each inner step count from the fits at the others."""
+        for n in sorted(self._fits)[1:-1]:
+            samples = [
+                RatioSample.of(fit.schedule, self._guidance) for other, (_, fit) in self._fits.items() if other != n
+            ]
+            regression = CompensationRegression.fit(samples)
+            base, fit = self._fits[n]
+            predicted = self._held_out_of(regression.compensated(base, self._guidance))
+            before = self._held_out_of(base)
+            fitted_gain, _ = _gain(self._held_out_of(fit.schedule), before, power=2)
+            gain, interval = _gain(predicted, before, power=2)
+            self._bench.row("CPR, RMS error of the ratios", regression.rms_error, where=self._where, n=n)
+            self._bench.row("CPR, gain in MSE where it never fitted", gain, interval, where=self._where, n=n)
+            self._bench.target(
+                f"{self._where}, {n} calls: share of the fitted gain that CPR keeps",
+                gain / fitted_gain,
+                None,
+                at_least=0.8,
+            )
+
+    def _fit(self, schedule: Schedule, column: FitColumn) -> ColumnFit:
+        try:
+            return self._worker.fit(schedule, column, self._calibration)
+        except ScheduleError:  # too few steps
+            return ColumnFit(schedule=schedule, before=0.0, after=0.0, image_runs=0)
+
+    def _result(self, proposal: Proposal) -> Result:
+        measured = self._measurer.measure(proposal.schedule, proposal.schedule_hash, self._calibration)
+        return Result(proposal=proposal, outcome=measured.outcome)
+
+    def _score(self, schedule: Schedule, fidelity: Fidelity) -> Measurement | None:
+        canonical = canonical_schedule(schedule, self._worker.inventory)
+        outcome = self._measurer.measure(canonical, schedule_hash(canonical), fidelity).outcome
+        return outcome if isinstance(outcome, Measurement) else None
+
+    def _held_out_of(self, schedule: Schedule) -> Measurement:
+        measurement = self._score(schedule, self._held_out)
+        assert measurement is not None, "a chosen schedule must be measurable"
+        return measurement
+
+
+def _gain(ours: Measurement, theirs: Measurement, power: int = 1) -> tuple[float, tuple[float, float]]:
+    """1 - ratio of mean deviations to a power, and its paired interval over prompts."""
+    top = np.power(ours.quality["deviation"], power)
+    bottom = np.power(theirs.quality["deviation"], power)
+    low, high = mean_ratio_interval(top.tolist(), bottom.tolist())
+    return 1.0 - float(top.mean() / bottom.mean()), (1.0 - high, 1.0 - low)
+
+
+if __name__ == "__main__":
+    main()
