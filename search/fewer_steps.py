@@ -162,6 +162,13 @@ def _grid(name: str, context: SearchContext, n: int) -> tuple[float, ...]:
     return tuple(0.5 * (a + b) for a, b in zip(own, even, strict=True))
 
 
+def by_importance(counts: Sequence[int], default: int) -> list[int]:
+    """Step counts up to `default`, about a half, a quarter, seven tenths and a third of it first."""
+    counts = sorted({n for n in counts if n < default} or {default})
+    coarse = _coarse(counts, default)
+    return [*coarse, *(n for n in counts if n not in coarse)]
+
+
 def _coarse(counts: Sequence[int], n_steps: int) -> list[int]:
     """Up to four counts: about a half, a quarter, seven tenths and a third of the default."""
     chosen: list[int] = []

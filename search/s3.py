@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.search.fewer_steps import RECIPES, recipe_schedule
+from autotune.search.fewer_steps import RECIPES, by_importance, recipe_schedule
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
 from autotune.search.solver_predictor import SolverPredictor, held_out_tau
 from autotune.search.solver_variation import SolverVariation
@@ -25,6 +25,10 @@ FIRST_PREDICTED = 3
 """The first stage that a predictor guides."""
 
 MAX_TRIES = 10_000
+N_PRESETS = 8
+LAG = 2
+"""A step count starts this many stages after the one before it, and learns from it."""
+
 MIN_DISTANCE = 0.1
 """Schedules scored in one stage are at least so far apart, per encoded number in units of its spread."""
 
@@ -42,9 +46,9 @@ class S3Settings:
     """
 
     step_counts: tuple[int, ...] | None = None
-    stage_size: int = 24
-    n_generations: int = 12
-    n_offspring: int = 120
+    stage_size: int = 12
+    n_generations: int = 10
+    n_offspring: int = 100
     n_survivors: int = 60
     optimism: float = 0.5
     n_parents: int = 15
@@ -73,6 +77,7 @@ class _Member:
 class _Population:
     """What is known and planned at one step count; `n_left` schedules of its stage are still to be proposed."""
 
+    lag: int
     members: list[_Member] = field(default_factory=list)
     queue: list[Schedule] = field(default_factory=list)
     stage: int = 0
@@ -101,17 +106,19 @@ class S3Searcher:
         self._noise, self._prediction = condition.noise_schedule, condition.prediction
         self._variation = SolverVariation(self._noise, condition.start_timestep)
         self._quality = next((name for name in context.objectives if not OBJECTIVES[name].is_cost), "deviation")
-        counts = self._settings.step_counts or tuple(n for n in STEP_COUNTS if n < condition.n_steps)
-        self._populations = {n: _Population() for n in counts or (condition.n_steps,)}
+        counts = self._settings.step_counts or by_importance(STEP_COUNTS, condition.n_steps)
+        self._populations = {n: _Population(lag=LAG * i) for i, n in enumerate(counts)}
         self.stages: list[Stage] = []
 
     def ask(self, n: int) -> list[Proposal]:
-        """Up to `n` schedules; a stage is finished before the next one, of the step count that has had the fewest."""
+        """Up to `n` schedules; a stage is finished before the next one, of the step count that has come least far."""
         proposals: list[Proposal] = []
         for _ in range(MAX_TRIES):
             if len(proposals) == n:
                 break
-            count, population = min(self._populations.items(), key=lambda item: (item[1].n_left == 0, item[1].stage))
+            count, population = min(
+                self._populations.items(), key=lambda item: (item[1].n_left == 0, item[1].stage + item[1].lag)
+            )
             if population.n_left == 0:
                 self._begin_stage(count, population)
             if population.queue:
@@ -152,7 +159,7 @@ class S3Searcher:
             population.queue = self._promising(count, population)
 
     def _presets(self, count: int) -> list[Schedule]:
-        made = (recipe_schedule(recipe, self._context, count) for recipe in RECIPES)
+        made = (recipe_schedule(recipe, self._context, count) for recipe in RECIPES[:N_PRESETS])
         return [schedule for schedule in made if schedule is not None]
 
     def _transferred(self, count: int) -> list[Schedule]:
