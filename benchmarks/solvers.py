@@ -2,9 +2,9 @@
 
 Prints a table and takes `--quick` (at most 10 minutes on two cores), `--seed`, `--device`, `--json FILE`. With
 `--storage FILE`, a database that keeps every measurement, a run that was cut off goes on where it stopped;
-`--only MODEL` measures one model's cells. Rivals, searches and fits choose on calibration prompts; what is printed comes
-from held-out prompts and fresh seeds. A gain is 1 - deviation / rival's deviation, with a paired 95 % bootstrap interval
-over prompts.
+`--only MODEL` measures one model's cells. Rivals, searches and fits choose on calibration prompts; what is printed
+comes from held-out prompts and fresh seeds. A gain is 1 - deviation / rival's deviation, with a paired 95 % bootstrap
+interval over prompts.
 """
 
 import argparse
