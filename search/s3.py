@@ -39,8 +39,9 @@ class S3Settings:
 
     A stage scores `stage_size` schedules. In the first they are presets and the best of other step counts, in the
     second offspring of the best so far. Before each later one a predictor is trained on everything scored until then,
-    and `n_generations` of `n_offspring` schedules evolve on its predictions; of the last `n_survivors` the most
-    promising and diverse are scored. A prediction counts as its mean minus `optimism` standard deviations.
+    and `n_generations` of `n_offspring` schedules evolve on its predictions. Of the last `n_survivors` the most
+    promising and diverse make up the share `guided` of the stage; the rest are offspring as in the second one, which
+    keep the search from following its own errors. A prediction counts as its mean minus `optimism` standard deviations.
     `n_parents` is the size of the parent pool, `crossover` the share of offspring with two parents, `toggle` that of
     those that gain or lose the analytic first step.
     """
@@ -50,6 +51,7 @@ class S3Settings:
     n_generations: int = 10
     n_offspring: int = 100
     n_survivors: int = 60
+    guided: float = 2 / 3
     optimism: float = 0.5
     n_parents: int = 15
     crossover: float = 0.3
@@ -75,13 +77,17 @@ class _Member:
 
 @dataclass(slots=True)
 class _Population:
-    """What is known and planned at one step count; `n_left` schedules of its stage are still to be proposed."""
+    """What is known and planned at one step count; `n_left` schedules of its stage are still to be proposed.
+
+    Of these, the last `n_free` are plain offspring.
+    """
 
     lag: int
     members: list[_Member] = field(default_factory=list)
     queue: list[Schedule] = field(default_factory=list)
     stage: int = 0
     n_left: int = 0
+    n_free: int = 0
 
     def best(self, n: int) -> list[_Member]:
         """The best `n` members, best first."""
@@ -121,7 +127,7 @@ class S3Searcher:
             )
             if population.n_left == 0:
                 self._begin_stage(count, population)
-            if population.queue:
+            if population.queue and population.n_left > population.n_free:
                 schedule = population.queue.pop(0)
             elif population.stage > 1 and population.members:
                 schedule = self._offspring([member.schedule for member in population.best(self._settings.n_parents)])
@@ -155,8 +161,10 @@ class S3Searcher:
         if population.stage == 1:
             population.queue = [*self._presets(count), *self._transferred(count)]
             population.n_left = len(population.queue)
+            population.n_free = 0
         elif population.stage >= FIRST_PREDICTED and len(population.members) > self._settings.stage_size:
             population.queue = self._promising(count, population)
+            population.n_free = round((1.0 - self._settings.guided) * self._settings.stage_size)
 
     def _presets(self, count: int) -> list[Schedule]:
         made = (recipe_schedule(recipe, self._context, count) for recipe in RECIPES[:N_PRESETS])
