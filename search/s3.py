@@ -48,8 +48,8 @@ class S3Settings:
 
     step_counts: tuple[int, ...] | None = None
     stage_size: int = 12
-    n_generations: int = 10
-    n_offspring: int = 100
+    n_generations: int = 8
+    n_offspring: int = 75
     n_survivors: int = 60
     guided: float = 2 / 3
     optimism: float = 0.5
@@ -157,18 +157,17 @@ class S3Searcher:
 
     def _begin_stage(self, count: int, population: _Population) -> None:
         population.stage += 1
-        population.n_left = self._settings.stage_size
+        population.n_left, population.n_free = self._settings.stage_size, 0
+        presets = [s for recipe in RECIPES if (s := recipe_schedule(recipe, self._context, count)) is not None]
         if population.stage == 1:
-            population.queue = [*self._presets(count), *self._transferred(count)]
+            population.queue = [*presets[:N_PRESETS], *self._transferred(count)]
             population.n_left = len(population.queue)
-            population.n_free = 0
+        elif not population.members:  # all failed so far
+            population.queue = presets
+            population.n_left = len(population.queue)
         elif population.stage >= FIRST_PREDICTED and len(population.members) > self._settings.stage_size:
             population.queue = self._promising(count, population)
             population.n_free = round((1.0 - self._settings.guided) * self._settings.stage_size)
-
-    def _presets(self, count: int) -> list[Schedule]:
-        made = (recipe_schedule(recipe, self._context, count) for recipe in RECIPES[:N_PRESETS])
-        return [schedule for schedule in made if schedule is not None]
 
     def _transferred(self, count: int) -> list[Schedule]:
         """The best schedules of the nearest step counts, steps inserted or left out."""
