@@ -1,4 +1,4 @@
-"""Optuna's samplers on the low-dimensional encoding of solver schedules."""
+"""Optuna (Akiba et al. 2019, arXiv 1907.10902) on the low-dimensional encoding of solver schedules."""
 
 import contextlib
 import math
@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from optuna.trial import Trial, TrialState, create_trial
 
-from autotune.search.fewer_steps import RECIPES, coarse_counts, recipe_schedule, step_counts
+from autotune.search.fewer_steps import N_FIRST, RECIPES, coarse_counts, recipe_schedule, step_counts
 from autotune.search.searcher import Proposal, Result, SearchContext
 from autotune.search.solver_encoding import BOUNDS, MAX_ORDER, SolverEncoding, SolverPoint
 from autotune.spaces.errors import ScheduleError, UsageError
@@ -40,10 +40,11 @@ NEAR = 0.15
 class OptunaSettings:
     """The sampler, and how it begins.
 
-    `tpe` is the multivariate Tree-structured Parzen Estimator (Bergstra et al. 2011), `nsga2` NSGA-II (Deb et al.
-    2002) with generations of `population_size`, `gp` a Gaussian process with expected hypervolume improvement. `tpe`
-    and `gp` draw at random until `n_startup` schedules are measured. With `presets` the recipes of `fewer-steps` come
-    first, at the middle step count.
+    `tpe` is the Tree-structured Parzen Estimator (Bergstra et al. 2011), in Optuna's default form: multivariate for
+    one objective, one estimator per number for several. `nsga2` is NSGA-II (Deb et al. 2002) with generations of
+    `population_size`, `gp` a Gaussian process with expected hypervolume improvement, seconds per proposal. `tpe` and
+    `gp` draw at random until `n_startup` schedules are measured. The first `n_presets` recipes of `fewer-steps` come
+    first, at its middle step count.
 
     Raises:
         UsageError: the sampler is unknown, or a number is too small.
@@ -52,12 +53,12 @@ class OptunaSettings:
     sampler: Sampler = "tpe"
     n_startup: int = 10
     population_size: int = 20
-    presets: bool = True
+    n_presets: int = N_FIRST
 
     def __post_init__(self) -> None:
         if self.sampler not in get_args(Sampler):
             raise UsageError(f"sampler must be one of {', '.join(get_args(Sampler))}; got {self.sampler!r}")
-        for name, least in (("n_startup", 0), ("population_size", 2)):
+        for name, least in (("n_startup", 0), ("population_size", 2), ("n_presets", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}; got {getattr(self, name)}")
 
@@ -67,7 +68,7 @@ class OptunaSettings:
             return NSGAIISampler(population_size=self.population_size, seed=seed)
         if self.sampler == "gp":
             return GPSampler(n_startup_trials=self.n_startup, seed=seed, warn_independent_sampling=False)
-        return TPESampler(n_startup_trials=self.n_startup, multivariate=True, constant_liar=True, seed=seed)
+        return TPESampler(n_startup_trials=self.n_startup, constant_liar=True, seed=seed)
 
 
 class OptunaSearcher:
@@ -91,7 +92,7 @@ class OptunaSearcher:
             )
         self._outcomes: dict[str, Measurement | Failure] = {}
         self._waiting: dict[str, list[Trial]] = {}
-        self._queued = not self._settings.presets
+        self._queued = False
 
     def ask(self, n: int) -> list[Proposal]:
         """Up to `n` new schedules: presets first, then what the sampler draws."""
@@ -101,7 +102,8 @@ class OptunaSearcher:
         n_tries = 0
         while len(proposals) < n and n_tries < MAX_TRIES:
             n_tries += 1
-            trial = self._study.ask(self._space)
+            with _quiet():
+                trial = self._study.ask(self._space)
             proposal = self._proposal(SolverPoint(**trial.params))
             if proposal is None:
                 self._study.tell(trial, state=TrialState.FAIL)
@@ -130,7 +132,7 @@ class OptunaSearcher:
         self._queued = True
         default = self._context.condition.n_steps
         count = coarse_counts(step_counts(default), default)[0]
-        for recipe in RECIPES:
+        for recipe in RECIPES[: self._settings.n_presets]:
             made = recipe_schedule(recipe, self._context, count)
             if made is None:
                 continue
@@ -214,9 +216,9 @@ def _finite(value: float) -> float:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Optuna from announcing a study, and leave its logging as it was."""
+    """Keep Optuna from announcing studies and giving advice, and leave its logging as it was."""
     verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         yield
     finally:

@@ -26,16 +26,16 @@ MIN_STEPS = 4
 
 BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
-        "end": (0.4, 1.0),
-        "first_gap": (-2.0, 2.0),
-        "tilt": (-1.5, 1.5),
-        "bend": (-2.0, 2.0),
-        "last_gap": (-2.0, 2.0),
-        "slope": (0.7, 1.3),
-        "tail_slope": (0.7, 1.3),
+        "end": (0.45, 1.0),
+        "first_gap": (-0.5, 2.0),
+        "tilt": (-0.7, 0.7),
+        "bend": (-1.0, 1.5),
+        "last_gap": (-0.5, 2.0),
+        "slope": (0.85, 1.15),
+        "tail_slope": (0.85, 1.15),
     }
 )
-"""Ranges of a point's real numbers."""
+"""Ranges of a point's real numbers: little more than known grids need, since a sampler begins by spreading over all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
