@@ -11,7 +11,7 @@ Evaluations = Annotated[int | None, typer.Option("--evaluations", help="Number o
 NetworkCalls = Annotated[
     int | None, typer.Option("--network-calls", help="Number of network calls, summed over images.")
 ]
-Family = Annotated[str, typer.Option("--family", help="What to search: ecad, random, fewer-steps.")]
+Family = Annotated[str, typer.Option("--family", help="What to search, and how; see `autotune list families`.")]
 Objective = Annotated[
     str, typer.Option("--objective", help="What to minimise, a cost first: latency, macs, calls, memory; deviation...")
 ]

@@ -48,11 +48,11 @@ def register(app: typer.Typer) -> None:
 
 
 def list_things(
-    what: Annotated[str, typer.Argument(metavar="models|studies", help="What to list.")],
+    what: Annotated[str, typer.Argument(metavar="models|families|studies", help="What to list.")],
     storage: StorageOption = None,
     form: FormatOption = Format.TABLE,
 ) -> None:
-    """List the model presets and whether each can run here, or the studies in the database."""
+    """List the model presets and whether each can run here, the families of searches, or the database's studies."""
     if what == "models":
         from autotune.evaluators.availability import can_run_here
         from autotune.evaluators.presets import PRESETS
@@ -67,6 +67,11 @@ def list_things(
             )  # fmt: skip
         columns = ["model", "runs here", "steps", "guidance", "size", "why", "what"]
         print_rows(rows, {name: name for name in columns}, form)
+    elif what == "families":
+        from autotune.search.families import FAMILIES
+
+        rows = [{"family": f.name, "decides": list(f.columns), "method": f.method} for f in FAMILIES.values()]
+        print_rows(rows, {name: name for name in ("family", "decides", "method")}, form)
     elif what == "studies":
         with _database(storage) as database:
             studies = database.list_studies()
@@ -81,7 +86,7 @@ def list_things(
             form,
         )
     else:
-        raise UsageError(f"`autotune list` lists `models` or `studies`; got {what!r}")
+        raise UsageError(f"`autotune list` lists `models`, `families` or `studies`; got {what!r}")
 
 
 def show(study: StudyArgument, storage: StorageOption = None, form: FormatOption = Format.TABLE) -> None:

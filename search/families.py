@@ -1,19 +1,73 @@
 """The searchers by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
+from types import MappingProxyType
 
 from autotune.search.searcher import SearchContext, Searcher
 from autotune.spaces.errors import UsageError
 
-FAMILIES: dict[str, str] = {
-    "ecad": "autotune.search.ecad:EcadSearcher",
-    "s3": "autotune.search.s3:S3Searcher",
-    "dc": "autotune.search.fitted:CompensationSearcher",
-    "solver-distill": "autotune.search.fitted:DistillSearcher",
-    "random": "autotune.search.random_search:RandomSearcher",
-    "fewer-steps": "autotune.search.fewer_steps:FewerStepsSearcher",
-}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """A searcher: the columns of a schedule that it decides, how it does so in one line, and where its class is.
+
+    `columns` are fields of `Schedule`; `target` is `module:class`, imported when it is made.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    method: str
+    target: str
+
+
+_ALL = (
+    Family(
+        name="ecad",
+        columns=("cache",),
+        method="NSGA-II on cache masks from known patterns on; ECAD's own operators as a setting",
+        target="autotune.search.ecad:EcadSearcher",
+    ),
+    Family(
+        name="s3",
+        columns=("n_steps", "time", "solver", "start"),
+        method="multi-stage evolution of solver schedules with a learned predictor",
+        target="autotune.search.s3:S3Searcher",
+    ),
+    Family(
+        name="optuna",
+        columns=("n_steps", "time", "solver", "start"),
+        method="TPE, NSGA-II or a Gaussian process of Optuna on solver schedules in 13 numbers",
+        target="autotune.search.optuna_search:OptunaSearcher",
+    ),
+    Family(
+        name="dc",
+        columns=("compensation",),
+        method="DC-Solver's ratios for known solvers, fitted by gradient and predicted for other step counts",
+        target="autotune.search.fitted:CompensationSearcher",
+    ),
+    Family(
+        name="solver-distill",
+        columns=("correction",),
+        method="corrections to known solvers' coefficients and timesteps, fitted by gradient to the converged run",
+        target="autotune.search.fitted:DistillSearcher",
+    ),
+    Family(
+        name="random",
+        columns=("cache",),
+        method="random cache masks: the floor that every other search has to beat",
+        target="autotune.search.random_search:RandomSearcher",
+    ),
+    Family(
+        name="fewer-steps",
+        columns=("n_steps", "time", "solver"),
+        method="known solvers on known time grids: the rival, which every study begins with",
+        target="autotune.search.fewer_steps:FewerStepsSearcher",
+    ),
+)
+
+FAMILIES: Mapping[str, Family] = MappingProxyType({family.name: family for family in _ALL})
 
 
 def make_searcher(name: str, context: SearchContext, seed: int = 0) -> Searcher:
@@ -23,7 +77,7 @@ def make_searcher(name: str, context: SearchContext, seed: int = 0) -> Searcher:
         UsageError: no family has this name.
     """
     check_family(name)
-    module, attribute = FAMILIES[name].split(":")
+    module, attribute = FAMILIES[name].target.split(":")
     make: Callable[[SearchContext, int], Searcher] = getattr(import_module(module), attribute)
     return make(context, seed)
 

@@ -101,7 +101,7 @@ class FewerStepsSearcher:
     def _candidates(self) -> Iterator[tuple[Recipe, int]]:
         default = self._context.condition.n_steps
         counts = step_counts(default)
-        coarse = _coarse(counts, default)
+        coarse = coarse_counts(counts, default)
         pivot, others = coarse[0], coarse[1:]
         fine = [n for n in counts if n not in coarse]
         for n in coarse[:2]:
@@ -165,11 +165,11 @@ def _grid(name: str, context: SearchContext, n: int) -> tuple[float, ...]:
 def by_importance(counts: Sequence[int], default: int) -> list[int]:
     """Step counts up to `default`, about a half, a quarter, seven tenths and a third of it first."""
     counts = sorted({n for n in counts if n < default} or {default})
-    coarse = _coarse(counts, default)
+    coarse = coarse_counts(counts, default)
     return [*coarse, *(n for n in counts if n not in coarse)]
 
 
-def _coarse(counts: Sequence[int], n_steps: int) -> list[int]:
+def coarse_counts(counts: Sequence[int], n_steps: int) -> list[int]:
     """Up to four counts: about a half, a quarter, seven tenths and a third of the default."""
     chosen: list[int] = []
     for share in (0.5, 0.25, 0.7, 0.35):

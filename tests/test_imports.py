@@ -22,7 +22,7 @@ def test_import_autotune_is_light() -> None:
     assert modules & set(FOLDERS) == set(), "folders must not be importable under a second name"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list", "models"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["list", "models"], ["list", "families"]])
 def test_commands_that_run_no_model_load_no_framework(arguments: list[str]) -> None:
     code = f"sys.argv = {['autotune', *arguments]!r}\nfrom autotune.cli.main import main\n"
     code += "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code"

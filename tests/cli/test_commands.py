@@ -1,6 +1,7 @@
 """What the commands print, and what they need for it."""
 
 import csv
+import dataclasses
 import io
 import json
 import resource
@@ -14,6 +15,8 @@ import pytest
 from PIL import Image
 
 from autotune.evaluators.presets import PRESETS
+from autotune.search.families import FAMILIES
+from autotune.spaces.schedule import Schedule
 from autotune.spaces.schedule_file import load_schedule_file
 from autotune.spaces.study_record import StudyState
 from autotune.storage.database import Database
@@ -22,7 +25,7 @@ from .place import COMMAND, N_EVALUATIONS, Finished, Place
 
 Call = Callable[..., Finished]
 
-HEAVY = ("torch", "diffusers", "transformers", "ray", "deap")
+HEAVY = ("torch", "diffusers", "transformers", "ray", "deap", "optuna", "sklearn")
 
 
 def test_help_is_there_at_once() -> None:
@@ -55,7 +58,7 @@ def test_only_what_computes_loads_torch(small: Place) -> None:
     for reading in (["front", "small"], ["show", "small"], ["list", "studies"]):
         assert not loaded_by(small, *reading, *storage) & {*HEAVY, "matplotlib"}
     assert not loaded_by(small, "export", "small", "-o", "light.json", *storage) & {*HEAVY, "matplotlib"}
-    for words in (("validate", "light.json"), ("apply", "light.json"), ("list", "models")):
+    for words in (("validate", "light.json"), ("apply", "light.json"), ("list", "models"), ("list", "families")):
         assert not loaded_by(small, *words) & {*HEAVY, "matplotlib", "sqlalchemy"}
     assert not loaded_by(small, "report", "small", "-o", "light", *storage) & set(HEAVY)
 
@@ -125,6 +128,22 @@ def test_list(small: Place, call: Call) -> None:
     assert all(model["runs here"] for model in models if model["model"].startswith("mini-"))
     assert call("list", "studies").code == 0  # of a user who has none
     assert call("list", "things").code == 2
+
+
+def test_list_families(call: Call) -> None:
+    rows = json.loads(call("list", "families", "--format", "json").out)
+    assert [row["family"] for row in rows] == list(FAMILIES)
+    fields = {field.name for field in dataclasses.fields(Schedule)}
+    assert all(row["decides"] and set(row["decides"]) <= fields for row in rows)
+    assert all(row["method"] for row in rows)
+    lines = call("list", "families").out.splitlines()
+    assert all(any(line.split()[:1] == [row["family"]] and row["method"] in line for line in lines) for row in rows)
+    (cells,) = [
+        row
+        for row in csv.DictReader(io.StringIO(call("list", "families", "--format", "csv").out))
+        if row["family"] == "s3"
+    ]
+    assert json.loads(cells["decides"]) == ["n_steps", "time", "solver", "start"]
 
 
 def test_export_by_pick_and_by_hash(small: Place, call: Call) -> None:

@@ -123,7 +123,7 @@ def test_seeds_differ(family: str, context: SearchContext, evaluator: TabulatedE
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones(context: SearchContext) -> None:
-    with pytest.raises(UsageError, match=r"ecad, s3, dc, solver-distill, random, fewer-steps; got 'genetic'"):
+    with pytest.raises(UsageError, match=r"ecad, s3, optuna, dc, solver-distill, random, fewer-steps; got 'genetic'"):
         make_searcher("genetic", context)
 
 
