@@ -43,7 +43,7 @@ def verification_order(record: StudyRecord, max_members: int) -> VerificationOrd
     Where places are left, the rest of the fewer-steps curve follows, so that the rival has held-out values too.
     """
     front = calibration_front(record)
-    picks = list({c.number: c for c in pick(front, record).values()}.values())[:max_members]
+    picks = list({c.number: c for c in pick(front, record, unverified=True).values()}.values())[:max_members]
     numbers = {c.number for c in picks}
     others = [c for c in front if c.number not in numbers]
     n_others = min(len(others), max_members - len(picks))

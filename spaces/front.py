@@ -99,16 +99,19 @@ def baseline_of(record: StudyRecord) -> Candidate | None:
     return next((c for c in record.candidates if c.family == BASELINE), None)
 
 
-def pick(front: Sequence[Candidate], record: StudyRecord) -> dict[str, Candidate]:
+def pick(front: Sequence[Candidate], record: StudyRecord, *, unverified: bool = False) -> dict[str, Candidate]:
     """Three members of a front by name, from slow to fast; one member may hold several names; {} of an empty front.
 
     `quality` has the lowest deviation of those that cost no more than the baseline, or of all if none does. The other
     two are the knee of these members (the one farthest below the chord between their ends, in relative cost and log10
     deviation, both scaled to [0, 1]) and the cheapest that is not measurably worse than the baseline: the 95 %
     bootstrap interval of the paired difference in deviation reaches down to 0. `fast` is the cheaper of the two,
-    `balanced` the other. Values are those of `reported_measurement`.
+    `balanced` the other. Values are those of `reported_measurement`. If some members have held-out values, those of
+    the calibration can't be compared with them, and the others don't compete unless `unverified`.
     """
     members = [c for c in front if reported_measurement(c) is not None]
+    if not unverified:
+        members = [c for c in members if c.held_out is not None and c.held_out.measurement is not None] or members
     members = [c for c in members if relative_cost(c, record) <= 1.0] or members
     if not members:
         return {}
