@@ -110,10 +110,10 @@ def test_zeros_are_no_correction() -> None:
 def test_it_is_added_to_the_coefficients_and_the_timesteps_stay_on_the_schedule() -> None:
     program, plain = (compile_program(p, FLOW, "velocity") for p in (with_correction(SOME), PLAN))
     np.testing.assert_array_equal(
-        program.state_coefs, plain.state_coefs + [[0.0, 0.0, 0.0], [0.1, 0.2, 0.0], [0.3, 0.4, 0.5]]
+        program.state_coefs, plain.state_coefs + np.array([[0.0, 0.0, 0.0], [0.1, 0.2, 0.0], [0.3, 0.4, 0.5]])
     )
     np.testing.assert_array_equal(
-        program.output_coefs, plain.output_coefs + [[1.0, 0.0, 0.0], [2.0, 3.0, 0.0], [4.0, 5.0, 6.0]]
+        program.output_coefs, plain.output_coefs + np.array([[1.0, 0.0, 0.0], [2.0, 3.0, 0.0], [4.0, 5.0, 6.0]])
     )
     np.testing.assert_array_equal(program.timesteps, [1000.0, plain.timesteps[1] + 12.5, 0.0])
     far = replace(ZERO, timesteps=(5.0, 0.0, 0.0))
