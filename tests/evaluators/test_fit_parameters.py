@@ -51,7 +51,7 @@ def test_the_finished_schedule_is_the_program_that_was_fitted(
     for name in ("timesteps", "state_coefs", "output_coefs"):
         np.testing.assert_allclose(getattr(program, name), getattr(again, name), rtol=1e-12)
     assert program.initial_scale == again.initial_scale
-    assert replace(finished, **{column: None}) == plan
+    assert replace(finished, **{column: None}) == plan  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("column", FitColumn)

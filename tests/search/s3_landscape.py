@@ -14,6 +14,7 @@ from autotune.spaces.noise_schedule import NoiseSchedule
 from autotune.spaces.program_encoding import encode_program
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solver_program import compile_program
+from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.solvers import make_solver
 from autotune.spaces.time_grid import uniform_lambda
 
@@ -29,7 +30,7 @@ def best_schedule(noise: NoiseSchedule, n: int) -> Schedule:
     times = np.array(uniform_lambda(noise, n, t_end=12.0))
     times[1:] *= 0.88
     solver = tuple(
-        replace(step, slope=0.8, curvature=1.3) if step.order > 1 else step  # type: ignore[call-arg]
+        replace(step, slope=0.8, curvature=1.3) if isinstance(step, SolverStep) and step.order > 1 else step
         for step in make_solver("unipc-3", n, noise)
     )
     return Schedule(n_steps=n, time=tuple(times.tolist()), solver=solver)

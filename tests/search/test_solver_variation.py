@@ -155,5 +155,7 @@ def test_parents_with_different_starts_keep_their_times() -> None:
     plain = plan_on(SCALED, 999.0)
     started = variation.toggle_start(plain, np.random.default_rng(0))
     for seed in range(20):
-        child = variation.cross(started, replace(plain, solver=make_solver("ab2", 6, SCALED)), np.random.default_rng(seed))
+        child = variation.cross(
+            started, replace(plain, solver=make_solver("ab2", 6, SCALED)), np.random.default_rng(seed)
+        )
         assert (child.time, child.start) == (started.time, started.start)

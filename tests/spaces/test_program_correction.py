@@ -124,7 +124,7 @@ def test_it_is_added_to_the_coefficients_and_the_timesteps_stay_on_the_schedule(
 @pytest.mark.parametrize("rows", [(), ((0.0,),), ((0.0,), (0.0,), (0.0,)), ((0.0,) * 3,) * 3])
 def test_a_wrong_shape_is_refused_by_name(name: str, rows: Rows) -> None:
     with pytest.raises(ScheduleError, match=rf"correction\.{name} must have rows of 1 \.\. 3 numbers"):
-        replace(ZERO, **{name: rows})
+        replace(ZERO, **{name: rows})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -133,7 +133,7 @@ def test_a_number_that_is_not_finite_is_refused_by_name(value: float) -> None:
         replace(ZERO, timesteps=(0.0, value, 0.0))
     for name in ("states", "outputs"):
         with pytest.raises(ScheduleError, match=rf"correction\.{name}\[2\]\[1\] must be a finite number"):
-            replace(ZERO, **{name: triangle(0.0, 0.0, 0.0, 0.0, value, 0.0)})
+            replace(ZERO, **{name: triangle(0.0, 0.0, 0.0, 0.0, value, 0.0)})  # type: ignore[arg-type]
 
 
 def test_it_must_have_as_many_rows_as_the_schedule_and_a_solver() -> None:
