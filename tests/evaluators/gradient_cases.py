@@ -14,7 +14,6 @@ from autotune.evaluators.noise import noise_schedule_of, own_timesteps, predicti
 from autotune.evaluators.prompt_embedding import embed_prompts
 from autotune.evaluators.solver_scheduler import SolverProgramScheduler
 from autotune.spaces.evaluation import Fidelity
-from autotune.spaces.noise_schedule import Flow
 from autotune.spaces.program_correction import ProgramCorrection
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solver_formula import Prediction
@@ -93,7 +92,3 @@ def some_correction(n: int) -> ProgramCorrection:
 def leaf(program: SolverProgram) -> torch.Tensor:
     """All coefficients as one vector that takes a gradient."""
     return flatten(program).float().requires_grad_()
-
-
-def is_flow(case: GradientCase) -> bool:
-    return isinstance(case.noise, Flow)

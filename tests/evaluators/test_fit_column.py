@@ -94,12 +94,10 @@ def test_a_fit_that_ran_out_of_time_is_not_kept(worker: Worker) -> None:
     assert whole.image_runs > stopped.image_runs
 
 
-@pytest.mark.parametrize(
-    ("column", "n", "rule"), [(FitColumn.COMPENSATION, 2, "compensation needs at least 3 steps"), (FitColumn.COMPENSATION, 1, "got 1")]
-)  # fmt: skip
-def test_too_few_steps_are_refused(worker: Worker, column: FitColumn, n: int, rule: str) -> None:
-    with pytest.raises(ScheduleError, match=rule):
-        worker.fit(plan_of(worker, "euler", n), column, PROMPTS)
+@pytest.mark.parametrize("n", [1, 2])
+def test_too_few_steps_are_refused(worker: Worker, n: int) -> None:
+    with pytest.raises(ScheduleError, match=f"compensation needs at least 3 steps, the polynomial's points; got {n}"):
+        worker.fit(plan_of(worker, "euler", n), FitColumn.COMPENSATION, PROMPTS)
 
 
 @pytest.mark.parametrize("column", FitColumn)

@@ -48,7 +48,7 @@ def test_it_finds_the_minimum() -> None:
 
 
 def test_its_cost_is_counted() -> None:
-    """Gradients on the batch count three times; the held-out prompts are scored at the start, every 10th, at the end."""
+    """Gradients on a batch count three times; the held-out prompts are scored at the start, every 10th, at the end."""
     settings = replace(SETTINGS, iterations=20, batch=4)
     assert fit_parameters(PARAMETERS, distance, TRAIN, HELD_OUT, settings).image_runs == 20 * 4 * 3 + 3 * 3
 
