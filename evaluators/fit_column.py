@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from autotune.evaluators.fit_parameters import parameters_of
-from autotune.evaluators.gradient_fit import FitSettings, fit_parameters
+from autotune.evaluators.gradient_fit import FitSettings, Prompts, fit_parameters
 from autotune.evaluators.gradient_run import ProgramTensors, run_with_gradient
 from autotune.evaluators.solver_scheduler import SolverProgramScheduler
 from autotune.spaces.column_fit import ColumnFit, FitColumn
@@ -77,8 +77,7 @@ def fit_column(
         )
         return (latents.cpu() - reference[chosen]).flatten(1).square().sum(dim=1) / scale[chosen]
 
-    held_out = np.arange(3, len(seeds), 4) if len(seeds) >= 4 else np.arange(len(seeds))
-    train = np.setdiff1d(np.arange(len(seeds)), held_out) if len(seeds) >= 4 else held_out
+    train, held_out = _split(len(seeds))
     with _frozen(denoiser):
         fit = fit_parameters(parameters, loss, train, held_out, settings or SETTINGS[column], stop)
     return ColumnFit(
@@ -88,6 +87,15 @@ def fit_column(
         image_runs=fit.image_runs,
         stopped=fit.stopped,
     )
+
+
+def _split(n: int) -> tuple[Prompts, Prompts]:
+    """Prompts to train on and to hold out; fewer than four are both."""
+    prompts = np.arange(n)
+    if n < 4:
+        return prompts, prompts
+    held_out = prompts[3::4]
+    return np.setdiff1d(prompts, held_out), held_out
 
 
 @contextlib.contextmanager
