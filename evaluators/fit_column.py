@@ -1,6 +1,7 @@
 """The fit job: a schedule's column, fitted by gradient through the pipeline to the converged run."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from autotune.evaluators.fit_parameters import parameters_of
-from autotune.evaluators.gradient_fit import FitSettings, fit_parameters
+from autotune.evaluators.gradient_fit import FitSettings, Prompts, fit_parameters
 from autotune.evaluators.gradient_run import ProgramTensors, run_with_gradient
 from autotune.evaluators.solver_scheduler import SolverProgramScheduler
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.condition import Condition
+from autotune.spaces.errors import ScheduleError
 from autotune.spaces.schedule import Schedule
 
 SETTINGS: Mapping[FitColumn, FitSettings] = {
@@ -56,11 +58,13 @@ def fit_column(
         stop: polled between iterations; once true, the best so far is returned.
 
     Raises:
-        ScheduleError: the schedule has no solver, or too few steps for the column.
+        ScheduleError: the schedule has no solver or a stochastic one, or too few steps for the column.
     """
     noise, prediction = condition.noise_schedule, condition.prediction
     parameters = parameters_of(schedule, column, noise, prediction)
     scheduler = SolverProgramScheduler.from_schedule(schedule, pipe.scheduler, noise, prediction)
+    if scheduler.program.noise_coefs.any():
+        raise ScheduleError("a column is fitted to a deterministic run; got a stochastic solver; set stochastic to 0")
     denoiser = getattr(pipe, "transformer", None) or pipe.unet
     checkpointed = sum(p.numel() for p in denoiser.parameters()) > CHECKPOINT_ABOVE
     scale = reference.flatten(1).square().sum(dim=1)
@@ -73,9 +77,9 @@ def fit_column(
         )
         return (latents.cpu() - reference[chosen]).flatten(1).square().sum(dim=1) / scale[chosen]
 
-    held_out = np.arange(3, len(seeds), 4) if len(seeds) >= 4 else np.arange(len(seeds))
-    train = np.setdiff1d(np.arange(len(seeds)), held_out) if len(seeds) >= 4 else held_out
-    fit = fit_parameters(parameters, loss, train, held_out, settings or SETTINGS[column], stop)
+    train, held_out = _split(len(seeds))
+    with _frozen(denoiser):
+        fit = fit_parameters(parameters, loss, train, held_out, settings or SETTINGS[column], stop)
     return ColumnFit(
         schedule=parameters.finish(fit.theta),
         before=fit.before,
@@ -83,3 +87,25 @@ def fit_column(
         image_runs=fit.image_runs,
         stopped=fit.stopped,
     )
+
+
+def _split(n: int) -> tuple[Prompts, Prompts]:
+    """Prompts to train on and to hold out; fewer than four are both."""
+    prompts = np.arange(n)
+    if n < 4:
+        return prompts, prompts
+    held_out = prompts[3::4]
+    return np.setdiff1d(prompts, held_out), held_out
+
+
+@contextlib.contextmanager
+def _frozen(module: torch.nn.Module) -> Iterator[None]:
+    """The module with weights that need no gradients; a user's pipeline comes with weights that do."""
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)

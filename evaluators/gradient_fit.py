@@ -19,6 +19,8 @@ Loss = Callable[[ProgramTensors, Prompts], torch.Tensor]
 """Squared relative deviation (m,) of the prompts with these m indices."""
 
 _PROBE = 1e-5
+_PERFECT = 1e-12
+"""A loss at the rounding errors of float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,7 @@ class FitSettings:
     batch: int
     penalty: float
     check_every: int = 10
-    patience: int = 4
+    patience: int = 5
     seed: int = 0
 
 
@@ -63,14 +65,16 @@ def fit_parameters(
     """Minimise the loss over the prompts `train`, from theta = 0, stopped early on `held_out`.
 
     `stop` is polled once per iteration; once true, the fit ends with the best parameters so far. Where a step leads to
-    parameters without a program, such as times in the wrong order, the fit goes on from the best ones.
+    parameters without a program or with a loss that is not finite, the fit goes on from the best ones, at half
+    the learning rate.
     """
     rng = np.random.default_rng(settings.seed)
     train = train if settings.n_train is None else rng.choice(train, min(settings.n_train, len(train)), replace=False)
     theta = torch.zeros(parameters.n, requires_grad=True)
     optimizer = torch.optim.Adam([theta], lr=settings.learning_rate)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.iterations)
-    image_runs, waited, start_loss, stopped = 0, 0, float("nan"), False
+    image_runs, waited, stopped = 0, 0, False
+    unit: float | None = None
     best, best_theta, before = float("inf"), theta.detach().clone(), float("nan")
     for iteration in range(settings.iterations + 1):
         stopped = stop()
@@ -81,24 +85,34 @@ def fit_parameters(
             waited = 0 if score < best else waited + 1
             if score < best:
                 best, best_theta = score, theta.detach().clone()
-            if waited > settings.patience or iteration == settings.iterations or stopped:
+            if waited >= settings.patience or iteration == settings.iterations or stopped:
                 break
         prompts = rng.choice(train, min(settings.batch, len(train)), replace=False)
         try:
             flat = _Compile.apply(theta, parameters.build)  # type: ignore[no-untyped-call]
         except ScheduleError:
-            with torch.no_grad():
-                theta.copy_(best_theta)
+            _go_back(theta, best_theta, optimizer)
             continue
         value = loss(ProgramTensors.unflatten(flat), prompts).mean()
-        start_loss = float(value.detach()) if iteration == 0 else start_loss
+        image_runs += 3 * len(prompts)
+        unit = max(float(value.detach()), _PERFECT) if unit is None and torch.isfinite(value) else unit
         optimizer.zero_grad()
-        (value / start_loss + settings.penalty * theta.square().mean()).backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_([theta], 10.0)
+        (value / (unit or 1.0) + settings.penalty * theta.square().mean()).backward()  # type: ignore[no-untyped-call]
+        if not torch.isfinite(torch.nn.utils.clip_grad_norm_([theta], 10.0)):
+            _go_back(theta, best_theta, optimizer)
+            continue
         optimizer.step()
         decay.step()
-        image_runs += 3 * len(prompts)
     return Fit(theta=best_theta.double().numpy(), before=before, after=best, image_runs=image_runs, stopped=stopped)
+
+
+@torch.no_grad()
+def _go_back(theta: torch.Tensor, best_theta: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """To the best parameters, without the moments that led away from them and at half the learning rate."""
+    theta.copy_(best_theta)
+    optimizer.state.clear()
+    for group in optimizer.param_groups:
+        group["lr"] *= 0.5
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from autotune.spaces.errors import ScheduleError
+from autotune.spaces.errors import StorageError
 from autotune.spaces.schedule import Schedule, schedule_to_json
 from autotune.spaces.schedule_json import schedule_from_json
 
@@ -48,7 +48,7 @@ def fit_from_bytes(data: bytes) -> ColumnFit:
     """The fit that `ColumnFit.to_bytes` wrote.
 
     Raises:
-        ScheduleError: it is no such JSON.
+        StorageError: it is no such JSON.
     """
     try:
         values = json.loads(data)
@@ -62,4 +62,4 @@ def fit_from_bytes(data: bytes) -> ColumnFit:
             image_runs=int(values["image_runs"]),
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise ScheduleError(f"a stored fit can't be read: {error}; delete it, so that it is made again") from error
+        raise StorageError(f"a stored fit can't be read: {error}; delete it, so that it is made again") from error

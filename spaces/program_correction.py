@@ -34,9 +34,10 @@ class ProgramCorrection:
             lengths = [len(row) for row in getattr(self, name)]
             if lengths != list(range(1, n + 1)):
                 raise ScheduleError(f"correction.{name} must have rows of 1 .. {n} numbers; got rows of {lengths}")
-        for value in (*self.timesteps, *(v for row in (*self.states, *self.outputs) for v in row)):
-            if not math.isfinite(value):
-                raise ScheduleError(f"correction must hold finite numbers; got {value}")
+        _check_finite(self.timesteps, "timesteps")
+        for name in ("states", "outputs"):
+            for i, row in enumerate(getattr(self, name)):
+                _check_finite(row, f"{name}[{i}]")
 
     @property
     def n_steps(self) -> int:
@@ -51,9 +52,9 @@ class ProgramCorrection:
     def to_json(self) -> dict[str, object]:
         """A JSON object that `correction_from_json` reads back."""
         return {
-            "timesteps": list(self.timesteps),
-            "states": [list(row) for row in self.states],
-            "outputs": [list(row) for row in self.outputs],
+            "timesteps": [float(v) for v in self.timesteps],
+            "states": [[float(v) for v in row] for row in self.states],
+            "outputs": [[float(v) for v in row] for row in self.outputs],
         }
 
 
@@ -70,6 +71,12 @@ def correction_from_json(data: object) -> ProgramCorrection:
         states=_rows(data["states"], "states"),
         outputs=_rows(data["outputs"], "outputs"),
     )
+
+
+def _check_finite(values: tuple[float, ...], name: str) -> None:
+    for i, value in enumerate(values):
+        if not math.isfinite(value):
+            raise ScheduleError(f"correction.{name}[{i}] must be a finite number; got {value}")
 
 
 def _row(values: object, name: str) -> tuple[float, ...]:

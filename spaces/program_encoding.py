@@ -32,13 +32,16 @@ def encode_program(program: SolverProgram, noise: NoiseSchedule) -> Array:
 
     The weights are those of x / alpha over the step in sigma / alpha (x and sigma on a flow), so that Euler's is 1.
 
+    Raises:
+        ScheduleError: the network is not called at levels in order, which a correction may lead to.
+
     Returns:
         n levels in lambda, n factors on x_0, n (n + 1) / 2 weights, and the factor on the starting noise.
     """
     n = program.n_steps
     times = program.timesteps
-    lam = noise.lam(np.minimum(times, noise.t_max - 1.0) if isinstance(noise, Flow) else times)
     levels = levels_of(tuple(times.tolist()), noise)
+    lam = noise.lam(np.minimum(times, noise.t_max - 1.0) if isinstance(noise, Flow) else times)
     alpha = np.ones(n) if levels.flow else np.array(levels.alpha[1:])
     on_start, on_outputs = unrolled(program)
     per_step = np.diff(on_outputs / alpha[:, None], axis=0, prepend=0.0)

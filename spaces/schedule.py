@@ -200,19 +200,22 @@ def _canonical_step(step: SolverStep, *, last: bool) -> SolverStep:
 
 
 def schedule_to_json(schedule: Schedule) -> dict[str, object]:
-    """The schedule's columns as a JSON object, cache actions as a string of digits; the form that is hashed."""
+    """The schedule's columns as a JSON object, cache actions as a string of digits; the form that is hashed.
+
+    Levels, ratios and corrections are floats, whole or not: 999 and 999.0 have one hash.
+    """
     solver = schedule.solver
     cache = schedule.cache
     data: dict[str, object] = {
         "n_steps": schedule.n_steps,
-        "time": None if schedule.time is None else list(schedule.time),
+        "time": None if schedule.time is None else [float(t) for t in schedule.time],
         "solver": None if solver is None else [step_to_row(step) for step in solver],
-        "compensation": None if schedule.compensation is None else list(schedule.compensation),
+        "compensation": None if schedule.compensation is None else [float(rho) for rho in schedule.compensation],
         "cache": None if cache is None else [cache.n_calls, cache.n_sites, cache.actions.hex()],
         "guidance": None if schedule.guidance is None else [str(action) for action in schedule.guidance],
     }
     if schedule.start is not None:
-        data["start"] = schedule.start
+        data["start"] = float(schedule.start)
     if schedule.correction is not None:
         data["correction"] = schedule.correction.to_json()
     return data

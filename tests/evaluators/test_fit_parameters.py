@@ -1,0 +1,107 @@
+"""What the numbers of a fit stand for: zero is the plain solver, the rest the column."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from autotune.evaluators.fit_parameters import RATIO_RANGE, parameters_of
+from autotune.spaces.column_fit import FitColumn
+from autotune.spaces.errors import ScheduleError
+from autotune.spaces.noise_schedule import Flow, NoiseSchedule, VariancePreserving
+from autotune.spaces.schedule import Schedule
+from autotune.spaces.solver_formula import Prediction
+from autotune.spaces.solver_program import compile_program
+from autotune.spaces.solvers import make_solver
+from autotune.spaces.time_grid import uniform_lambda
+
+SCALED = VariancePreserving(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+NOISES: tuple[tuple[NoiseSchedule, Prediction], ...] = ((SCALED, "noise"), (Flow(mu=0.5), "velocity"))
+N = 5
+
+
+def plan_on(noise: NoiseSchedule, *, start: float | None = None) -> Schedule:
+    first = noise.t_max if start is None else 0.9 * noise.t_max
+    times = uniform_lambda(noise, N, t_start=first, t_end=20.0)
+    return Schedule(n_steps=N, time=times, solver=make_solver("unipc-2", N, noise), start=start)
+
+
+@pytest.mark.parametrize("column", FitColumn)
+@pytest.mark.parametrize(("noise", "prediction"), NOISES)
+def test_zero_is_the_schedule_itself(noise: NoiseSchedule, prediction: Prediction, column: FitColumn) -> None:
+    plan = plan_on(noise)
+    parameters = parameters_of(plan, column, noise, prediction)
+    program, plain = parameters.build(np.zeros(parameters.n)), compile_program(plan, noise, prediction)
+    for name in ("timesteps", "state_coefs", "output_coefs"):
+        np.testing.assert_allclose(getattr(program, name), getattr(plain, name), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("column", FitColumn)
+@pytest.mark.parametrize("start", [None, 990.0])
+@pytest.mark.parametrize(("noise", "prediction"), NOISES)
+def test_the_finished_schedule_is_the_program_that_was_fitted(
+    noise: NoiseSchedule, prediction: Prediction, start: float | None, column: FitColumn
+) -> None:
+    plan = plan_on(noise, start=start)
+    parameters = parameters_of(plan, column, noise, prediction)
+    theta = 0.1 * np.random.default_rng(0).standard_normal(parameters.n)
+    program = parameters.build(theta)
+    finished = parameters.finish(theta)
+    again = compile_program(finished, noise, prediction)
+    for name in ("timesteps", "state_coefs", "output_coefs"):
+        np.testing.assert_allclose(getattr(program, name), getattr(again, name), rtol=1e-12)
+    assert program.initial_scale == again.initial_scale
+    assert replace(finished, **{column: None}) == plan  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("column", FitColumn)
+@pytest.mark.parametrize("start", [None, 990.0])
+def test_every_parameter_moves_the_program_and_no_two_alike(start: float | None, column: FitColumn) -> None:
+    plan = plan_on(SCALED, start=start)
+    parameters = parameters_of(plan, column, SCALED, "noise")
+    expected = N - 2 if column is FitColumn.COMPENSATION else N - (start is None) + N * (N + 1)
+    assert parameters.n == expected
+
+    def flat(theta: np.ndarray) -> np.ndarray:
+        program = parameters.build(theta)
+        return np.concatenate([program.timesteps / 1000.0, program.state_coefs.ravel(), program.output_coefs.ravel()])
+
+    moves = np.array([flat(0.05 * row) - flat(np.zeros(parameters.n)) for row in np.eye(parameters.n)])
+    assert np.linalg.matrix_rank(moves, tol=1e-9) == parameters.n
+
+
+def test_the_starting_noise_fixes_the_first_call_unless_a_step_leads_to_it() -> None:
+    for start, moves in ((None, False), (990.0, True)):
+        plan = plan_on(SCALED, start=start)
+        parameters = parameters_of(plan, FitColumn.CORRECTION, SCALED, "noise")
+        time, _ = plan.solver_columns
+        assert (parameters.build(np.full(parameters.n, -0.1)).timesteps[0] != time[0]) == moves
+
+
+def test_ratios_stay_in_their_range() -> None:
+    plan = plan_on(SCALED)
+    parameters = parameters_of(plan, FitColumn.COMPENSATION, SCALED, "noise")
+    for sign in (-1.0, 1.0):
+        ratios = parameters.finish(np.full(parameters.n, 50.0 * sign)).compensation
+        assert ratios is not None
+        assert ratios[:2] == (1.0, 1.0)
+        np.testing.assert_allclose(ratios[2:], 1.0 + RATIO_RANGE * sign)
+    small = parameters.finish(np.full(parameters.n, 0.01)).compensation
+    assert small is not None
+    np.testing.assert_allclose(small[2:], 1.01, atol=1e-5)
+
+
+def test_a_unit_moves_a_call_by_its_gap() -> None:
+    plan = plan_on(SCALED)
+    parameters = parameters_of(plan, FitColumn.CORRECTION, SCALED, "noise")
+    theta = np.zeros(parameters.n)
+    theta[0] = -1.0
+    times = parameters.build(np.zeros(parameters.n)).timesteps
+    assert parameters.build(theta).timesteps[1] == pytest.approx(times[2])
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_ratios_need_three_steps(n: int) -> None:
+    short = Schedule(n_steps=n, time=(900.0, 400.0)[:n], solver=make_solver("euler", n, SCALED))
+    with pytest.raises(ScheduleError, match=f"at least 3 steps, the polynomial's points; got {n}"):
+        parameters_of(short, FitColumn.COMPENSATION, SCALED, "noise")

@@ -1,0 +1,186 @@
+"""The fit's own logic, on losses that are quadratics in the program's coefficients: no network runs."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from autotune.evaluators.fit_parameters import FitParameters
+from autotune.evaluators.gradient_fit import FitSettings, fit_parameters
+from autotune.evaluators.gradient_run import ProgramTensors
+from autotune.spaces.errors import ScheduleError
+from autotune.spaces.schedule import Schedule
+from autotune.spaces.solver_program import SolverProgram
+
+Array = NDArray[np.float64]
+
+N = 3
+TARGET = np.array([0.4, -0.3, 0.2])
+TRAIN, HELD_OUT = np.arange(6), np.arange(6, 9)
+SETTINGS = FitSettings(iterations=200, learning_rate=0.05, n_train=None, batch=6, penalty=0.0, patience=99)
+
+
+def build(theta: Array) -> SolverProgram:
+    """A run of three calls whose outputs have the factors theta, squared plus theta in the last place."""
+    outputs = np.diag([theta[0], theta[1], theta[2] + theta[2] ** 2])
+    return SolverProgram(
+        timesteps=np.array([3.0, 2.0, 1.0]), state_coefs=np.eye(N), output_coefs=outputs, noise_coefs=np.zeros(N)
+    )
+
+
+PARAMETERS = FitParameters(n=N, build=build, finish=lambda theta: Schedule(n_steps=N))
+
+
+def distance(tensors: ProgramTensors, prompts: NDArray[np.int64], target: Array = TARGET) -> torch.Tensor:
+    """Squared distance of the factors to those of `target`, the same for all prompts."""
+    goal = torch.tensor(build(target).output_coefs).float()
+    return (tensors.output_coefs - goal).square().sum().expand(len(prompts))
+
+
+def test_it_finds_the_minimum() -> None:
+    fit = fit_parameters(PARAMETERS, distance, TRAIN, HELD_OUT, SETTINGS)
+    np.testing.assert_allclose(fit.theta, TARGET, atol=2e-3)
+    assert fit.before == pytest.approx(float(np.linalg.norm(build(TARGET).output_coefs)), rel=1e-5)
+    assert fit.after < 0.01 * fit.before
+    assert not fit.stopped
+
+
+def test_its_cost_is_counted() -> None:
+    """Gradients on a batch count three times; the held-out prompts are scored at the start, every 10th, at the end."""
+    settings = replace(SETTINGS, iterations=20, batch=4)
+    assert fit_parameters(PARAMETERS, distance, TRAIN, HELD_OUT, settings).image_runs == 20 * 4 * 3 + 3 * 3
+
+
+def test_a_penalty_draws_towards_the_plain_solver() -> None:
+    free = fit_parameters(PARAMETERS, distance, TRAIN, HELD_OUT, SETTINGS).theta
+    held = fit_parameters(PARAMETERS, distance, TRAIN, HELD_OUT, replace(SETTINGS, penalty=100.0)).theta
+    assert np.all(np.abs(held) < 0.3 * np.abs(free))
+    assert np.all(held * free > 0)
+
+
+def overfitting(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:
+    """The training prompts want all of TARGET, the held-out ones half of it."""
+    return distance(tensors, prompts, TARGET if prompts[0] < HELD_OUT[0] else 0.5 * TARGET)
+
+
+def test_the_best_held_out_parameters_are_the_result_and_not_the_last() -> None:
+    fit = fit_parameters(PARAMETERS, overfitting, TRAIN, HELD_OUT, replace(SETTINGS, check_every=1))
+    np.testing.assert_allclose(fit.theta, 0.5 * TARGET, atol=0.06)
+    last = fit_parameters(PARAMETERS, distance, TRAIN, HELD_OUT, SETTINGS).theta
+    assert np.linalg.norm(fit.theta - last) > 0.15
+    assert fit.after < 0.3 * fit.before
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_it_ends_after_some_scorings_without_gain(patience: int) -> None:
+    settings = replace(SETTINGS, check_every=1, patience=patience, batch=1)
+    scored: list[float] = []
+
+    def loss(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:
+        values = overfitting(tensors, prompts)
+        if prompts[0] >= HELD_OUT[0]:
+            scored.append(float(values.mean()))
+        return values
+
+    fit_parameters(PARAMETERS, loss, TRAIN, HELD_OUT, settings)
+    assert len(scored) - 1 - int(np.argmin(scored)) == patience
+    assert len(scored) < settings.iterations
+
+
+def test_parameters_without_a_program_lead_back_to_the_best() -> None:
+    """The way to the minimum leads through parameters that compile; a wall stands right behind it."""
+    raised: list[float] = []
+
+    def walled(theta: Array) -> SolverProgram:
+        if theta[0] > TARGET[0] + 0.01:
+            raised.append(float(theta[0]))
+            raise ScheduleError("time must decrease strictly")
+        return build(theta)
+
+    parameters = replace(PARAMETERS, build=walled)
+    settings = replace(SETTINGS, learning_rate=0.3, check_every=5)
+    fit = fit_parameters(parameters, distance, TRAIN, HELD_OUT, settings)
+    assert raised
+    np.testing.assert_allclose(fit.theta, TARGET, atol=2e-3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("at", [0, 7])
+def test_a_loss_that_is_not_finite_costs_one_iteration(value: float, at: int) -> None:
+    n_runs = 0
+
+    def loss(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:
+        nonlocal n_runs
+        n_runs += int(tensors.output_coefs.requires_grad)
+        values = distance(tensors, prompts)
+        return values * value if tensors.output_coefs.requires_grad and n_runs == at + 1 else values
+
+    fit = fit_parameters(PARAMETERS, loss, TRAIN, HELD_OUT, replace(SETTINGS, check_every=5))
+    np.testing.assert_allclose(fit.theta, TARGET, atol=5e-3)
+
+
+def test_a_start_without_a_program_is_left_as_it_is() -> None:
+    def nowhere(theta: Array) -> SolverProgram:
+        raise ScheduleError("no such formula")
+
+    fit = fit_parameters(replace(PARAMETERS, build=nowhere), distance, TRAIN, HELD_OUT, replace(SETTINGS, iterations=9))
+    np.testing.assert_array_equal(fit.theta, np.zeros(N))
+    assert fit.before == fit.after == float("inf")
+
+
+def test_a_perfect_start_stays() -> None:
+    def perfect(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:
+        return distance(tensors, prompts, np.zeros(N))
+
+    fit = fit_parameters(PARAMETERS, perfect, TRAIN, HELD_OUT, replace(SETTINGS, iterations=30))
+    np.testing.assert_array_equal(fit.theta, np.zeros(N))
+    assert fit.before == fit.after == 0.0
+
+
+@pytest.mark.parametrize("n_polls", [0, 1, 25])
+def test_stop_ends_it_with_the_best_so_far(n_polls: int) -> None:
+    polled = 0
+
+    def stop() -> bool:
+        nonlocal polled
+        polled += 1
+        return polled > n_polls
+
+    fit = fit_parameters(PARAMETERS, distance, TRAIN, HELD_OUT, replace(SETTINGS, batch=1), stop)
+    assert fit.stopped
+    assert polled == n_polls + 1
+    assert fit.after <= fit.before
+    assert (fit.after < fit.before) == (n_polls > 0)
+    assert fit.image_runs == 3 * n_polls + 3 * (1 + -(-n_polls // 10))
+
+
+def noisy(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:
+    """Every prompt has a minimum of its own."""
+    return torch.stack([distance(tensors, prompts[:1], TARGET * (1.0 + 0.1 * float(p)))[0] for p in prompts])
+
+
+def test_the_seed_decides_everything() -> None:
+    settings = replace(SETTINGS, n_train=4, batch=2, iterations=30)
+    first = fit_parameters(PARAMETERS, noisy, TRAIN, HELD_OUT, settings)
+    np.random.seed(5)
+    torch.manual_seed(5)
+    second = fit_parameters(PARAMETERS, noisy, TRAIN, HELD_OUT, settings)
+    np.testing.assert_array_equal(first.theta, second.theta)
+    assert (first.before, first.after, first.image_runs) == (second.before, second.after, second.image_runs)
+    other = fit_parameters(PARAMETERS, noisy, TRAIN, HELD_OUT, replace(settings, seed=1))
+    assert not np.array_equal(first.theta, other.theta)
+
+
+def test_no_more_than_n_train_prompts_are_trained_on() -> None:
+    seen: set[int] = set()
+
+    def loss(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:
+        if tensors.output_coefs.requires_grad:
+            seen.update(prompts.tolist())
+        return distance(tensors, prompts)
+
+    fit_parameters(PARAMETERS, loss, TRAIN, HELD_OUT, replace(SETTINGS, n_train=2, batch=9, iterations=9))
+    assert len(seen) == 2
+    assert seen < set(TRAIN.tolist())

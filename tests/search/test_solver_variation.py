@@ -1,0 +1,161 @@
+"""Variation of solver schedules: whatever the chain of operators, the offspring is a schedule that runs."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from autotune.search.solver_variation import SolverVariation
+from autotune.spaces.noise_schedule import Flow, NoiseSchedule, VariancePreserving
+from autotune.spaces.schedule import Schedule
+from autotune.spaces.solver_formula import Prediction
+from autotune.spaces.solver_program import compile_program
+from autotune.spaces.solvers import make_solver
+from autotune.spaces.time_grid import uniform_lambda
+
+SCALED = VariancePreserving(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+FLOW = Flow(mu=0.5)
+CASES: tuple[tuple[NoiseSchedule, Prediction, float], ...] = (
+    (SCALED, "noise", 999.0), (SCALED, "noise", 951.0), (FLOW, "velocity", 1000.0),
+)  # fmt: skip
+SOLVERS = ("unipc-3", "ab2", "euler", "ghvb-2.8", "bdia")
+Rng = np.random.Generator
+
+
+def plan_on(noise: NoiseSchedule, start: float, n: int = 6, solver: str = "unipc-3") -> Schedule:
+    times = uniform_lambda(noise, n, t_start=start, t_end=3.0)
+    return Schedule(n_steps=n, time=times, solver=make_solver(solver, n, noise))
+
+
+def check(schedule: Schedule, noise: NoiseSchedule, prediction: Prediction, start: float) -> None:
+    time, solver = schedule.solver_columns
+    assert len(time) == len(solver) == schedule.n_steps
+    assert np.all(np.diff(time) < 0)
+    assert time[-1] >= 0.0
+    if schedule.start is None:
+        assert time[0] == start
+    else:
+        assert schedule.start == start
+        assert time[0] < start
+    program = compile_program(schedule, noise, prediction)
+    assert np.all(np.isfinite(program.output_coefs))
+
+
+@pytest.mark.parametrize("with_start", [False, True])
+@pytest.mark.parametrize(("noise", "prediction", "start"), CASES)
+def test_chains_of_mutations_and_crossings_stay_valid(
+    noise: NoiseSchedule, prediction: Prediction, start: float, with_start: bool
+) -> None:
+    variation = SolverVariation(noise, start)
+    rng = np.random.default_rng(0)
+    pool = [plan_on(noise, start, solver=solver) for solver in SOLVERS]
+    if with_start:
+        pool = [variation.toggle_start(plan, rng) for plan in pool]
+    for _ in range(200):
+        first, second = (pool[int(i)] for i in rng.integers(len(pool), size=2))
+        child = variation.mutate(variation.cross(first, second, rng), rng)
+        check(child, noise, prediction, start)
+        assert (child.start is not None) == with_start
+        pool[int(rng.integers(len(pool)))] = child
+
+
+@pytest.mark.parametrize(("noise", "prediction", "start"), CASES)
+@pytest.mark.parametrize("seed", range(3))
+def test_chains_of_all_operators_stay_valid(
+    noise: NoiseSchedule, prediction: Prediction, start: float, seed: int
+) -> None:
+    variation = SolverVariation(noise, start)
+    rng = np.random.default_rng(seed)
+    operators: dict[str, Callable[[Schedule, Rng], Schedule]] = {
+        "mutate": variation.mutate,
+        "toggle_start": variation.toggle_start,
+        "lengthened": variation.lengthened,
+        "shortened": variation.shortened,
+    }
+    schedule = plan_on(noise, start)
+    for _ in range(200):
+        names = [name for name in operators if name != "shortened" or schedule.n_steps > 2]
+        if schedule.n_steps >= 12:
+            names.remove("lengthened")
+        name = names[int(rng.integers(len(names)))]
+        changed = operators[name](schedule, rng)
+        check(changed, noise, prediction, start)
+        grows = {"lengthened": 1, "shortened": -1}
+        assert changed.n_steps == schedule.n_steps + grows.get(name, 0)
+        assert (changed.start is None) == ((schedule.start is None) != (name == "toggle_start"))
+        schedule = changed
+
+
+@pytest.mark.parametrize(("noise", "prediction", "start"), CASES)
+def test_a_step_is_inserted_between_neighbours_and_left_out_of_them(
+    noise: NoiseSchedule, prediction: Prediction, start: float
+) -> None:
+    variation = SolverVariation(noise, start)
+    plan = plan_on(noise, start)
+    time, _ = plan.solver_columns
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        longer, _ = variation.lengthened(plan, rng).solver_columns
+        kept = [t for t in time if np.isclose(longer, t, rtol=1e-9).any()]
+        assert len(kept) == len(time)
+        shorter, _ = variation.shortened(plan, rng).solver_columns
+        assert set(shorter) < set(time)
+        assert shorter[0] == time[0]
+
+
+def test_an_analytic_start_is_taken_back_exactly() -> None:
+    variation = SolverVariation(FLOW, 1000.0)
+    plan = plan_on(FLOW, 1000.0)
+    there = variation.toggle_start(plan, np.random.default_rng(0))
+    assert there.start == 1000.0
+    assert variation.toggle_start(there, np.random.default_rng(1)) == plan
+
+
+def test_variation_is_drawn_from_the_given_generator_alone() -> None:
+    variation, plan = SolverVariation(SCALED, 999.0), plan_on(SCALED, 999.0)
+    first = [variation.mutate(plan, np.random.default_rng(4)) for _ in range(2)]
+    assert first[0] == first[1] != plan
+    assert variation.mutate(plan, np.random.default_rng(5)) != first[0]
+
+
+def test_every_choice_of_the_space_is_reached() -> None:
+    variation, rng = SolverVariation(FLOW, 1000.0), np.random.default_rng(0)
+    schedule = plan_on(FLOW, 1000.0, solver="ghvb-2.8")
+    seen: dict[str, set[object]] = {name: set() for name in ("view", "domain", "order", "corrector", "slope_points")}
+    for _ in range(2000):
+        schedule = variation.mutate(schedule, rng)
+        _, solver = schedule.solver_columns
+        for step in solver:
+            for name, values in seen.items():
+                if hasattr(step, "view"):
+                    values.add(getattr(step, name))
+    assert seen["view"] == {"data", "noise", "velocity"}
+    assert seen["domain"] == {"lambda", "sigma"}
+    assert {1, 2, 3, 4} <= seen["order"]
+    assert seen["corrector"] == {True, False}
+    assert {0, 1, 2, 3} <= seen["slope_points"]
+
+
+def test_small_mutations_are_small() -> None:
+    """Half of the offspring differ little: times by less than a tenth of a gap."""
+    variation, plan = SolverVariation(SCALED, 999.0), plan_on(SCALED, 999.0)
+    lam = SCALED.lam(np.array(plan.time))
+    gap = float(np.diff(lam).mean())
+    moves = []
+    for seed in range(200):
+        child = variation.mutate(plan, np.random.default_rng(seed))
+        moves.append(float(np.abs(SCALED.lam(np.array(child.time)) - lam).max()) / gap)
+    assert np.median(moves) < 0.15
+    assert np.max(moves) > 0.5
+
+
+def test_parents_with_different_starts_keep_their_times() -> None:
+    variation = SolverVariation(SCALED, 999.0)
+    plain = plan_on(SCALED, 999.0)
+    started = variation.toggle_start(plain, np.random.default_rng(0))
+    for seed in range(20):
+        child = variation.cross(
+            started, replace(plain, solver=make_solver("ab2", 6, SCALED)), np.random.default_rng(seed)
+        )
+        assert (child.time, child.start) == (started.time, started.start)
