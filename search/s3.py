@@ -16,6 +16,7 @@ from autotune.spaces.objective import OBJECTIVES, objective_value, total_violati
 from autotune.spaces.program_encoding import encode_program
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solver_program import compile_program
+from autotune.spaces.solver_step import SolverStep
 
 Array = NDArray[np.float64]
 
@@ -26,7 +27,7 @@ FIRST_PREDICTED = 3
 
 MAX_TRIES = 10_000
 N_PRESETS = 8
-LAG = 2
+LAG = 4
 """A step count starts this many stages after the one before it, and learns from it."""
 
 MIN_DISTANCE = 0.1
@@ -47,12 +48,12 @@ class S3Settings:
     """
 
     step_counts: tuple[int, ...] | None = None
-    stage_size: int = 12
-    n_generations: int = 8
-    n_offspring: int = 75
+    stage_size: int = 6
+    n_generations: int = 2
+    n_offspring: int = 100
     n_survivors: int = 60
     guided: float = 2 / 3
-    optimism: float = 0.5
+    optimism: float = 1.5
     n_parents: int = 15
     crossover: float = 0.3
     toggle: float = 0.05
@@ -226,8 +227,12 @@ class S3Searcher:
 
 
 def _is_pure(schedule: Schedule) -> bool:
-    others = (schedule.cache, schedule.guidance, schedule.compensation)
-    return schedule.time is not None and all(column is None for column in others)
+    """Whether a schedule chooses nothing but what is varied here: no other column, no single-step or SDE rows."""
+    if any(column is not None for column in (schedule.cache, schedule.guidance, schedule.compensation)):
+        return False
+    rows = schedule.solver or ()
+    plain = all(row.origin == 0 and not (isinstance(row, SolverStep) and row.stochastic) for row in rows)
+    return schedule.time is not None and schedule.correction is None and plain
 
 
 def _spread_out(points: Array) -> list[int]:

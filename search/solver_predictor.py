@@ -58,7 +58,7 @@ class SolverPredictor:
 def held_out_tau(predictor: SolverPredictor, encodings: Sequence[Array], scores: Sequence[float], seed: int) -> float:
     """Kendall's tau between scores and predictions, each by a predictor that has not seen the schedule (5 folds).
 
-    The folds' predictors take over the kernel of `predictor`.
+    The folds' predictors take over the kernel of `predictor`. 0 where all scores or all predictions are equal.
     """
     x, y = np.array(encodings), np.array(scores)
     order = np.random.default_rng(seed).permutation(len(y))
@@ -69,4 +69,4 @@ def held_out_tau(predictor: SolverPredictor, encodings: Sequence[Array], scores:
         predictions[held_out] = SolverPredictor(list(x[kept]), y[kept].tolist(), predictor.kernel).predict(x[held_out])[
             0
         ]
-    return float(kendalltau(predictions, y).statistic)
+    return float(np.nan_to_num(kendalltau(predictions, y).statistic))

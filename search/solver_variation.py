@@ -73,8 +73,10 @@ class SolverVariation:
         if schedule.start is not None:
             return replace(schedule, start=None, time=(self._start, *time[1:]))
         lam = self._lam(time)
+        low = time[1] + MIN_GAP if len(time) > 1 else self._low
         first = float(lam[0] + rng.uniform(0.1, 0.7) * (lam[1] - lam[0])) if len(lam) > 1 else float(lam[0] + 0.5)
-        return replace(schedule, start=self._start, time=(float(self._noise.t_from_lam(first)), *time[1:]))
+        moved = max(low, min(float(self._noise.t_from_lam(first)), self._start - MIN_GAP))
+        return replace(schedule, start=self._start, time=(moved, *time[1:]))
 
     def lengthened(self, schedule: Schedule, rng: Rng) -> Schedule:
         """The schedule with one step more, in the middle of a random gap, with its neighbour's formula."""
@@ -90,8 +92,10 @@ class SolverVariation:
         )
 
     def shortened(self, schedule: Schedule, rng: Rng) -> Schedule:
-        """The schedule without one of its steps, never the first."""
+        """The schedule without one of its steps, never the first; one of a single step stays as it is."""
         time, solver = schedule.solver_columns
+        if len(time) == 1:
+            return schedule
         i = int(rng.integers(1, len(time)))
         return replace(
             schedule,
