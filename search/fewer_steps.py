@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
+from autotune.search.planned import PlannedSearcher
+from autotune.search.searcher import SearchContext
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solvers import make_solver
@@ -62,7 +63,7 @@ N_FIRST = 4
 """Recipes that are tried at the middle step count before the best of them is taken to others."""
 
 
-class FewerStepsSearcher:
+class FewerStepsSearcher(PlannedSearcher):
     """Solver x time grid x step count, the most telling first, since a small budget reaches only the beginning.
 
     The pipeline's own sampler at two step counts; the first recipes at the middle one; the best of them at three more;
@@ -70,35 +71,15 @@ class FewerStepsSearcher:
     better grid changes with the count; then the rest in order of merit. The seed has no effect.
     """
 
-    def __init__(self, context: SearchContext, seed: int = 0) -> None:
-        self._context = context
-        self._novelty = Novelty(context.inventory)
-        self._deviation: dict[str, float] = {}
-        self._plan = self._candidates()
+    family = FAMILY
 
-    def ask(self, n: int) -> list[Proposal]:
-        """The next `n` combinations; the ranking of recipes uses what has been told by then."""
-        proposals: list[Proposal] = []
-        while len(proposals) < n:
-            entry = next(self._plan, None)
-            if entry is None:
-                break
-            schedule = recipe_schedule(entry[0], self._context, entry[1])
-            if schedule is None:
-                continue
-            proposal = self._novelty.admit(schedule, family=FAMILY, label=entry[0].label(entry[1]))
-            if proposal is not None:
-                proposals.append(proposal)
-        return proposals
+    def _candidates(self) -> Iterator[tuple[str, Schedule]]:
+        for recipe, n in self._order():
+            schedule = recipe_schedule(recipe, self._context, n)
+            if schedule is not None:
+                yield recipe.label(n), schedule
 
-    def tell(self, results: Sequence[Result]) -> None:
-        """Note how recipes do; a failure counts as the worst."""
-        for result in results:
-            self._novelty.mark(result.proposal)
-            if result.measurement is not None:
-                self._deviation[result.proposal.label] = result.measurement.mean("deviation")
-
-    def _candidates(self) -> Iterator[tuple[Recipe, int]]:
+    def _order(self) -> Iterator[tuple[Recipe, int]]:
         default = self._context.condition.n_steps
         counts = step_counts(default)
         coarse = coarse_counts(counts, default)

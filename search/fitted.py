@@ -1,9 +1,9 @@
 """Families that fit a column by gradient to known solvers: DC-Solver's compensation, and additive corrections."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from autotune.search.fewer_steps import RECIPES, Recipe, recipe_schedule, step_counts
-from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
+from autotune.search.planned import PlannedSearcher
 from autotune.spaces.column_fit import FitColumn
 from autotune.spaces.compensation_regression import CompensationRegression, RatioSample
 from autotune.spaces.errors import ScheduleError
@@ -16,42 +16,15 @@ N_FITTED = 4
 """Step counts at which the ratios of a solver are fitted before the regression predicts those at the others."""
 
 
-class FittedSearcher:
+class FittedSearcher(PlannedSearcher):
     """Fits one column to the solvers of `fewer-steps`, the best known one first, at one step count after another.
 
-    Proposals are what the fits give, so asking takes as long as a fit. The seed has no effect.
+    Proposals are what the fits give, so asking takes as long as a fit.
     """
 
-    family: str
     column: FitColumn
 
-    def __init__(self, context: SearchContext, seed: int = 0) -> None:
-        self._context = context
-        self._novelty = Novelty(context.inventory)
-        self._deviation: dict[str, float] = {}
-        self._plan = self._candidates()
-
-    def ask(self, n: int) -> list[Proposal]:
-        """Up to `n` schedules with the fitted column."""
-        proposals: list[Proposal] = []
-        while len(proposals) < n:
-            entry = next(self._plan, None)
-            if entry is None:
-                break
-            proposal = self._novelty.admit(entry[1], family=self.family, label=entry[0])
-            if proposal is not None:
-                proposals.append(proposal)
-        return proposals
-
-    def tell(self, results: Sequence[Result]) -> None:
-        """Note how the solvers do; a failure counts as the worst."""
-        for result in results:
-            self._novelty.mark(result.proposal)
-            if result.measurement is not None:
-                self._deviation[result.proposal.label] = result.measurement.mean("deviation")
-
     def _candidates(self) -> Iterator[tuple[str, Schedule]]:
-        """Label and schedule, in order; evaluated one by one, so that each choice knows the results before it."""
         tried: set[Recipe] = set()
         solvers = [recipe for recipe in RECIPES if recipe.solver is not None]
         while len(tried) < len(solvers):
