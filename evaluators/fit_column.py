@@ -19,7 +19,9 @@ from autotune.spaces.schedule import Schedule
 
 SETTINGS: Mapping[FitColumn, FitSettings] = {
     FitColumn.COMPENSATION: FitSettings(iterations=40, learning_rate=0.1, n_train=10, batch=10, penalty=0.0),
-    FitColumn.CORRECTION: FitSettings(iterations=150, learning_rate=0.02, n_train=None, batch=12, penalty=1e-3),
+    FitColumn.CORRECTION: FitSettings(
+        iterations=150, learning_rate=0.02, n_train=None, batch=12, penalty=1e-3, squared=False
+    ),
 }
 """DC-Solver's 10 prompts and 40 iterations (Zhao et al. 2024, arXiv 2409.03755); corrections have more to learn."""
 

@@ -30,7 +30,8 @@ class FitSettings:
     Adam (Kingma & Ba 2015) with a cosine schedule from `learning_rate`, in units of the parameters' scale, on batches
     of `batch` out of at most `n_train` prompts (None for all). `penalty` times the mean square of the parameters is
     added to the loss, relative to the loss at the start. Every `check_every` iterations the held-out prompts are
-    scored: the best parameters there are the result, and after `patience` scorings without gain the fit ends.
+    scored: the best parameters there are the result, and after `patience` scorings without gain the fit ends. With
+    `squared`, both are the mean square of the relative deviation, else its mean, which single outliers do not rule.
     """
 
     iterations: int
@@ -38,6 +39,7 @@ class FitSettings:
     n_train: int | None
     batch: int
     penalty: float
+    squared: bool = True
     check_every: int = 10
     patience: int = 5
     seed: int = 0
@@ -45,7 +47,7 @@ class FitSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """Fitted parameters; root of the mean held-out loss before and after; runs over a prompt, with gradients three."""
+    """Fitted parameters; held-out deviation before and after, root mean square or mean; runs over a prompt, with gradients three."""
 
     theta: NDArray[np.float64]
     before: float
@@ -79,7 +81,7 @@ def fit_parameters(
     for iteration in range(settings.iterations + 1):
         stopped = stop()
         if iteration % settings.check_every == 0 or iteration == settings.iterations or stopped:
-            score = _score(parameters.build, theta, loss, held_out)
+            score = _score(parameters.build, theta, loss, held_out, settings.squared)
             image_runs += len(held_out)
             before = score if iteration == 0 else before
             waited = 0 if score < best else waited + 1
@@ -93,7 +95,8 @@ def fit_parameters(
         except ScheduleError:
             _go_back(theta, best_theta, optimizer)
             continue
-        value = loss(ProgramTensors.unflatten(flat), prompts).mean()
+        squares = loss(ProgramTensors.unflatten(flat), prompts)
+        value = (squares if settings.squared else squares.clamp_min(_PERFECT).sqrt()).mean()
         image_runs += 3 * len(prompts)
         unit = max(float(value.detach()), _PERFECT) if unit is None and torch.isfinite(value) else unit
         optimizer.zero_grad()
@@ -116,12 +119,13 @@ def _go_back(theta: torch.Tensor, best_theta: torch.Tensor, optimizer: torch.opt
 
 
 @torch.no_grad()
-def _score(build: Build, theta: torch.Tensor, loss: Loss, prompts: Prompts) -> float:
+def _score(build: Build, theta: torch.Tensor, loss: Loss, prompts: Prompts, squared: bool) -> float:
     try:
         flat = flatten(build(theta.double().numpy())).float()
     except ScheduleError:
         return float("inf")
-    value = float(loss(ProgramTensors.unflatten(flat), prompts).mean().sqrt())
+    squares = loss(ProgramTensors.unflatten(flat), prompts)
+    value = float(squares.mean().sqrt() if squared else squares.sqrt().mean())
     return value if np.isfinite(value) else float("inf")
 
 

@@ -23,7 +23,7 @@ class FitColumn(StrEnum):
 class ColumnFit:
     """A schedule with a fitted column.
 
-    `before` and `after` are root mean square deviations on prompts that the fit did not train on. `image_runs` is what
+    `before` and `after` are deviations on prompts that the fit did not train on, root mean square or mean as the fit's loss. `image_runs` is what
     it cost in runs over one prompt; one with gradients counts as three. `stopped` says that time ran out.
     """
 
