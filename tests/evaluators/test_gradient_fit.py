@@ -60,6 +60,18 @@ def test_a_penalty_draws_towards_the_plain_solver() -> None:
     assert np.all(held * free > 0)
 
 
+def with_outlier(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:
+    """One prompt of six wants the opposite of the others."""
+    return torch.cat([distance(tensors, prompts[i : i + 1], TARGET if p else -TARGET) for i, p in enumerate(prompts)])
+
+
+def test_an_outlier_moves_the_mean_square_and_not_the_mean() -> None:
+    squared = fit_parameters(PARAMETERS, with_outlier, TRAIN, TRAIN, SETTINGS)
+    mean = fit_parameters(PARAMETERS, with_outlier, TRAIN, TRAIN, replace(SETTINGS, squared=False))
+    np.testing.assert_allclose(squared.theta[:2], 2 / 3 * TARGET[:2], rtol=0.05)
+    np.testing.assert_allclose(mean.theta, TARGET, rtol=0.05)
+
+
 def overfitting(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:
     """The training prompts want all of TARGET, the held-out ones half of it."""
     return distance(tensors, prompts, TARGET if prompts[0] < HELD_OUT[0] else 0.5 * TARGET)
