@@ -47,7 +47,10 @@ class FitSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """Fitted parameters; held-out deviation before and after, root mean square or mean; runs over a prompt, with gradients three."""
+    """Fitted parameters; held-out deviation before and after, root mean square or mean as the settings say.
+
+    `image_runs` counts runs over a prompt; one with gradients counts as three.
+    """
 
     theta: NDArray[np.float64]
     before: float

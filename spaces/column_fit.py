@@ -23,8 +23,9 @@ class FitColumn(StrEnum):
 class ColumnFit:
     """A schedule with a fitted column.
 
-    `before` and `after` are deviations on prompts that the fit did not train on, root mean square or mean as the fit's loss. `image_runs` is what
-    it cost in runs over one prompt; one with gradients counts as three. `stopped` says that time ran out.
+    `before` and `after` are deviations on prompts that the fit did not train on: the mean for a correction, the root
+    mean square for compensation. `image_runs` is what it cost in runs over one prompt; one with gradients counts as
+    three. `stopped` says that time ran out.
     """
 
     schedule: Schedule

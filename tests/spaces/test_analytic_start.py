@@ -10,7 +10,6 @@ import pytest
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.schedule import Schedule, schedule_hash, schedule_to_json
 from autotune.spaces.schedule_file import ScheduleFile, load_schedule_file, parse_schedule_file, save_schedule_file
-from autotune.spaces.schedule_json import schedule_from_json
 from autotune.spaces.solver_formula import Prediction
 from autotune.spaces.solver_program import compile_program
 from autotune.spaces.solver_step import SolverStep
@@ -19,7 +18,7 @@ from autotune.spaces.time_grid import uniform_lambda
 
 from .conftest import Array, Toy
 from .noise_cases import FLOW, LINEAR, SCALED, Noise, schedule
-from .test_schedule_file import CONDITION, PUBLISHED
+from .test_schedule_file import CONDITION, PUBLISHED, kept_in_file
 
 CASES: tuple[tuple[Noise, Prediction], ...] = ((LINEAR, "noise"), (SCALED, "velocity"), (FLOW, "velocity"))
 
@@ -74,12 +73,7 @@ def test_where_all_data_is_zero_every_solver_stays_on_the_straight_line(
 
 def test_json_and_file_keep_it_and_the_published_schema_knows_it(tmp_path: Path) -> None:
     plan = replace(started(FLOW), start=987.5)
-    assert schedule_from_json(json.loads(json.dumps(schedule_to_json(plan)))) == plan
-    file = ScheduleFile(schedule=plan, condition=CONDITION)
-    save_schedule_file(tmp_path / "s.json", file)
-    assert load_schedule_file(tmp_path / "s.json") == file
-    data = json.loads((tmp_path / "s.json").read_text())
-    PUBLISHED.validate(data)
+    data = kept_in_file(plan, tmp_path / "s.json")
     assert data["schedule"]["start"] == 987.5
     data["schedule"]["start"] = "high"
     assert not PUBLISHED.is_valid(data)

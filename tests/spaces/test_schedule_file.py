@@ -18,7 +18,7 @@ from autotune.spaces.condition import Condition
 from autotune.spaces.errors import ScheduleError, StorageError
 from autotune.spaces.momentum_step import MomentumStep
 from autotune.spaces.noise_schedule import Flow
-from autotune.spaces.schedule import GuidanceAction, Schedule
+from autotune.spaces.schedule import GuidanceAction, Schedule, schedule_to_json
 from autotune.spaces.schedule_file import (
     SCHEMA_PATH,
     ScheduleFile,
@@ -26,6 +26,7 @@ from autotune.spaces.schedule_file import (
     parse_schedule_file,
     save_schedule_file,
 )
+from autotune.spaces.schedule_json import schedule_from_json
 from autotune.spaces.solver_row import SolverRow
 from autotune.spaces.solver_step import SolverStep
 
@@ -76,6 +77,17 @@ def full_file() -> ScheduleFile:
     return ScheduleFile(
         schedule=full_schedule(), condition=CONDITION, measured={"speedup": 2.0}, provenance={"study": "s"}
     )
+
+
+def kept_in_file(schedule: Schedule, path: Path) -> dict[str, Any]:
+    """What a file of the schedule holds, once JSON, the file and the published schema have been seen to keep it."""
+    assert schedule_from_json(json.loads(json.dumps(schedule_to_json(schedule)))) == schedule
+    file = ScheduleFile(schedule=schedule, condition=CONDITION)
+    save_schedule_file(path, file)
+    assert load_schedule_file(path) == file
+    data: dict[str, Any] = json.loads(path.read_text())
+    PUBLISHED.validate(data)
+    return data
 
 
 def text_of(tmp_path: Path, file: ScheduleFile) -> str:
