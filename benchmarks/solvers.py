@@ -40,7 +40,7 @@ LONGER = 1.7
 CALIBRATION = ("a photo of the {}", "an image of a {}")
 HELD_OUT = ("a {}", "a photo of a {}", "a picture of a {}", "a small photo of a {}", "a close up of a {}", "{}")
 HELD_OUT_SEED = 1_000_000
-N_EVALUATIONS = 240
+N_EVALUATIONS = 120
 
 
 def main() -> None:
@@ -112,6 +112,7 @@ class Cells:
         held["solver-distill"] = self._held_out_of(distilled.schedule)
         for figure, measurement in held.items():
             self._report(n, figure, measurement, held["best rival"])
+        self._bench.row("S3, images of the search", n_images, where=self._where, n=n)
         self._bench.row("S3, network calls of the search", n_images * n, where=self._where, n=n)
         self._bench.row("solver-distill, network calls", distilled.network_calls, where=self._where, n=n)
         self._targets(n, held)
@@ -143,12 +144,19 @@ class Cells:
         )
 
     def _s3(self, n: int, known: Sequence[Schedule]) -> tuple[Schedule, int]:
-        """The best schedule that S3 finds, and the images that the search took."""
+        """The best schedule that S3 finds, and the images that the search took; one with gradients counts as three."""
         n_evaluations = 60 if self._arguments.quick else N_EVALUATIONS
+        fits: list[ColumnFit] = []
+
+        def fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
+            fits.append(self._worker.fit(schedule, column, self._calibration))
+            return fits[-1]
+
         context = SearchContext(
             condition=self._worker.condition,
             inventory=self._worker.inventory,
             own_timesteps=self._worker.own_timesteps,
+            fit=fit,
         )
         searcher = S3Searcher(context, self._arguments.seed, S3Settings(step_counts=(n,)))
         proposals = [Proposal(schedule=schedule, family="rival", label="") for schedule in known]
@@ -164,7 +172,8 @@ class Cells:
             (result for result in results if result.measurement is not None),
             key=lambda result: result.measurement.mean("deviation") if result.measurement else np.inf,
         )
-        return best.proposal.schedule, len(results) * len(self._calibration.prompts)
+        n_images = len(results) * len(self._calibration.prompts) + sum(fit.image_runs for fit in fits)
+        return best.proposal.schedule, n_images
 
     def _regression(self) -> None:
         """Ratios predicted at each inner step count from the fits at the others."""

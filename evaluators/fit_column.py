@@ -1,6 +1,7 @@
 """The fit job: a schedule's column, fitted by gradient through the pipeline to the converged run."""
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,12 +19,11 @@ from autotune.spaces.errors import ScheduleError
 from autotune.spaces.schedule import Schedule
 
 SETTINGS: Mapping[FitColumn, FitSettings] = {
-    FitColumn.COMPENSATION: FitSettings(iterations=40, learning_rate=0.1, n_train=10, batch=10, penalty=0.0),
-    FitColumn.CORRECTION: FitSettings(
-        iterations=150, learning_rate=0.02, n_train=None, batch=12, penalty=1e-3, squared=False
-    ),
+    FitColumn.COMPENSATION: FitSettings(evaluations=15, n_train=10, batch=10, penalty=0.0),
+    FitColumn.SOLVER: FitSettings(evaluations=30, n_train=None, batch=16, penalty=1e-3, squared=False),
+    FitColumn.CORRECTION: FitSettings(evaluations=40, n_train=None, batch=16, penalty=1e-3, squared=False),
 }
-"""DC-Solver's 10 prompts and 40 iterations (Zhao et al. 2024, arXiv 2409.03755); corrections have more to learn."""
+"""DC-Solver's 10 prompts (Zhao et al. 2024, arXiv 2409.03755); corrections have more to learn."""
 
 CHECKPOINT_ABOVE = 50_000_000
 """Networks with more parameters keep no activations for the backward pass, but compute them again."""
@@ -44,8 +44,8 @@ def fit_column(
 ) -> ColumnFit:
     """Fit `column` so that the final latents come close to the converged run's.
 
-    The loss is the squared relative deviation of the final latents, through all steps at once. DC-Solver fits its
-    ratios greedily, each to the state after its step; what counts is the end.
+    The loss is the relative deviation of the final latents, through all steps at once. DC-Solver fits its ratios
+    greedily, each to the state after its step; what counts is the end.
 
     Args:
         pipe: the pipeline, without a schedule applied.
@@ -69,19 +69,20 @@ def fit_column(
         raise ScheduleError("a column is fitted to a deterministic run; got a stochastic solver; set stochastic to 0")
     denoiser = getattr(pipe, "transformer", None) or pipe.unet
     checkpointed = sum(p.numel() for p in denoiser.parameters()) > CHECKPOINT_ABOVE
-    scale = reference.flatten(1).square().sum(dim=1)
+    scale = reference.flatten(1).norm(dim=1, keepdim=True)
 
-    def loss(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:
+    def residuals(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:
         chosen = prompts.tolist()
         rows = {name: tensor[chosen] for name, tensor in embeddings.items()}
         latents = run_with_gradient(
             pipe, scheduler, tensors, rows, [seeds[i] for i in chosen], arguments, checkpointed=checkpointed
         )
-        return (latents.cpu() - reference[chosen]).flatten(1).square().sum(dim=1) / scale[chosen]
+        residual: torch.Tensor = (latents.cpu() - reference[chosen]).flatten(1) / scale[chosen]
+        return residual
 
     train, held_out = _split(len(seeds))
     with _frozen(denoiser):
-        fit = fit_parameters(parameters, loss, train, held_out, settings or SETTINGS[column], stop)
+        fit = fit_parameters(parameters, residuals, train, held_out, settings or SETTINGS[column], stop)
     return ColumnFit(
         schedule=parameters.finish(fit.theta),
         before=fit.before,
@@ -89,6 +90,11 @@ def fit_column(
         image_runs=fit.image_runs,
         stopped=fit.stopped,
     )
+
+
+def settings_hash(column: FitColumn) -> str:
+    """What tells fits by other settings apart."""
+    return hashlib.sha256(repr(SETTINGS[column]).encode()).hexdigest()[:16]
 
 
 def _split(n: int) -> tuple[Prompts, Prompts]:

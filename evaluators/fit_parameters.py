@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 
 from autotune.spaces.column_fit import FitColumn
 from autotune.spaces.errors import ScheduleError
-from autotune.spaces.noise_schedule import NoiseSchedule
+from autotune.spaces.noise_schedule import Flow, NoiseSchedule
 from autotune.spaces.program_correction import ProgramCorrection
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solver_formula import Prediction
 from autotune.spaces.solver_program import SolverProgram, compile_program, corrected
+from autotune.spaces.solver_step import FACTORS, SolverStep
 from autotune.spaces.solver_tape import points_available
 
 Array = NDArray[np.float64]
@@ -31,13 +32,15 @@ class FitParameters:
 
 
 def parameters_of(schedule: Schedule, column: FitColumn, noise: NoiseSchedule, prediction: Prediction) -> FitParameters:
-    """The parameters of a column; what the schedule holds in it already is left out.
+    """The parameters of a column; what the schedule holds of compensation or correction already is left out.
 
     Raises:
         ScheduleError: the schedule has no solver, or too few steps for the column.
     """
     if column is FitColumn.COMPENSATION:
         return _compensation(schedule, noise, prediction)
+    if column is FitColumn.SOLVER:
+        return _solver(schedule, noise, prediction)
     return _correction(schedule, noise, prediction)
 
 
@@ -54,6 +57,30 @@ def _compensation(schedule: Schedule, noise: NoiseSchedule, prediction: Predicti
 
     return FitParameters(
         n=len(free), build=lambda theta: compile_program(finish(theta), noise, prediction), finish=finish
+    )
+
+
+def _solver(schedule: Schedule, noise: NoiseSchedule, prediction: Prediction) -> FitParameters:
+    time, rows = schedule.solver_columns
+    # A flow's pure noise lies one training step below the top, else its lambda were infinite.
+    lam = noise.lam(np.minimum(time, noise.t_max - 1.0) if isinstance(noise, Flow) else np.array(time))
+    gaps = np.append(np.diff(lam), 1.0)
+    free = np.arange(0 if schedule.start is not None else 1, len(time))
+    unified = {i: row for i, row in enumerate(rows) if isinstance(row, SolverStep)}
+
+    def finish(theta: Array) -> Schedule:
+        times = np.array(time)
+        times[free] = noise.t_from_lam(lam[free] + gaps[free] * theta[: len(free)])
+        changed = list(rows)
+        for (i, row), moves in zip(unified.items(), theta[len(free) :].reshape(-1, len(FACTORS)), strict=True):
+            factors = {name: getattr(row, name) + float(move) for name, move in zip(FACTORS, moves, strict=True)}
+            changed[i] = replace(row, **factors)
+        return replace(schedule, time=tuple(times.tolist()), solver=tuple(changed))
+
+    return FitParameters(
+        n=len(free) + len(FACTORS) * len(unified),
+        build=lambda theta: compile_program(finish(theta), noise, prediction),
+        finish=finish,
     )
 
 

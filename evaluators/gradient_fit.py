@@ -7,41 +7,49 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 
 from autotune.evaluators.fit_parameters import FitParameters
 from autotune.evaluators.gradient_run import ProgramTensors, flatten
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.solver_program import SolverProgram
 
+Array = NDArray[np.float64]
 Prompts: TypeAlias = NDArray[np.int64]
-Build = Callable[[NDArray[np.float64]], SolverProgram]
-Loss = Callable[[ProgramTensors, Prompts], torch.Tensor]
-"""Squared relative deviation (m,) of the prompts with these m indices."""
+Build = Callable[[Array], SolverProgram]
+Residuals = Callable[[ProgramTensors, Prompts], torch.Tensor]
+"""(m, d): what the prompts with these m indices end up off by; the norm of a row is its relative deviation."""
 
 _PROBE = 1e-5
+_WHITENING_PROBE = 1e-3
 _PERFECT = 1e-12
-"""A loss at the rounding errors of float32."""
+"""A squared deviation at the rounding errors of float32."""
+
+_WORST = 10.0
+"""What parameters without a finite result are taken for, in units of the deviation at the start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitSettings:
     """How long and how carefully a fit goes.
 
-    Adam (Kingma & Ba 2015) with a cosine schedule from `learning_rate`, in units of the parameters' scale, on batches
-    of `batch` out of at most `n_train` prompts (None for all). `penalty` times the mean square of the parameters is
-    added to the loss, relative to the loss at the start. Every `check_every` iterations the held-out prompts are
-    scored: the best parameters there are the result, and after `patience` scorings without gain the fit ends. With
-    `squared`, both are the mean square of the relative deviation, else its mean, which single outliers do not rule.
+    `evaluations` of the gradient by L-BFGS, over at most `n_train` prompts (None for all), `batch` at a time. It moves
+    parameters that are whitened at the start: `n_probed` prompts tell what each does to the result, and those that do
+    the same share one step. Directions that do less than `damping` of the mean hardly move. `penalty` times the mean
+    square of the whitened parameters, whose unit is the deviation at the start, is added to the loss relative to
+    it. After each iteration the held-out prompts are scored: the best parameters there are the result, and after
+    `patience` iterations without gain the fit ends. With `squared`, loss and score are the mean square of the relative
+    deviation, else its mean, which single outliers do not rule.
     """
 
-    iterations: int
-    learning_rate: float
+    evaluations: int
     n_train: int | None
     batch: int
     penalty: float
     squared: bool = True
-    check_every: int = 10
-    patience: int = 5
+    n_probed: int = 4
+    damping: float = 1e-2
+    patience: int = 8
     seed: int = 0
 
 
@@ -52,7 +60,7 @@ class Fit:
     `image_runs` counts runs over a prompt; one with gradients counts as three.
     """
 
-    theta: NDArray[np.float64]
+    theta: Array
     before: float
     after: float
     image_runs: int
@@ -61,75 +69,136 @@ class Fit:
 
 def fit_parameters(
     parameters: FitParameters,
-    loss: Loss,
+    residuals: Residuals,
     train: Prompts,
     held_out: Prompts,
     settings: FitSettings,
     stop: Callable[[], bool] = lambda: False,
 ) -> Fit:
-    """Minimise the loss over the prompts `train`, from theta = 0, stopped early on `held_out`.
+    """Minimise the deviation over the prompts `train`, from theta = 0, stopped early on `held_out`.
 
-    `stop` is polled once per iteration; once true, the fit ends with the best parameters so far. Where a step leads to
-    parameters without a program or with a loss that is not finite, the fit goes on from the best ones, at half
-    the learning rate.
+    `stop` is polled before each gradient; once true, the fit ends with the best parameters so far.
     """
     rng = np.random.default_rng(settings.seed)
     train = train if settings.n_train is None else rng.choice(train, min(settings.n_train, len(train)), replace=False)
-    theta = torch.zeros(parameters.n, requires_grad=True)
-    optimizer = torch.optim.Adam([theta], lr=settings.learning_rate)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.iterations)
-    image_runs, waited, stopped = 0, 0, False
-    unit: float | None = None
-    best, best_theta, before = float("inf"), theta.detach().clone(), float("nan")
-    for iteration in range(settings.iterations + 1):
-        stopped = stop()
-        if iteration % settings.check_every == 0 or iteration == settings.iterations or stopped:
-            score = _score(parameters.build, theta, loss, held_out, settings.squared)
-            image_runs += len(held_out)
-            before = score if iteration == 0 else before
-            waited = 0 if score < best else waited + 1
-            if score < best:
-                best, best_theta = score, theta.detach().clone()
-            if waited >= settings.patience or iteration == settings.iterations or stopped:
-                break
-        prompts = rng.choice(train, min(settings.batch, len(train)), replace=False)
+    return _Fitter(parameters, residuals, train, held_out, settings, stop).run()
+
+
+class _Ended(Exception):
+    """The fit is over."""
+
+
+class _Fitter:
+    """One fit; `z` are the whitened parameters, `theta` = basis @ z."""
+
+    def __init__(
+        self,
+        parameters: FitParameters,
+        residuals: Residuals,
+        train: Prompts,
+        held_out: Prompts,
+        settings: FitSettings,
+        stop: Callable[[], bool],
+    ) -> None:
+        self._parameters, self._residuals, self._settings = parameters, residuals, settings
+        self._train, self._held_out, self._stop = train, held_out, stop
+        self._image_runs, self._waited, self._n_gradients, self._stopped = 0, 0, 0, False
+        self._best, self._best_theta = float("inf"), np.zeros(parameters.n)
+        self._unit: float | None = None
+        self._basis = np.eye(parameters.n)
+
+    def run(self) -> Fit:
+        before = self._score(self._best_theta)
+        self._best = before
+        if 0.0 < before < float("inf"):
+            try:
+                self._basis = before * self._whitening()
+                options = {"maxfun": self._settings.evaluations, "maxiter": self._settings.evaluations, "maxls": 10}
+                start = np.zeros(self._parameters.n)
+                minimize(self._loss, start, jac=True, method="L-BFGS-B", callback=self._keep, options=options)
+            except _Ended:
+                pass
+        return Fit(
+            theta=self._best_theta,
+            before=before,
+            after=self._best,
+            image_runs=self._image_runs,
+            stopped=self._stopped,
+        )
+
+    def _whitening(self) -> Array:
+        """Parameters -> equal effects: the inverse root of the Gauss-Newton matrix at the start, (n, n), symmetric."""
+        probed, columns = self._train[: self._settings.n_probed], []
+        for row in _WHITENING_PROBE * np.vstack([np.zeros(self._parameters.n), np.eye(self._parameters.n)]):
+            if self._polled():
+                raise _Ended
+            columns.append(self._ends(row, probed).ravel())
+        here = columns.pop(0)
+        effects = [
+            (column - here) / _WHITENING_PROBE if column.shape == here.shape else 0.0 * here for column in columns
+        ]
+        jacobian = np.nan_to_num(np.array(effects), posinf=0.0, neginf=0.0)
+        strengths, directions = np.linalg.eigh(jacobian @ jacobian.T / len(probed))
+        mean = float(strengths.mean())
+        if not mean > 0.0:
+            return np.eye(self._parameters.n)
+        scales = 1.0 / np.sqrt(np.maximum(strengths, 0.0) + self._settings.damping * mean)
+        return np.asarray(directions * scales @ directions.T)
+
+    @torch.no_grad()
+    def _ends(self, theta: Array, prompts: Prompts) -> Array:
+        """The residuals (m, d); not a number where there is no program."""
         try:
-            flat = _Compile.apply(theta, parameters.build)  # type: ignore[no-untyped-call]
+            tensors = ProgramTensors.unflatten(flatten(self._parameters.build(theta)).float())
         except ScheduleError:
-            _go_back(theta, best_theta, optimizer)
-            continue
-        squares = loss(ProgramTensors.unflatten(flat), prompts)
-        value = (squares if settings.squared else squares.clamp_min(_PERFECT).sqrt()).mean()
-        image_runs += 3 * len(prompts)
-        unit = max(float(value.detach()), _PERFECT) if unit is None and torch.isfinite(value) else unit
-        optimizer.zero_grad()
-        (value / (unit or 1.0) + settings.penalty * theta.square().mean()).backward()  # type: ignore[no-untyped-call]
-        if not torch.isfinite(torch.nn.utils.clip_grad_norm_([theta], 10.0)):
-            _go_back(theta, best_theta, optimizer)
-            continue
-        optimizer.step()
-        decay.step()
-    return Fit(theta=best_theta.double().numpy(), before=before, after=best, image_runs=image_runs, stopped=stopped)
+            return np.full((len(prompts), 1), np.nan)
+        self._image_runs += len(prompts)
+        return np.asarray(self._residuals(tensors, prompts).double().numpy())
 
+    def _loss(self, z: Array) -> tuple[float, Array]:
+        """The loss relative to its value at the start, and its gradient."""
+        if self._polled() or self._n_gradients >= self._settings.evaluations:
+            raise _Ended
+        self._n_gradients += 1
+        settings = self._settings
+        theta = torch.tensor(self._basis @ z, requires_grad=True)
+        total = 0.0
+        try:
+            for first in range(0, len(self._train), settings.batch):
+                prompts = self._train[first : first + settings.batch]
+                flat = _Compile.apply(theta, self._parameters.build)  # type: ignore[no-untyped-call]
+                squares = self._residuals(ProgramTensors.unflatten(flat), prompts).square().sum(dim=1)
+                self._image_runs += 3 * len(prompts)
+                loss = (squares if settings.squared else squares.clamp_min(_PERFECT).sqrt()).sum() / len(self._train)
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += float(loss.detach())
+        except ScheduleError:
+            return _WORST, np.zeros_like(z)
+        gradient = np.zeros_like(z) if theta.grad is None else self._basis.T @ theta.grad.numpy()
+        if not (np.isfinite(total) and np.all(np.isfinite(gradient))):
+            return _WORST, np.zeros_like(z)
+        unit = self._unit = max(total, _PERFECT) if self._unit is None else self._unit
+        penalty = settings.penalty / len(z)
+        return total / unit + penalty * float(z @ z), gradient / unit + 2.0 * penalty * z
 
-@torch.no_grad()
-def _go_back(theta: torch.Tensor, best_theta: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """To the best parameters, without the moments that led away from them and at half the learning rate."""
-    theta.copy_(best_theta)
-    optimizer.state.clear()
-    for group in optimizer.param_groups:
-        group["lr"] *= 0.5
+    def _keep(self, z: Array) -> None:
+        """Score on the held-out prompts after an iteration."""
+        theta = self._basis @ z
+        score = self._score(theta)
+        self._waited = 0 if score < self._best else self._waited + 1
+        if score < self._best:
+            self._best, self._best_theta = score, theta
+        if self._waited >= self._settings.patience:
+            raise _Ended
 
+    def _score(self, theta: Array) -> float:
+        squares = np.square(self._ends(theta, self._held_out)).sum(axis=1)
+        value = float(np.sqrt(squares.mean()) if self._settings.squared else np.sqrt(squares).mean())
+        return value if np.isfinite(value) else float("inf")
 
-@torch.no_grad()
-def _score(build: Build, theta: torch.Tensor, loss: Loss, prompts: Prompts, squared: bool) -> float:
-    try:
-        flat = flatten(build(theta.double().numpy())).float()
-    except ScheduleError:
-        return float("inf")
-    squares = loss(ProgramTensors.unflatten(flat), prompts)
-    value = float(squares.mean().sqrt() if squared else squares.sqrt().mean())
-    return value if np.isfinite(value) else float("inf")
+    def _polled(self) -> bool:
+        self._stopped = self._stop()
+        return self._stopped
 
 
 class _Compile(torch.autograd.Function):
@@ -150,4 +219,4 @@ class _Compile(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
         """The chain rule."""
-        return (ctx.jacobian.T @ grads[0].double()).float(), None
+        return ctx.jacobian.T @ grads[0].double(), None

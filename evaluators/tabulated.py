@@ -22,6 +22,7 @@ from autotune.spaces.noise_schedule import Flow
 from autotune.spaces.program_correction import ProgramCorrection
 from autotune.spaces.schedule import GuidanceAction, Schedule, canonical_schedule, schedule_hash
 from autotune.spaces.solver_formula import Prediction, levels_of, view_of_output
+from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.time_grid import uniform_lambda
 from autotune.spaces.trace import Trace
 
@@ -159,12 +160,15 @@ class TabulatedEvaluator:
         Raises:
             ScheduleError: the schedule has no solver.
         """
-        _, solver = schedule.solver_columns
+        time, solver = schedule.solver_columns
         n = len(solver)
         fitted = replace(schedule, compensation=(FITTED_RATIO,) * n)
+        if column is FitColumn.SOLVER:
+            rows = (replace(row, output_gain=FITTED_RATIO) if isinstance(row, SolverStep) else row for row in solver)
+            fitted = replace(schedule, time=time, solver=tuple(rows))
         if column is FitColumn.CORRECTION:
-            rows = tuple((0.01,) * (i + 1) for i in range(n))
-            fitted = replace(schedule, correction=ProgramCorrection(timesteps=(0.0,) * n, states=rows, outputs=rows))
+            table = tuple((0.01,) * (i + 1) for i in range(n))
+            fitted = replace(schedule, correction=ProgramCorrection(timesteps=(0.0,) * n, states=table, outputs=table))
         if self._clock is not None:
             self._clock.advance(FIT_RUNS * n * MS_OVERHEAD_PER_CALL / 1000.0)
         before, after = self._deviation(schedule), self._deviation(fitted)
@@ -213,10 +217,12 @@ class TabulatedEvaluator:
         return DECODE_MS + MS_OVERHEAD_PER_CALL * n_calls + MS_PER_GIGA_MAC * macs / 1e9
 
     def _deviation(self, schedule: Schedule) -> float:
-        order = 1.0
+        order, gain_error = 1.0, 0.1
         if schedule.solver is not None:
             order = 0.8 + 0.3 * float(np.mean([step.order + 0.5 * step.corrector for step in schedule.solver]))
-        solver_error = 0.6 * schedule.n_steps ** -(order + 0.2)
+            gains = [row.output_gain for row in schedule.solver if isinstance(row, SolverStep)]
+            gain_error = abs(float(np.mean(gains)) - FITTED_RATIO) if gains else 0.1
+        solver_error = 0.6 * schedule.n_steps ** -(order + 0.2) * (0.9 + gain_error)
         if schedule.compensation is not None:
             solver_error *= 0.8 + abs(float(np.mean(schedule.compensation)) - FITTED_RATIO)
         if schedule.correction is not None:

@@ -10,7 +10,7 @@ from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.apply import attach, remove
 from autotune.evaluators.contact_sheet import make_contact_sheet
 from autotune.evaluators.feature_net import class_probability, load_feature_net
-from autotune.evaluators.fit_column import fit_column
+from autotune.evaluators.fit_column import fit_column, settings_hash
 from autotune.evaluators.hardware import device_name, library_versions
 from autotune.evaluators.inventory import measure_inventory
 from autotune.evaluators.load import LoadedModel
@@ -163,7 +163,7 @@ class Worker:
             EvaluatorError: the fit failed for a reason that is not the schedule's, such as memory.
         """
         digest = schedule_hash(canonical_schedule(schedule, self.inventory))
-        name = f"fit/{self.protocol}/{column}/{self.condition.hash}/{fidelity.hash}/{digest}"
+        name = f"fit/{self.protocol}/{column}/{settings_hash(column)}/{self.condition.hash}/{fidelity.hash}/{digest}"
         stored = self._artifacts.load(name) if self._artifacts is not None else None
         if stored is not None:
             return fit_from_bytes(stored)

@@ -10,11 +10,12 @@ from autotune.search.fewer_steps import RECIPES, by_importance, recipe_schedule
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
 from autotune.search.solver_predictor import SolverPredictor, held_out_tau
 from autotune.search.solver_variation import SolverVariation
+from autotune.spaces.column_fit import FitColumn
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.front import DEVIATION_FLOOR
 from autotune.spaces.objective import OBJECTIVES, objective_value, total_violation
 from autotune.spaces.program_encoding import encode_program
-from autotune.spaces.schedule import Schedule
+from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.solver_program import compile_program
 from autotune.spaces.solver_step import SolverStep
 
@@ -22,6 +23,7 @@ Array = NDArray[np.float64]
 
 FAMILY = "s3"
 STEP_COUNTS = (4, 5, 6, 8, 10, 12, 15, 20)
+FIRST_FITTED = 2
 FIRST_PREDICTED = 3
 """The first stage that a predictor guides."""
 
@@ -44,7 +46,9 @@ class S3Settings:
     promising and diverse make up the share `guided` of the stage; the rest are offspring as in the second one, which
     keep the search from following its own errors. A prediction counts as its mean minus `optimism` standard deviations.
     `n_parents` is the size of the parent pool, `crossover` the share of offspring with two parents, `toggle` that of
-    those that gain or lose the analytic first step.
+    those that gain or lose the analytic first step. In the second stage and then every `fit_every` ones, 0 for never,
+    times and factors of the best schedule that was not fitted yet are fitted by gradient, and the result is tried
+    first.
     """
 
     step_counts: tuple[int, ...] | None = None
@@ -57,6 +61,7 @@ class S3Settings:
     n_parents: int = 15
     crossover: float = 0.3
     toggle: float = 0.05
+    fit_every: int = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +85,7 @@ class _Member:
 class _Population:
     """What is known and planned at one step count; `n_left` schedules of its stage are still to be proposed.
 
-    Of these, the last `n_free` are plain offspring.
+    Of these, the last `n_free` are plain offspring. `fitted` schedules were fitted, or are what came of it.
     """
 
     lag: int
@@ -89,6 +94,7 @@ class _Population:
     stage: int = 0
     n_left: int = 0
     n_free: int = 0
+    fitted: set[Schedule] = field(default_factory=set)
 
     def best(self, n: int) -> list[_Member]:
         """The best `n` members, best first."""
@@ -99,8 +105,8 @@ class S3Searcher:
     """Evolution of the columns `time` and `solver`, stage by stage, at several step counts in turn.
 
     The score is the study's first objective of quality, by default the deviation; results that failed or break a
-    constraint are left out. We deviate from the paper in the predictor: a Gaussian process on the compiled
-    coefficients.
+    constraint are left out. We deviate from the paper in the predictor, a Gaussian process on the compiled
+    coefficients, and in the gradient that now and then finishes what evolution has begun.
     """
 
     def __init__(self, context: SearchContext, seed: int = 0, settings: S3Settings | None = None) -> None:
@@ -169,6 +175,21 @@ class S3Searcher:
         elif population.stage >= FIRST_PREDICTED and len(population.members) > self._settings.stage_size:
             population.queue = self._promising(count, population)
             population.n_free = round((1.0 - self._settings.guided) * self._settings.stage_size)
+        if self._settings.fit_every and population.stage % self._settings.fit_every == FIRST_FITTED:
+            population.queue = [*self._fitted(population), *population.queue]
+
+    def _fitted(self, population: _Population) -> list[Schedule]:
+        """The best schedule that has not been fitted, enriched, and with its times and factors fitted."""
+        tried = population.fitted
+        best = next((m.schedule for m in population.best(len(population.members)) if m.schedule not in tried), None)
+        if best is None:
+            return []
+        try:
+            made = self._context.fit(self._variation.enriched(best), FitColumn.SOLVER).schedule
+        except ScheduleError:
+            made = best
+        population.fitted |= {best, canonical_schedule(made, self._context.inventory)}
+        return [made]
 
     def _transferred(self, count: int) -> list[Schedule]:
         """The best schedules of the nearest step counts, steps inserted or left out."""

@@ -9,7 +9,7 @@ from autotune.spaces.momentum_step import MomentumStep
 from autotune.spaces.noise_schedule import Flow, NoiseSchedule
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solver_row import SolverRow
-from autotune.spaces.solver_step import Domain, SolverStep, View
+from autotune.spaces.solver_step import FACTORS, Domain, SolverStep, View
 
 Rng = np.random.Generator
 Array = NDArray[np.float64]
@@ -25,6 +25,9 @@ REDRAW = 0.4
 """Chance that an offspring redraws a discrete choice; factors and times move in every one."""
 
 MAX_FACTOR = 4.0
+
+GAIN_MOVE = 0.03
+"""How far a gain moves where slope and curvature move by 1: they act on the whole state."""
 
 MIN_BETA = 0.2
 
@@ -66,6 +69,25 @@ class SolverVariation:
             time = self._times((1 - share) * self._lam(time) + share * self._lam(other_time), first)
         solver = tuple(a if rng.random() < 0.5 else b for a, b in zip(steps, other_steps, strict=True))
         return replace(first, time=time, solver=solver)
+
+    def enriched(self, schedule: Schedule) -> Schedule:
+        """The schedule with all terms up to F'' in each row, at first with factor 0: more for a fit to move.
+
+        The last row, where lambda has but one term, moves to sigma. Predictors stay as they are, correctors do not.
+        """
+        _, steps = schedule.solver_columns
+        view, domain = self.views[-1]
+        rows: list[SolverRow] = []
+        for i, step in enumerate(steps):
+            row = step
+            if isinstance(row, SolverStep) and i == len(steps) - 1 and row.domain == "lambda" and not row.origin:
+                gain = row.output_gain if row.view == "data" else 1.0
+                row = SolverStep(view=view, domain=domain, order=1, state_gain=gain, output_gain=gain)
+            if isinstance(row, SolverStep) and row.order < 3:
+                slope = row.slope if row.order == 2 else 0.0
+                row = replace(row, order=3, slope_points=row.slope_points or 1, slope=slope, curvature=0.0)
+            rows.append(row)
+        return replace(schedule, solver=tuple(rows))
 
     def toggle_start(self, schedule: Schedule, rng: Rng) -> Schedule:
         """The schedule with an analytic first step where it has none, and without where it has one."""
@@ -126,14 +148,16 @@ class SolverVariation:
         return tuple(times.tolist())
 
     def _walked(self, step: SolverRow, scale: float, share: float, rng: Rng) -> SolverRow:
-        """Slope and curvature, or the momentum, after a step of a random walk."""
-        moves = 2.0 * scale * rng.standard_normal(2) * (rng.random(2) < share)
+        """The factors, or the momentum, after a step of a random walk."""
+        moves = 2.0 * scale * rng.standard_normal(4) * (rng.random(4) < share)
         if isinstance(step, MomentumStep):
             return replace(step, beta=float(np.clip(step.beta + 0.5 * moves[0], MIN_BETA, 1.0)))
         if not isinstance(step, SolverStep):
             return step
-        slope, curvature = np.clip((step.slope + moves[0], step.curvature + moves[1]), -MAX_FACTOR, MAX_FACTOR).tolist()
-        return replace(step, slope=slope, curvature=curvature)
+        moves *= (1.0, 1.0, GAIN_MOVE, GAIN_MOVE)
+        factors = np.array([getattr(step, name) for name in FACTORS])
+        walked = np.clip(factors + moves, -MAX_FACTOR, MAX_FACTOR).tolist()
+        return replace(step, **dict(zip(FACTORS, walked, strict=True)))
 
     def _redrawn(self, step: SolverRow, rng: Rng) -> SolverRow:
         """One discrete choice of a step drawn anew; another kind of row becomes a step."""

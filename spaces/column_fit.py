@@ -13,6 +13,8 @@ from autotune.spaces.schedule_json import schedule_from_json
 class FitColumn(StrEnum):
     """The columns that can be fitted."""
 
+    SOLVER = "solver"
+    """The times, and the factors in the rows: slope, curvature and gains; orders and views stay."""
     COMPENSATION = "compensation"
     """DC-Solver's ratios, one per step from the third on."""
     CORRECTION = "correction"
@@ -23,8 +25,8 @@ class FitColumn(StrEnum):
 class ColumnFit:
     """A schedule with a fitted column.
 
-    `before` and `after` are deviations on prompts that the fit did not train on: the mean for a correction, the root
-    mean square for compensation. `image_runs` is what it cost in runs over one prompt; one with gradients counts as
+    `before` and `after` are deviations on prompts that the fit did not train on: the root mean square for compensation,
+    else the mean. `image_runs` is what it cost in runs over one prompt; one with gradients counts as
     three. `stopped` says that time ran out.
     """
 

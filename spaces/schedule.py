@@ -184,6 +184,8 @@ def _canonical_step(step: SolverStep, *, last: bool) -> SolverStep:
         step = replace(step, corrector=False)
         if step.domain == "lambda":  # lambda is infinite at the clean end, where only the first Taylor term is finite
             step = replace(step, order=1, slope_points=0, stochastic=0.0)
+            if step.view == "data":
+                step = replace(step, state_gain=1.0)
     n_derivatives = step.order - 1
     n_points = step.slope_points or 0
     if n_derivatives == 0:

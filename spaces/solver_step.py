@@ -12,6 +12,9 @@ Relaxation = Literal["taylor", "b1", "b2"]
 
 MAX_ORDER = 6
 
+FACTORS = ("slope", "curvature", "state_gain", "output_gain")
+"""The real numbers of a row that can be varied or fitted; where one has no effect, it is 1 in canonical form."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SolverStep:
@@ -23,7 +26,9 @@ class SolverStep:
     The derivatives are estimated from the differences to the order - 1 nearest buffered outputs at other levels, F'
     from the first `slope_points` of them (by default all). F' is multiplied by `slope` (the paper's linear relaxation
     1 + c h) and F'' by `curvature`. `relaxation` scales F' where a single difference estimates it: `b1` and `b2` are
-    UniPC's B(h) = h and B(h) = e^h - 1 (Zhao et al. 2023), `taylor` is none.
+    UniPC's B(h) = h and B(h) = e^h - 1 (Zhao et al. 2023), `taylor` is none. The state is multiplied by `state_gain`
+    and F by `output_gain`: other than 1 they leave the theory, and make up for what few steps under strong guidance
+    overshoot.
 
     The step starts from the state of the call `origin` rows back, with that call's output as F. With 0 it is a
     multistep method. Rows that start from an earlier call make single-step methods; one that does so and stays at its
@@ -42,6 +47,8 @@ class SolverStep:
     slope_points: int | None = None
     slope: float = 1.0
     curvature: float = 1.0
+    state_gain: float = 1.0
+    output_gain: float = 1.0
     origin: int = 0
     stochastic: float = 0.0
 
@@ -56,7 +63,7 @@ class SolverStep:
         _check_integer("origin", self.origin, 0, MAX_ORDER)
         if not isinstance(self.corrector, bool):
             raise ScheduleError(f"solver corrector must be true or false; got {self.corrector!r}")
-        for name in ("slope", "curvature", "stochastic"):
+        for name in (*FACTORS, "stochastic"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise ScheduleError(f"solver {name} must be a finite number; got {value!r}")

@@ -56,14 +56,15 @@ class Tape:
         if isinstance(step, BdiaStep):
             return self._with_bdia(step, i)
         levels, start = self.levels, i - step.origin
-        base = self.view(step.view, start)
+        state = step.state_gain * self._states[start]
+        base = step.output_gain * self.view(step.view, start)
         if i == levels.n_calls - 1 and step.domain == "lambda":
             # Only the first term is finite where lambda is: the state becomes its data prediction.
             if step.view == "data":
                 return base
-            return np.asarray((self._states[start] - levels.sigma[start] * base) / levels.alpha[start])
+            return np.asarray((state - levels.sigma[start] * base) / levels.alpha[start])
         move = transition(step, levels, start, i + 1)
-        row: Array = move.state * self._states[start] + move.scale * move.h * phis(1, move.z)[0] * base
+        row: Array = move.state * state + move.scale * move.h * phis(1, move.z)[0] * base
         return row + self._differences(step, start, i + 1, self.history(start, i), extra=0)
 
     def _with_momentum(self, step: MomentumStep, i: int) -> Array:

@@ -12,6 +12,7 @@ from autotune.spaces.noise_schedule import Flow, NoiseSchedule, VariancePreservi
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solver_formula import Prediction
 from autotune.spaces.solver_program import compile_program
+from autotune.spaces.solver_step import FACTORS
 from autotune.spaces.solvers import make_solver
 from autotune.spaces.time_grid import uniform_lambda
 
@@ -51,22 +52,34 @@ def test_the_finished_schedule_is_the_program_that_was_fitted(
     for name in ("timesteps", "state_coefs", "output_coefs"):
         np.testing.assert_allclose(getattr(program, name), getattr(again, name), rtol=1e-12)
     assert program.initial_scale == again.initial_scale
-    assert replace(finished, **{column: None}) == plan  # type: ignore[arg-type]
+    changed = {name: getattr(plan, name) for name in ("time", "solver", column)}
+    assert replace(finished, **changed) == plan
 
 
 @pytest.mark.parametrize("column", FitColumn)
 @pytest.mark.parametrize("start", [None, 990.0])
-def test_every_parameter_moves_the_program_and_no_two_alike(start: float | None, column: FitColumn) -> None:
+def test_parameters_with_an_effect_move_the_program_and_no_two_alike(start: float | None, column: FitColumn) -> None:
     plan = plan_on(SCALED, start=start)
     parameters = parameters_of(plan, column, SCALED, "noise")
-    expected = N - 2 if column is FitColumn.COMPENSATION else N - (start is None) + N * (N + 1)
-    assert parameters.n == expected
+    n_times = N - (start is None)
+    expected = {
+        FitColumn.COMPENSATION: N - 2,
+        FitColumn.SOLVER: n_times + 4 * N,
+        FitColumn.CORRECTION: n_times + N * (N + 1),
+    }
+    assert parameters.n == expected[column]
 
     def flat(theta: np.ndarray) -> np.ndarray:
         program = parameters.build(theta)
         return np.concatenate([program.timesteps / 1000.0, program.state_coefs.ravel(), program.output_coefs.ravel()])
 
     moves = np.array([flat(0.05 * row) - flat(np.zeros(parameters.n)) for row in np.eye(parameters.n)])
+    if column is FitColumn.SOLVER:
+        # At the clean end a data prediction is all that counts: one gain, and no correction of the state before it.
+        without_effect = [(0, "curvature"), (3, "curvature"), (4, "slope"), (4, "curvature"), (4, "state_gain")]
+        places = [n_times + 4 * i + FACTORS.index(name) for i, name in without_effect]
+        assert np.flatnonzero(~moves.any(axis=1)).tolist() == places
+        return
     assert np.linalg.matrix_rank(moves, tol=1e-9) == parameters.n
 
 

@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 N = 3
 TARGET = np.array([0.4, -0.3, 0.2])
 TRAIN, HELD_OUT = np.arange(6), np.arange(6, 9)
-SETTINGS = FitSettings(iterations=200, learning_rate=0.05, n_train=None, batch=6, penalty=0.0, patience=99)
+SETTINGS = FitSettings(evaluations=60, n_train=None, batch=6, penalty=0.0, patience=99)
 
 
 def build(theta: Array) -> SolverProgram:
@@ -34,23 +34,54 @@ PARAMETERS = FitParameters(n=N, build=build, finish=lambda theta: Schedule(n_ste
 
 
 def distance(tensors: ProgramTensors, prompts: NDArray[np.int64], target: Array = TARGET) -> torch.Tensor:
-    """Squared distance of the factors to those of `target`, the same for all prompts."""
+    """How far the factors are from those of `target`, the same for all prompts."""
     goal = torch.tensor(build(target).output_coefs).float()
-    return (tensors.output_coefs - goal).square().sum().expand(len(prompts))
+    return (tensors.output_coefs - goal).flatten().expand(len(prompts), -1)
 
 
 def test_it_finds_the_minimum() -> None:
     fit = fit_parameters(PARAMETERS, distance, TRAIN, HELD_OUT, SETTINGS)
-    np.testing.assert_allclose(fit.theta, TARGET, atol=2e-3)
+    np.testing.assert_allclose(fit.theta, TARGET, atol=1e-4)
     assert fit.before == pytest.approx(float(np.linalg.norm(build(TARGET).output_coefs)), rel=1e-5)
-    assert fit.after < 0.01 * fit.before
+    assert fit.after < 1e-3 * fit.before
     assert not fit.stopped
 
 
+def ill_conditioned(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:
+    """Factors that almost do the same, and one that does a thousand times more than another."""
+    mix = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.02, 0.0], [0.0, 0.0, 0.001]]) @ torch.diag(
+        torch.tensor([1.0, 1.0, 1.0])
+    )
+    return (distance(tensors, prompts).reshape(-1, N, N).diagonal(dim1=1, dim2=2)) @ mix.T
+
+
+def test_whitening_makes_up_for_parameters_that_do_almost_the_same() -> None:
+    """The way there takes few gradients; without it, directions of little effect are left for last."""
+    settings = replace(SETTINGS, evaluations=8, damping=1e-9)
+    whitened = fit_parameters(PARAMETERS, ill_conditioned, TRAIN, HELD_OUT, settings)
+    plain = fit_parameters(PARAMETERS, ill_conditioned, TRAIN, HELD_OUT, replace(settings, damping=1e9))
+    assert whitened.after < 1e-3 * whitened.before
+    assert whitened.after < 0.1 * plain.after
+
+
 def test_its_cost_is_counted() -> None:
-    """Gradients on a batch count three times; the held-out prompts are scored at the start, every 10th, at the end."""
-    settings = replace(SETTINGS, iterations=20, batch=4)
-    assert fit_parameters(PARAMETERS, distance, TRAIN, HELD_OUT, settings).image_runs == 20 * 4 * 3 + 3 * 3
+    """A gradient counts three times; probes come first, held-out prompts at the start and after each iteration."""
+    runs = {"plain": 0, "gradient": 0}
+
+    def loss(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:
+        runs["gradient" if tensors.output_coefs.requires_grad else "plain"] += len(prompts)
+        return distance(tensors, prompts)
+
+    fit = fit_parameters(PARAMETERS, loss, TRAIN, HELD_OUT, replace(SETTINGS, evaluations=5, batch=4))
+    assert fit.image_runs == runs["plain"] + 3 * runs["gradient"]
+    assert runs["gradient"] <= 5 * len(TRAIN)
+
+
+def test_batches_do_not_change_the_fit() -> None:
+    """They bound the memory, nothing else."""
+    whole = fit_parameters(PARAMETERS, noisy, TRAIN, HELD_OUT, SETTINGS)
+    parts = fit_parameters(PARAMETERS, noisy, TRAIN, HELD_OUT, replace(SETTINGS, batch=4))
+    np.testing.assert_allclose(whole.theta, parts.theta, atol=1e-3)
 
 
 def test_a_penalty_draws_towards_the_plain_solver() -> None:
@@ -78,8 +109,8 @@ def overfitting(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Te
 
 
 def test_the_best_held_out_parameters_are_the_result_and_not_the_last() -> None:
-    fit = fit_parameters(PARAMETERS, overfitting, TRAIN, HELD_OUT, replace(SETTINGS, check_every=1))
-    np.testing.assert_allclose(fit.theta, 0.5 * TARGET, atol=0.06)
+    fit = fit_parameters(PARAMETERS, overfitting, TRAIN, HELD_OUT, SETTINGS)
+    np.testing.assert_allclose(fit.theta, 0.5 * TARGET, atol=0.2)
     last = fit_parameters(PARAMETERS, distance, TRAIN, HELD_OUT, SETTINGS).theta
     assert np.linalg.norm(fit.theta - last) > 0.15
     assert fit.after < 0.3 * fit.before
@@ -87,40 +118,40 @@ def test_the_best_held_out_parameters_are_the_result_and_not_the_last() -> None:
 
 @pytest.mark.parametrize("patience", [1, 3])
 def test_it_ends_after_some_scorings_without_gain(patience: int) -> None:
-    settings = replace(SETTINGS, check_every=1, patience=patience, batch=1)
+    settings = replace(SETTINGS, patience=patience)
     scored: list[float] = []
 
     def loss(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:
         values = overfitting(tensors, prompts)
         if prompts[0] >= HELD_OUT[0]:
-            scored.append(float(values.mean()))
+            scored.append(float(values.square().sum()))
         return values
 
     fit_parameters(PARAMETERS, loss, TRAIN, HELD_OUT, settings)
     assert len(scored) - 1 - int(np.argmin(scored)) == patience
-    assert len(scored) < settings.iterations
+    assert len(scored) < settings.evaluations
 
 
-def test_parameters_without_a_program_lead_back_to_the_best() -> None:
-    """The way to the minimum leads through parameters that compile; a wall stands right behind it."""
-    raised: list[float] = []
+@pytest.mark.parametrize("wall", [range(3, 5), range(13, 15), range(21, 24), range(29, 31)])
+def test_parameters_without_a_program_are_gone_around(wall: range) -> None:
+    """There is none for some of the parameters that are tried, in whitening and in the search."""
+    n_built = 0
 
     def walled(theta: Array) -> SolverProgram:
-        if theta[0] > TARGET[0] + 0.01:
-            raised.append(float(theta[0]))
+        nonlocal n_built
+        n_built += 1
+        if n_built in wall:
             raise ScheduleError("time must decrease strictly")
         return build(theta)
 
-    parameters = replace(PARAMETERS, build=walled)
-    settings = replace(SETTINGS, learning_rate=0.3, check_every=5)
-    fit = fit_parameters(parameters, distance, TRAIN, HELD_OUT, settings)
-    assert raised
+    fit = fit_parameters(replace(PARAMETERS, build=walled), distance, TRAIN, HELD_OUT, SETTINGS)
+    assert n_built > wall.stop
     np.testing.assert_allclose(fit.theta, TARGET, atol=2e-3)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("at", [0, 7])
-def test_a_loss_that_is_not_finite_costs_one_iteration(value: float, at: int) -> None:
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_loss_that_is_not_finite_costs_one_gradient(value: float, at: int) -> None:
     n_runs = 0
 
     def loss(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:
@@ -129,7 +160,7 @@ def test_a_loss_that_is_not_finite_costs_one_iteration(value: float, at: int) ->
         values = distance(tensors, prompts)
         return values * value if tensors.output_coefs.requires_grad and n_runs == at + 1 else values
 
-    fit = fit_parameters(PARAMETERS, loss, TRAIN, HELD_OUT, replace(SETTINGS, check_every=5))
+    fit = fit_parameters(PARAMETERS, loss, TRAIN, HELD_OUT, SETTINGS)
     np.testing.assert_allclose(fit.theta, TARGET, atol=5e-3)
 
 
@@ -137,7 +168,7 @@ def test_a_start_without_a_program_is_left_as_it_is() -> None:
     def nowhere(theta: Array) -> SolverProgram:
         raise ScheduleError("no such formula")
 
-    fit = fit_parameters(replace(PARAMETERS, build=nowhere), distance, TRAIN, HELD_OUT, replace(SETTINGS, iterations=9))
+    fit = fit_parameters(replace(PARAMETERS, build=nowhere), distance, TRAIN, HELD_OUT, SETTINGS)
     np.testing.assert_array_equal(fit.theta, np.zeros(N))
     assert fit.before == fit.after == float("inf")
 
@@ -146,12 +177,12 @@ def test_a_perfect_start_stays() -> None:
     def perfect(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:
         return distance(tensors, prompts, np.zeros(N))
 
-    fit = fit_parameters(PARAMETERS, perfect, TRAIN, HELD_OUT, replace(SETTINGS, iterations=30))
+    fit = fit_parameters(PARAMETERS, perfect, TRAIN, HELD_OUT, SETTINGS)
     np.testing.assert_array_equal(fit.theta, np.zeros(N))
     assert fit.before == fit.after == 0.0
 
 
-@pytest.mark.parametrize("n_polls", [0, 1, 25])
+@pytest.mark.parametrize("n_polls", [0, 2, 5, 7])
 def test_stop_ends_it_with_the_best_so_far(n_polls: int) -> None:
     polled = 0
 
@@ -160,12 +191,11 @@ def test_stop_ends_it_with_the_best_so_far(n_polls: int) -> None:
         polled += 1
         return polled > n_polls
 
-    fit = fit_parameters(PARAMETERS, distance, TRAIN, HELD_OUT, replace(SETTINGS, batch=1), stop)
+    fit = fit_parameters(PARAMETERS, distance, TRAIN, HELD_OUT, SETTINGS, stop)
     assert fit.stopped
     assert polled == n_polls + 1
     assert fit.after <= fit.before
-    assert (fit.after < fit.before) == (n_polls > 0)
-    assert fit.image_runs == 3 * n_polls + 3 * (1 + -(-n_polls // 10))
+    assert (fit.after < fit.before) == (n_polls > N + 2)  # whitening polls N + 1 times
 
 
 def noisy(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:
@@ -174,7 +204,7 @@ def noisy(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:
 
 
 def test_the_seed_decides_everything() -> None:
-    settings = replace(SETTINGS, n_train=4, batch=2, iterations=30)
+    settings = replace(SETTINGS, n_train=4, batch=2)
     first = fit_parameters(PARAMETERS, noisy, TRAIN, HELD_OUT, settings)
     np.random.seed(5)
     torch.manual_seed(5)
@@ -193,6 +223,6 @@ def test_no_more_than_n_train_prompts_are_trained_on() -> None:
             seen.update(prompts.tolist())
         return distance(tensors, prompts)
 
-    fit_parameters(PARAMETERS, loss, TRAIN, HELD_OUT, replace(SETTINGS, n_train=2, batch=9, iterations=9))
+    fit_parameters(PARAMETERS, loss, TRAIN, HELD_OUT, replace(SETTINGS, n_train=2, batch=9))
     assert len(seen) == 2
     assert seen < set(TRAIN.tolist())

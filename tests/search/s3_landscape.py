@@ -20,7 +20,7 @@ from autotune.spaces.time_grid import uniform_lambda
 
 FIDELITY = Fidelity(name="calibration", prompts=("a cat", "a dog"), seeds=(0, 1))
 N = 6
-GUIDED = S3Settings(step_counts=(N,))
+GUIDED = S3Settings(step_counts=(N,), fit_every=0)
 PLAIN = replace(GUIDED, stage_size=10_000)
 """Evolution alone: the second stage, which has no predictor, never ends."""
 

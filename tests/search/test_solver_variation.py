@@ -11,6 +11,7 @@ from autotune.spaces.noise_schedule import Flow, NoiseSchedule, VariancePreservi
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solver_formula import Prediction
 from autotune.spaces.solver_program import compile_program
+from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.solvers import make_solver
 from autotune.spaces.time_grid import uniform_lambda
 
@@ -110,6 +111,21 @@ def test_an_analytic_start_is_taken_back_exactly() -> None:
     there = variation.toggle_start(plan, np.random.default_rng(0))
     assert there.start == 1000.0
     assert variation.toggle_start(there, np.random.default_rng(1)) == plan
+
+
+@pytest.mark.parametrize(("noise", "prediction", "start"), CASES)
+@pytest.mark.parametrize("solver", ["euler", "dpmpp-2m", "dpmpp-3m", "ab2", "ghvb-2.8"])
+def test_an_enriched_schedule_is_the_same_program(
+    noise: NoiseSchedule, prediction: Prediction, start: float, solver: str
+) -> None:
+    variation, plan = SolverVariation(noise, start), plan_on(noise, start, solver=solver)
+    richer = variation.enriched(plan)
+    first, second = (compile_program(p, noise, prediction) for p in (plan, richer))
+    np.testing.assert_allclose(first.state_coefs, second.state_coefs, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(first.output_coefs, second.output_coefs, rtol=1e-9, atol=1e-12)
+    rows = [row for row in richer.solver_columns[1] if isinstance(row, SolverStep)]
+    assert all(row.order == 3 for row in rows)
+    assert len(rows) == (0 if solver == "ghvb-2.8" else 6)
 
 
 def test_variation_is_drawn_from_the_given_generator_alone() -> None:
