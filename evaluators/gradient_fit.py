@@ -33,13 +33,13 @@ _WORST = 10.0
 class FitSettings:
     """How long and how carefully a fit goes.
 
-    `evaluations` of the gradient by L-BFGS, over at most `n_train` prompts (None for all), `batch` at a time. It moves
-    parameters that are whitened at the start: `n_probed` prompts tell what each does to the result, and those that do
-    the same share one step. Directions that do less than `damping` of the mean hardly move. `penalty` times the mean
-    square of the whitened parameters, whose unit is the deviation at the start, is added to the loss relative to
-    it. After each iteration the held-out prompts are scored: the best parameters there are the result, and after
-    `patience` iterations without gain the fit ends. With `squared`, loss and score are the mean square of the relative
-    deviation, else its mean, which single outliers do not rule.
+    `evaluations` of the gradient by L-BFGS (Liu & Nocedal 1989), over at most `n_train` prompts (None for all), `batch`
+    at a time. It moves parameters that are whitened at the start: `n_probed` prompts tell what each does to the result,
+    and those that do the same share one step. Directions that do less than `damping` of the mean hardly move. `penalty`
+    times the mean square of the whitened parameters, whose unit is the deviation at the start, is added to the loss
+    relative to it. After each iteration the held-out prompts are scored: the best parameters there are the result, and
+    after `patience` iterations without gain the fit ends. With `squared`, loss and score are the mean square of the
+    relative deviation, else its mean, which single outliers do not rule.
     """
 
     evaluations: int

@@ -32,7 +32,7 @@ _ALL = (
     Family(
         name="s3",
         columns=("n_steps", "time", "solver", "start"),
-        method="multi-stage evolution of solver schedules with a learned predictor",
+        method="multi-stage evolution of solver schedules with a learned predictor, the best ones fitted by gradient",
         target="autotune.search.s3:S3Searcher",
     ),
     Family(

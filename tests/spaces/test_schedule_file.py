@@ -57,7 +57,18 @@ ROWS: tuple[SolverRow, ...] = (
     MomentumStep(method="hb", order=3, beta=0.5),
     MomentumStep(method="ghvb", order=2, beta=0.25),
     BdiaStep(gamma=0.125),
-    SolverStep(view="data", domain="lambda", order=3, relaxation="b2", slope_points=1, slope=0.9, origin=2),
+    SolverStep(
+        view="data",
+        domain="lambda",
+        order=3,
+        relaxation="b2",
+        slope_points=1,
+        slope=0.9,
+        curvature=1.2,
+        state_gain=0.98,
+        output_gain=1.01,
+        origin=2,
+    ),
 )
 
 

@@ -116,7 +116,7 @@ def test_the_history_is_as_short_as_the_formula() -> None:
 
 
 @st.composite
-def solver_rows(draw: st.DrawFn, flow: bool, i: int, stochastic: bool) -> SolverRow:
+def solver_rows(draw: st.DrawFn, flow: bool, i: int, stochastic: bool, gains: bool) -> SolverRow:
     kind = draw(st.sampled_from(["unified"] * 6 + ["hb", "ghvb", "bdia"]))
     if kind == "bdia":
         return BdiaStep(gamma=draw(st.floats(0.0, 1.0)))
@@ -139,13 +139,15 @@ def solver_rows(draw: st.DrawFn, flow: bool, i: int, stochastic: bool) -> Solver
         slope_points=draw(st.none() | st.integers(1, 4)) if order > 1 else None,
         slope=draw(factors),
         curvature=draw(factors),
+        state_gain=draw(factors) if gains else 1.0,
+        output_gain=draw(factors) if gains else 1.0,
         origin=min(i, draw(st.sampled_from([0, 0, 0, 1, 2]))),
         stochastic=tau,
     )
 
 
 @st.composite
-def plans(draw: st.DrawFn, stochastic: bool = False) -> tuple[Schedule, Noise, Prediction]:
+def plans(draw: st.DrawFn, stochastic: bool = False, gains: bool = False) -> tuple[Schedule, Noise, Prediction]:
     choices: list[Noise] = [LINEAR, SCALED, FLOW, Flow()]
     noise = draw(st.sampled_from(choices))
     flow = isinstance(noise, Flow)
@@ -159,12 +161,12 @@ def plans(draw: st.DrawFn, stochastic: bool = False) -> tuple[Schedule, Noise, P
     rows: list[SolverRow] = []
     for k, t in enumerate(levels):
         times.append(t)
-        rows.append(draw(solver_rows(flow, len(rows), stochastic)))
+        rows.append(draw(solver_rows(flow, len(rows), stochastic, gains)))
         row = rows[-1]
         may_stay = k + 1 < len(levels) and row.origin > 0 and times[-1 - row.origin] != t
         if may_stay and draw(st.booleans()):  # an implicit corrector
             times.append(t)
-            follower = draw(solver_rows(flow, len(rows), stochastic))
+            follower = draw(solver_rows(flow, len(rows), stochastic, gains))
             if isinstance(follower, SolverStep) and times[-1 - follower.origin] == t:
                 follower = replace(follower, origin=0)
             rows.append(follower)
@@ -226,7 +228,7 @@ def test_stochastic_recipes_keep_the_data_and_the_size_of_the_noise(case: tuple[
     np.testing.assert_allclose(carried, sigma[1:], rtol=1e-9, atol=1e-12)
 
 
-@given(plans(stochastic=True))
+@given(plans(stochastic=True, gains=True))
 def test_canonical_form_compiles_to_the_same_program(case: tuple[Schedule, Noise, Prediction]) -> None:
     plan, noise, prediction = case
     inventory = Inventory.__new__(Inventory)  # only the cache column reads it
