@@ -40,7 +40,7 @@ LONGER = 1.7
 CALIBRATION = ("a photo of the {}", "an image of a {}")
 HELD_OUT = ("a {}", "a photo of a {}", "a picture of a {}", "a small photo of a {}", "a close up of a {}", "{}")
 HELD_OUT_SEED = 1_000_000
-N_EVALUATIONS = 120
+N_EVALUATIONS = 90
 
 
 def main() -> None:

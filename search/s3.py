@@ -61,7 +61,7 @@ class S3Settings:
     n_parents: int = 15
     crossover: float = 0.3
     toggle: float = 0.05
-    fit_every: int = 6
+    fit_every: int = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
