@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
+from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Kernel, Matern, WhiteKernel
 
 Array = NDArray[np.float64]
 
@@ -19,7 +19,7 @@ N_FOLDS = 5
 
 
 class SolverPredictor:
-    """A Gaussian process from encoded programs (`encode_program`) to a score, the lower the better.
+    """A Gaussian process around a linear trend, from encoded programs (`encode_program`) to a score, lower is better.
 
     Scores are cut off as far above the median as the best lies below it: how bad a bad schedule is tells nothing about
     good ones. `kernel` with settled parameters saves the fit of new ones.
@@ -29,10 +29,13 @@ class SolverPredictor:
         best = np.argsort(scores, kind="stable")[:MAX_SAMPLES]
         x, y = np.array(encodings)[best], np.array(scores)[best]
         median = float(np.median(y))
-        self._mean, spread = x.mean(axis=0), x.std(axis=0)
+        self._median = np.median(x, axis=0)
+        spread = np.quantile(np.abs(x - self._median), 0.75, axis=0)
         self._varies = spread > 1e-9
         self._spread = np.where(self._varies, spread, 1.0)
-        start = ConstantKernel(1.0, (1e-2, 1e3)) * Matern(5.0, (0.5, 100.0), nu=2.5) + WhiteKernel(1e-3, (1e-6, 1.0))
+        smooth = ConstantKernel(1.0, (1e-2, 1e3)) * Matern(5.0, (0.5, 100.0), nu=2.5)
+        trend = ConstantKernel(0.1, (1e-5, 1e2)) * DotProduct(1.0, (1e-2, 1e2))
+        start = smooth + trend + WhiteKernel(1e-3, (1e-6, 1.0))
         self._process = GaussianProcessRegressor(
             kernel or start, optimizer="fmin_l_bfgs_b" if kernel is None else None, normalize_y=True
         )
@@ -46,8 +49,11 @@ class SolverPredictor:
         return np.asarray(mean), np.asarray(deviation)
 
     def scaled(self, encodings: Array) -> Array:
-        """Encodings in units of their spread over the training schedules, constant entries left out."""
-        return np.asarray(((encodings - self._mean) / self._spread)[:, self._varies])
+        """Encodings in units of their spread over the training schedules, far ones drawn in, constant ones left out.
+
+        Weights on outputs have heavy tails: in units of a standard deviation, good schedules would all look alike.
+        """
+        return np.asarray(np.arcsinh((encodings - self._median) / self._spread)[:, self._varies])
 
     @property
     def kernel(self) -> Kernel:
