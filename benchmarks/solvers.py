@@ -108,6 +108,7 @@ class Cells:
         self._fits[n] = base, compensated
         held["DC on UniPC-2"] = self._held_out_of(compensated.schedule)
         held["S3 + DC"] = self._held_out_of(self._fit(searched, FitColumn.COMPENSATION).schedule)
+        held["S3 + distill"] = self._held_out_of(self._fit(searched, FitColumn.CORRECTION).schedule)
         distilled = self._fit(rival, FitColumn.CORRECTION)
         held["solver-distill"] = self._held_out_of(distilled.schedule)
         for figure, measurement in held.items():

@@ -77,8 +77,7 @@ def fit_column(
         latents = run_with_gradient(
             pipe, scheduler, tensors, rows, [seeds[i] for i in chosen], arguments, checkpointed=checkpointed
         )
-        residual: torch.Tensor = (latents.cpu() - reference[chosen]).flatten(1) / scale[chosen]
-        return residual
+        return torch.div((latents.cpu() - reference[chosen]).flatten(1), scale[chosen])
 
     train, held_out = _split(len(seeds))
     with _frozen(denoiser):

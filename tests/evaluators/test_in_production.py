@@ -59,17 +59,8 @@ def searched(pipe: Any) -> Schedule:
         SolverStep(view="data", domain="lambda", order=1, corrector=True, slope=0.93),
         SolverStep(view=view, domain=domain, order=2, slope=0.9),
         SolverStep(view="noise", domain="lambda", order=2, relaxation="b2", slope=1.1, slope_points=2, corrector=True),
-        SolverStep(
-            view="data",
-            domain="lambda",
-            order=3,
-            slope_points=1,
-            curvature=0.8,
-            corrector=True,
-            state_gain=1.01,
-            output_gain=0.99,
-        ),
-        SolverStep(view=view, domain=domain, order=2, slope=1.05),
+        SolverStep(view="data", domain="lambda", order=3, slope_points=1, curvature=0.8, corrector=True),
+        SolverStep(view=view, domain=domain, order=2, slope=1.05, state_gain=0.96, output_gain=1.03),
     )
     schedule = Schedule(
         n_steps=N,

@@ -139,22 +139,19 @@ def test_order_three_is_3m_with_the_taylor_value_and_half_curvature_the_shipped_
 @NOISES
 def test_gains_multiply_the_state_and_the_output_and_leave_the_differences(toy: Any, noise: Noise) -> None:
     row = Row(toy, noise, data(2, state_gain=0.97, output_gain=1.04))
-    s, a = row.sigma, row.alpha
-    expected = 0.97 * s[LAST + 1] / s[LAST] * row.states[LAST] - 1.04 * a[LAST + 1] * math.expm1(-row.h) * row.m[0]
-    assert row.gap(expected + row.a_phi[0] * row.slope(1)) < 1e-12
+    kept = row.sigma[LAST + 1] / row.sigma[LAST] * row.states[LAST]
+    expected = 0.97 * kept + 1.04 * (row.first() - kept) + row.a_phi[0] * row.slope(1)
+    assert row.gap(expected) < 1e-12
 
 
-@pytest.mark.parametrize("step", [("data", "lambda"), ("noise", "lambda"), ("noise", "sigma")])
-def test_gains_act_at_the_clean_end_too(toy: Any, step: tuple[Any, Any]) -> None:
+@pytest.mark.parametrize(("view", "domain"), [("data", "lambda"), ("noise", "lambda"), ("noise", "sigma")])
+def test_gains_act_at_the_clean_end_too(toy: Any, view: Any, domain: Any) -> None:
     """There, data is (x - sigma e) / alpha."""
-    view, domain = step
     times = uniform_lambda(LINEAR, 2, t_start=950.0, t_end=400.0)
-    euler = SolverStep(view="noise", domain="lambda", order=1)
     last = SolverStep(view=view, domain=domain, order=1, state_gain=0.9, output_gain=1.2)
-    net = toy.network(LINEAR, "noise")
-    states = toy.run(compile_program(schedule(LINEAR, times, [euler, last]), LINEAR, "noise"), net, toy.x0)
-    x, e, sigma = states[1], net(states[1], times[1]), LINEAR.sigma(times)[1]
-    alpha = np.sqrt(1 - sigma**2)
+    net, plan = toy.network(LINEAR, "noise"), schedule(LINEAR, times, [data(1), last])
+    states = toy.run(compile_program(plan, LINEAR, "noise"), net, toy.x0)
+    x, e, sigma, alpha = states[1], net(states[1], times[1]), LINEAR.sigma(times)[1], LINEAR.alpha(times)[1]
     expected = 1.2 * (x - sigma * e) / alpha if view == "data" else (0.9 * x - 1.2 * sigma * e) / alpha
     np.testing.assert_allclose(states[2], expected, rtol=1e-12)
 
