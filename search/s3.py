@@ -141,7 +141,7 @@ class S3Searcher:
             else:
                 population.n_left = 0
                 continue
-            label = f"stage {population.stage}, {count} steps"
+            label = f"stage {population.stage}, {count} steps" + ", fitted" * (schedule in population.fitted)
             proposal = self._novelty.admit(schedule, family=FAMILY, label=label)
             if proposal is not None and self._encoding(schedule) is not None:
                 population.n_left -= 1
@@ -188,7 +188,8 @@ class S3Searcher:
             made = self._context.fit(self._variation.enriched(best), FitColumn.SOLVER).schedule
         except ScheduleError:
             made = best
-        population.fitted |= {best, canonical_schedule(made, self._context.inventory)}
+        made = canonical_schedule(made, self._context.inventory)
+        population.fitted |= {best, made}
         return [made]
 
     def _transferred(self, count: int) -> list[Schedule]:

@@ -172,6 +172,7 @@ def test_the_best_schedule_is_fitted_now_and_then_and_never_twice() -> None:
         scores.append(result.measurement.mean("deviation"))
     assert len(asked) == len(set(asked)) == 3
     first = [next(p for p in proposals if stage_of(p) == stage) for stage in (2, 5, 8)]
+    assert [p for p in proposals if p.label.endswith("steps, fitted")] == first
     assert [p.schedule for p in first] == [canonical_schedule(s, evaluator.inventory) for s in given]
     # A fit lowers the tabulated deviation by a tenth, and offspring keep what it found.
     presets = [score for p, score in zip(proposals, scores, strict=True) if stage_of(p) == 1]
