@@ -167,8 +167,12 @@ class Cells:
             result = self._result(searcher.ask(1)[0])
             searcher.tell([result])
             results.append(result)
-        for stage in searcher.stages[-1:] if len(searcher.stages) < 2 else (searcher.stages[0], searcher.stages[-1]):
+        for stage in searcher.stages:
             self._bench.row(f"S3's predictor, Kendall's tau, stage {stage.number}", stage.tau, where=self._where, n=n)
+        last = searcher.stages[-1]
+        self._bench.target(
+            f"{self._where}, {n} calls: tau of S3's predictor at the last stage", last.tau, None, at_least=0.7
+        )
         best = min(
             (result for result in results if result.measurement is not None),
             key=lambda result: result.measurement.mean("deviation") if result.measurement else np.inf,
@@ -190,11 +194,9 @@ class Cells:
             gain, interval = _gain(predicted, before, power=2)
             self._bench.row("CPR, RMS error of the ratios", regression.rms_error, where=self._where, n=n)
             self._bench.row("CPR, gain in MSE where it never fitted", gain, interval, where=self._where, n=n)
+            kept = gain / fitted_gain if fitted_gain > 0.0 else 1.0
             self._bench.target(
-                f"{self._where}, {n} calls: share of the fitted gain that CPR keeps",
-                gain / fitted_gain,
-                None,
-                at_least=0.8,
+                f"{self._where}, {n} calls: share of the fitted gain that CPR keeps", kept, None, at_least=0.8
             )
 
     def _fit(self, schedule: Schedule, column: FitColumn) -> ColumnFit:
