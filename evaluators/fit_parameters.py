@@ -63,9 +63,10 @@ def _compensation(schedule: Schedule, noise: NoiseSchedule, prediction: Predicti
 def _solver(schedule: Schedule, noise: NoiseSchedule, prediction: Prediction) -> FitParameters:
     time, rows = schedule.solver_columns
     # A flow's pure noise lies one training step below the top, else its lambda were infinite.
-    lam = noise.lam(np.minimum(time, noise.t_max - 1.0) if isinstance(noise, Flow) else np.array(time))
+    top = noise.t_max - 1.0 if isinstance(noise, Flow) else noise.t_max
+    lam = noise.lam(np.minimum(time, top))
     gaps = np.append(np.diff(lam), 1.0)
-    free = np.arange(0 if schedule.start is not None else 1, len(time))
+    free = np.arange(0 if schedule.start is not None and time[0] <= top else 1, len(time))
     unified = {i: row for i, row in enumerate(rows) if isinstance(row, SolverStep)}
 
     def finish(theta: Array) -> Schedule:

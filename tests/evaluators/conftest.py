@@ -10,6 +10,10 @@ from diffusers import DiffusionPipeline
 
 import autotune.evaluators
 from autotune.evaluators.apply import remove
+from autotune.evaluators.load import load_model
+from autotune.evaluators.worker import Worker
+from autotune.storage.artifacts import ArtifactStore
+from autotune.storage.database import Database
 
 ZOO = Path(autotune.evaluators.__path__[0]) / "zoo"
 SMALLEST: dict[str, dict[str, Any]] = {
@@ -55,6 +59,28 @@ def pixart_pipe() -> Any:
 @pytest.fixture(scope="session")
 def sd_pipe() -> Any:
     return load("mini-sd")
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Database:
+    return Database.open(str(tmp_path_factory.mktemp("worker") / "a.db"))
+
+
+@pytest.fixture(scope="module")
+def artifacts(database: Database) -> ArtifactStore:
+    return database.artifacts
+
+
+@pytest.fixture(scope="module")
+def flux(artifacts: ArtifactStore) -> Worker:
+    """A worker that keeps its artifacts."""
+    return Worker(load_model("mini-flux"), artifacts=artifacts)
+
+
+@pytest.fixture(scope="module")
+def pixart() -> Worker:
+    """A worker that keeps nothing."""
+    return Worker(load_model("mini-pixart"))
 
 
 @pytest.fixture(autouse=True)

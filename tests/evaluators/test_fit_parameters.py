@@ -91,6 +91,17 @@ def test_the_starting_noise_fixes_the_first_call_unless_a_step_leads_to_it() -> 
         assert (parameters.build(np.full(parameters.n, -0.1)).timesteps[0] != time[0]) == moves
 
 
+def test_a_flows_first_call_close_to_pure_noise_stays() -> None:
+    """Its lambda would run off to minus infinity."""
+    noise = Flow(mu=0.5)
+    plan = plan_on(noise, start=1000.0)
+    assert plan.time is not None
+    plan = replace(plan, time=(999.5, *plan.time[1:]))
+    parameters = parameters_of(plan, FitColumn.SOLVER, noise, "velocity")
+    for theta in (np.zeros(parameters.n), np.full(parameters.n, 0.1)):
+        assert parameters.build(theta).timesteps[0] == 999.5
+
+
 def test_ratios_stay_in_their_range() -> None:
     plan = plan_on(SCALED)
     parameters = parameters_of(plan, FitColumn.COMPENSATION, SCALED, "noise")

@@ -21,32 +21,11 @@ from autotune.spaces.solver_formula import Prediction
 from autotune.spaces.solver_program import SolverProgram, compile_program
 from autotune.spaces.traced_grid import gits
 from autotune.storage.artifacts import ArtifactStore
-from autotune.storage.database import Database
 
 N_LEVELS = 8
 PROMPTS = Fidelity(
     name="calibration", prompts=("a photo of a cat", "a photo of a ship", "a photo of a dog"), seeds=(3, 4, 5)
 )
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Database:
-    return Database.open(str(tmp_path_factory.mktemp("trace") / "a.db"))
-
-
-@pytest.fixture(scope="module")
-def artifacts(database: Database) -> ArtifactStore:
-    return database.artifacts
-
-
-@pytest.fixture(scope="module")
-def flux(artifacts: ArtifactStore) -> Worker:
-    return Worker(load_model("mini-flux"), artifacts=artifacts)
-
-
-@pytest.fixture(scope="module")
-def pixart() -> Worker:
-    return Worker(load_model("mini-pixart"))
 
 
 def program_of(condition: Condition, n_levels: int) -> SolverProgram:

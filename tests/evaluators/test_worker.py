@@ -12,29 +12,8 @@ from autotune.spaces.errors import EvaluatorError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
 from autotune.spaces.schedule import GuidanceAction, Schedule, canonical_schedule
 from autotune.storage.artifacts import ArtifactStore
-from autotune.storage.database import Database
 
 PROMPTS = Fidelity(name="calibration", prompts=("a photo of a cat", "a photo of a ship"), seeds=(3, 4))
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Database:
-    return Database.open(str(tmp_path_factory.mktemp("worker") / "a.db"))
-
-
-@pytest.fixture(scope="module")
-def artifacts(database: Database) -> ArtifactStore:
-    return database.artifacts
-
-
-@pytest.fixture(scope="module")
-def flux(artifacts: ArtifactStore) -> Worker:
-    return Worker(load_model("mini-flux"), artifacts=artifacts)
-
-
-@pytest.fixture(scope="module")
-def pixart() -> Worker:
-    return Worker(load_model("mini-pixart"))
 
 
 def measured(outcome: Measurement | Failure) -> Measurement:
