@@ -2,12 +2,17 @@
 
 import argparse
 import json
+import multiprocessing
 import platform
 import statistics
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TypeAlias
+
+import torch
 
 from autotune.evaluators.hardware import describe_machine
 from autotune.spaces.atomic_write import write_atomically
@@ -36,18 +41,22 @@ def spread(values: Sequence[float]) -> list[float]:
     return [low, high]
 
 
+Rows: TypeAlias = list[dict[str, object]]
+
+
 class Benchmark:
     """Collects rows and targets, prints each as it comes, and writes them at the end."""
 
     def __init__(self, name: str, arguments: argparse.Namespace) -> None:
-        self._name, self._arguments = name, arguments
+        self.arguments = arguments
+        self._name = name
         self._began = time.monotonic()
-        self._rows: list[dict[str, object]] = []
-        self._targets: list[dict[str, object]] = []
+        self.rows: Rows = []
+        self.targets: Rows = []
 
     def row(self, figure: str, value: float, interval: Sequence[float] | None = None, **what: object) -> None:
         """Note a figure; `interval` is its spread."""
-        self._rows.append({**what, "figure": figure, "value": value, "interval": interval})
+        self.rows.append({**what, "figure": figure, "value": value, "interval": interval})
         where = " ".join(str(part) for part in what.values())
         bounds = "" if interval is None else f"   [{interval[0]:.4g}, {interval[1]:.4g}]"
         print(f"{where:24} {figure:44} {value:10.4g}{bounds}", flush=True)
@@ -69,14 +78,28 @@ class Benchmark:
                 value >= at_least and (interval is None or interval[0] > 0.0 or at_least <= 0.0),
                 f">= {at_least}",
             )
-        self._targets.append({"name": name, "target": target, "value": value, "interval": interval, "met": met})
+        self.targets.append({"name": name, "target": target, "value": value, "interval": interval, "met": met})
         print(f"{'':24} {name}: {value:.4g}, target {target}: {'met' if met else 'MISSED'}", flush=True)
+
+    def run(self, measure: Callable[..., None], parts: Sequence[tuple[object, ...]], jobs: int) -> None:
+        """Call `measure` with a benchmark and each part, in `jobs` processes; rows and targets stay in order."""
+        if jobs == 1:
+            for part in parts:
+                measure(self, *part)
+            return
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, spawn, _share_cores, (jobs,)) as pool:
+            measured = [pool.submit(_measured, self._name, self.arguments, measure, part) for part in parts]
+            for future in measured:
+                rows, targets = future.result()
+                self.rows += rows
+                self.targets += targets
 
     def finish(self) -> None:
         """Write the JSON file, if one was asked for."""
         seconds = time.monotonic() - self._began
         print(f"{seconds:.0f} s")
-        if self._arguments.json is None:
+        if self.arguments.json is None:
             return
         commit = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
@@ -89,7 +112,20 @@ class Benchmark:
             "versions": {name: machine[name] for name in ("torch", "diffusers", "transformers", "autotune")}
             | {"python": platform.python_version()},
             "seconds": round(seconds, 1),
-            "rows": self._rows,
-            "targets": self._targets,
+            "rows": self.rows,
+            "targets": self.targets,
         }
-        write_atomically(self._arguments.json, (json.dumps(data, indent=1) + "\n").encode())
+        write_atomically(self.arguments.json, (json.dumps(data, indent=1) + "\n").encode())
+
+
+def _measured(
+    name: str, arguments: argparse.Namespace, measure: Callable[..., None], part: tuple[object, ...]
+) -> tuple[Rows, Rows]:
+    """One part's rows and targets, in a process of the pool."""
+    bench = Benchmark(name, arguments)
+    measure(bench, *part)
+    return bench.rows, bench.targets
+
+
+def _share_cores(n_processes: int) -> None:
+    torch.set_num_threads(max(1, torch.get_num_threads() // n_processes))

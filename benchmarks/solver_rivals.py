@@ -65,6 +65,12 @@ class Rivals:
             return dmn(noise, n, t_start=start, t_end=low if n >= 8 else None)
         return own
 
+    def n_images(self, n: int) -> int:
+        """What `best` takes at n calls, in images."""
+        n_combinations = sum(1 for _ in self._combinations(n))
+        n_prompts = len(self._calibration.prompts)
+        return n_combinations * min(N_SCREENED, n_prompts) + min(N_FINALISTS, n_combinations) * n_prompts
+
     def best(self, n: int, score: Score) -> tuple[str, Schedule, list[Schedule]]:
         """Name and schedule of the best combination on the calibration prompts, and all finalists."""
         screening = self._calibration.first(min(N_SCREENED, len(self._calibration.prompts)))
@@ -78,13 +84,16 @@ class Rivals:
         return finals[0][1], finals[0][2], [schedule for _, _, schedule in finals]
 
     def _scored(self, n: int, fidelity: Fidelity, score: Score) -> Iterator[tuple[float, str, Schedule]]:
+        for name, schedule in self._combinations(n):
+            measurement = score(schedule, fidelity)
+            if measurement is not None and np.isfinite(measurement.mean("deviation")):
+                yield measurement.mean("deviation"), name, schedule
+
+    def _combinations(self, n: int) -> Iterator[tuple[str, Schedule]]:
         seen = set()
         for grid in GRIDS:
             for solver in SOLVERS:
                 schedule = self.schedule(solver, grid, n)
-                if schedule is None or schedule in seen:
-                    continue
-                seen.add(schedule)
-                measurement = score(schedule, fidelity)
-                if measurement is not None and np.isfinite(measurement.mean("deviation")):
-                    yield measurement.mean("deviation"), f"{solver}, {grid}", schedule
+                if schedule is not None and schedule not in seen:
+                    seen.add(schedule)
+                    yield f"{solver}, {grid}", schedule

@@ -37,30 +37,56 @@ COUNTS = (4, 5, 6, 8, 10)
 LONGER = 1.7
 """A searched schedule of N calls should do what the best rival does in this many times N."""
 
-CALIBRATION = ("a photo of the {}", "an image of a {}")
+CALIBRATION = ("a photo of the {}", "an image of a {}", "the {}")
 HELD_OUT = ("a {}", "a photo of a {}", "a picture of a {}", "a small photo of a {}", "a close up of a {}", "{}")
 HELD_OUT_SEED = 1_000_000
 N_EVALUATIONS = 90
+MAX_IMAGES = 20_000
+"""What a search may take; runs with gradients count as three."""
+
+FIT_IMAGES = 5_000
+"""At most what one fit of S3 takes with these prompts: with less left, none begins."""
 
 
 def main() -> None:
     arguments = parse_arguments(__doc__, _options)
+    conditions = [(name, guidance) for name, guidance in CONDITIONS if arguments.only in (None, name)]
+    counts = arguments.counts or COUNTS
+    if arguments.quick:
+        conditions, counts = conditions[:1], arguments.counts or (5,)
     bench = Benchmark("solvers", arguments)
     with tempfile.TemporaryDirectory() as folder:
-        path = arguments.storage or Path(folder) / "solvers.db"
-        with Database.open(str(path)) as database:
-            for name, guidance in CONDITIONS:
-                if arguments.quick and (name, guidance) != ("mini-flux", 1.0):
-                    continue
-                if arguments.only in (None, name):
-                    Cells(bench, database, arguments, name, guidance).run()
+        arguments.storage = arguments.storage or Path(folder) / "solvers.db"
+        Database.open(str(arguments.storage)).close()  # made once, before several processes open it
+        lengths = sorted({length for n in counts for length in (n, round(LONGER * n))})
+        bench.run(_measure_rivals, [(*c, n) for c in conditions for n in lengths], arguments.jobs)
+        bench.run(_measure_cell, [(*c, n) for c in conditions for n in reversed(counts)], arguments.jobs)
+        if len(counts) >= 4:
+            guided = [(*c, counts) for c in conditions if c[1] > 1.0]
+            bench.run(_measure_regression, guided, arguments.jobs)
     bench.finish()
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--storage", type=Path, help="database file that keeps the measurements")
+    parser.add_argument("--jobs", type=int, default=1, help="cells that are measured at a time, each in a process")
     parser.add_argument("--only", help="one model's cells only")
     parser.add_argument("--counts", type=int, nargs="+", help="numbers of network calls")
+
+
+def _measure_rivals(bench: Benchmark, name: str, guidance: float, n: int) -> None:
+    with Database.open(str(bench.arguments.storage)) as database:
+        Cells(bench, database, name, guidance).measure_rivals(n)
+
+
+def _measure_cell(bench: Benchmark, name: str, guidance: float, n: int) -> None:
+    with Database.open(str(bench.arguments.storage)) as database:
+        Cells(bench, database, name, guidance).measure(n)
+
+
+def _measure_regression(bench: Benchmark, name: str, guidance: float, counts: Sequence[int]) -> None:
+    with Database.open(str(bench.arguments.storage)) as database:
+        Cells(bench, database, name, guidance).measure_regression(counts)
 
 
 def prompts_of(name: str, templates: Sequence[str], first_seed: int) -> Fidelity:
@@ -72,41 +98,33 @@ def prompts_of(name: str, templates: Sequence[str], first_seed: int) -> Fidelity
 class Cells:
     """All step counts under one condition."""
 
-    def __init__(
-        self, bench: Benchmark, database: Database, arguments: argparse.Namespace, name: str, guidance: float
-    ) -> None:
-        model = load_model(name, device=arguments.device)
+    def __init__(self, bench: Benchmark, database: Database, name: str, guidance: float) -> None:
+        self._bench, self._quick, self._seed = bench, bench.arguments.quick, bench.arguments.seed
+        model = load_model(name, device=bench.arguments.device)
         preset = dataclasses.replace(model.preset, guidance_scale=guidance)
         self._worker = Worker(dataclasses.replace(model, preset=preset), artifacts=database.artifacts)
         self._measurer = Measurer(self._worker, database, SystemClock())
-        self._bench, self._arguments = bench, arguments
         self._where = f"{name} cfg {guidance:g}" if guidance > 1.0 else name
         self._guidance = guidance
-        self._calibration = prompts_of("calibration", CALIBRATION, 0)
-        self._held_out = prompts_of("held_out", HELD_OUT[: 2 if arguments.quick else None], HELD_OUT_SEED)
+        self._calibration = prompts_of("calibration", CALIBRATION[: 1 if self._quick else None], 0)
+        self._held_out = prompts_of("held_out", HELD_OUT[: 2 if self._quick else None], HELD_OUT_SEED)
         self._rivals = Rivals(self._worker, self._calibration)
-        self._fits: dict[int, tuple[Schedule, ColumnFit]] = {}
 
-    def run(self) -> None:
-        """Measure every cell."""
-        counts = self._arguments.counts or ((5,) if self._arguments.quick else COUNTS)
-        for n in counts:
-            self._run_cell(n)
-        if self._guidance > 1.0 and len(counts) >= 4:
-            self._regression()
+    def measure_rivals(self, n: int) -> None:
+        """The best known solver and grid of n calls."""
+        name, schedule, _ = self._rivals.best(n, self._score)
+        deviation = self._held_out_of(schedule).mean("deviation")
+        self._bench.row("best rival, deviation", deviation, where=self._where, n=n, rival=name)
 
-    def _run_cell(self, n: int) -> None:
-        name, rival, finalists = self._rivals.best(n, self._score)
+    def measure(self, n: int) -> None:
+        """The cell of n calls."""
+        _, rival, finalists = self._rivals.best(n, self._score)
         held = {"best rival": self._held_out_of(rival)}
-        print(f"{self._where}, {n} calls: best rival is {name}")
         searched, n_images = self._s3(n, finalists)
         held["S3"] = self._held_out_of(searched)
-        base = self._rivals.schedule("unipc-2", "default", n)
-        assert base is not None
+        base, compensated = self._compensated(n)
         held["UniPC-2"] = self._held_out_of(base)
-        compensated = self._fit(base, FitColumn.COMPENSATION)
-        self._fits[n] = base, compensated
-        held["DC on UniPC-2"] = self._held_out_of(compensated.schedule)
+        held["DC on UniPC-2"] = self._held_out_of(compensated)
         held["S3 + DC"] = self._held_out_of(self._fit(searched, FitColumn.COMPENSATION).schedule)
         held["S3 + distill"] = self._held_out_of(self._fit(searched, FitColumn.CORRECTION).schedule)
         distilled = self._fit(rival, FitColumn.CORRECTION)
@@ -119,9 +137,9 @@ class Cells:
         self._targets(n, held)
 
     def _report(self, n: int, figure: str, measurement: Measurement, rival: Measurement) -> None:
-        deviation = measurement.mean("deviation")
         gain, interval = _gain(measurement, rival)
-        self._bench.row(f"{figure}, deviation", deviation, where=self._where, n=n)
+        if measurement is not rival:
+            self._bench.row(f"{figure}, deviation", measurement.mean("deviation"), where=self._where, n=n)
         self._bench.row(f"{figure}, PSNR", measurement.mean("psnr"), where=self._where, n=n)
         self._bench.row(f"{figure}, alignment", measurement.mean("alignment"), where=self._where, n=n)
         if measurement is not rival:
@@ -137,21 +155,25 @@ class Cells:
                 f"{self._where}, {n} calls: DC's gain in MSE", gain, interval, at_least=0.09 if n == 5 else 0.2
             )
         longer = round(LONGER * n)
-        name, rival, _ = self._rivals.best(longer, self._score)
+        _, rival, _ = self._rivals.best(longer, self._score)
         ratio = _gain(held["S3"], self._held_out_of(rival))
-        print(f"{self._where}, {longer} calls: best rival is {name}")
         self._bench.target(
             f"{self._where}: S3's gain in {n} calls over the best rival in {longer}", *ratio, at_least=0.0
         )
 
     def _s3(self, n: int, known: Sequence[Schedule]) -> tuple[Schedule, int]:
-        """The best schedule that S3 finds, and the images that the search took; one with gradients counts as three."""
-        n_evaluations = 60 if self._arguments.quick else N_EVALUATIONS
-        fits: list[ColumnFit] = []
+        """The best schedule that S3 finds, and the images that the search took, those of the rivals with it."""
+        n_evaluations = 60 if self._quick else N_EVALUATIONS
+        n_prompts = len(self._calibration.prompts)
+        n_images = self._rivals.n_images(n)
 
         def fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
-            fits.append(self._worker.fit(schedule, column, self._calibration))
-            return fits[-1]
+            nonlocal n_images
+            if n_images + FIT_IMAGES > MAX_IMAGES:
+                raise ScheduleError("the search has no images left for a fit")
+            made = self._worker.fit(schedule, column, self._calibration)
+            n_images += made.image_runs
+            return made
 
         context = SearchContext(
             condition=self._worker.condition,
@@ -159,14 +181,14 @@ class Cells:
             own_timesteps=self._worker.own_timesteps,
             fit=fit,
         )
-        searcher = S3Searcher(context, self._arguments.seed, S3Settings(step_counts=(n,)))
-        proposals = [Proposal(schedule=schedule, family="rival", label="") for schedule in known]
-        results = [self._result(proposal) for proposal in proposals]
+        searcher = S3Searcher(context, self._seed, S3Settings(step_counts=(n,)))
+        results = [self._result(Proposal(schedule=schedule, family="rival", label="")) for schedule in known]
         searcher.tell(results)
-        while len(results) < n_evaluations:
+        while len(results) < n_evaluations and n_images + n_prompts <= MAX_IMAGES:
             result = self._result(searcher.ask(1)[0])
             searcher.tell([result])
             results.append(result)
+            n_images += n_prompts
         for stage in searcher.stages:
             self._bench.row(f"S3's predictor, Kendall's tau, stage {stage.number}", stage.tau, where=self._where, n=n)
         last = searcher.stages[-1]
@@ -177,20 +199,18 @@ class Cells:
             (result for result in results if result.measurement is not None),
             key=lambda result: result.measurement.mean("deviation") if result.measurement else np.inf,
         )
-        n_images = len(results) * len(self._calibration.prompts) + sum(fit.image_runs for fit in fits)
         return best.proposal.schedule, n_images
 
-    def _regression(self) -> None:
+    def measure_regression(self, counts: Sequence[int]) -> None:
         """Ratios predicted at each inner step count from the fits at the others."""
-        for n in sorted(self._fits)[1:-1]:
-            samples = [
-                RatioSample.of(fit.schedule, self._guidance) for other, (_, fit) in self._fits.items() if other != n
-            ]
+        fits = {n: self._compensated(n) for n in sorted(counts)}
+        for n in sorted(counts)[1:-1]:
+            samples = [RatioSample.of(fitted, self._guidance) for other, (_, fitted) in fits.items() if other != n]
             regression = CompensationRegression.fit(samples)
-            base, fit = self._fits[n]
+            base, fitted = fits[n]
             predicted = self._held_out_of(regression.compensated(base, self._guidance))
             before = self._held_out_of(base)
-            fitted_gain, _ = _gain(self._held_out_of(fit.schedule), before, power=2)
+            fitted_gain, _ = _gain(self._held_out_of(fitted), before, power=2)
             gain, interval = _gain(predicted, before, power=2)
             self._bench.row("CPR, RMS error of the ratios", regression.rms_error, where=self._where, n=n)
             self._bench.row("CPR, gain in MSE where it never fitted", gain, interval, where=self._where, n=n)
@@ -198,6 +218,12 @@ class Cells:
             self._bench.target(
                 f"{self._where}, {n} calls: share of the fitted gain that CPR keeps", kept, None, at_least=0.8
             )
+
+    def _compensated(self, n: int) -> tuple[Schedule, Schedule]:
+        """UniPC-2 on the default grid, without and with fitted ratios."""
+        base = self._rivals.schedule("unipc-2", "default", n)
+        assert base is not None
+        return base, self._fit(base, FitColumn.COMPENSATION).schedule
 
     def _fit(self, schedule: Schedule, column: FitColumn) -> ColumnFit:
         try:

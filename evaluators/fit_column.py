@@ -20,7 +20,7 @@ from autotune.spaces.schedule import Schedule
 
 SETTINGS: Mapping[FitColumn, FitSettings] = {
     FitColumn.COMPENSATION: FitSettings(evaluations=15, n_train=10, batch=10, penalty=0.0),
-    FitColumn.SOLVER: FitSettings(evaluations=30, n_train=None, batch=16, penalty=1e-3, squared=False),
+    FitColumn.SOLVER: FitSettings(evaluations=40, n_train=None, batch=16, penalty=1e-3, squared=False),
     FitColumn.CORRECTION: FitSettings(evaluations=40, n_train=None, batch=16, penalty=1e-3, squared=False),
 }
 """DC-Solver's 10 prompts (Zhao et al. 2024, arXiv 2409.03755); corrections have more to learn."""

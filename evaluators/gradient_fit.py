@@ -1,5 +1,6 @@
 """Fitting a program's parameters by gradient: distillation of a converged run into few steps."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -34,12 +35,13 @@ class FitSettings:
     """How long and how carefully a fit goes.
 
     `evaluations` of the gradient by L-BFGS (Liu & Nocedal 1989), over at most `n_train` prompts (None for all), `batch`
-    at a time. It moves parameters that are whitened at the start: `n_probed` prompts tell what each does to the result,
-    and those that do the same share one step. Directions that do less than `damping` of the mean hardly move. `penalty`
-    times the mean square of the whitened parameters, whose unit is the deviation at the start, is added to the loss
-    relative to it. After each iteration the held-out prompts are scored: the best parameters there are the result, and
-    after `patience` iterations without gain the fit ends. With `squared`, loss and score are the mean square of the
-    relative deviation, else its mean, which single outliers do not rule.
+    at a time, in rounds of `round_length`. A round starts from the best parameters so far and moves ones that are
+    whitened there: `n_probed` prompts tell what each does to the result, and those that do the same share one step.
+    Directions that do less than `damping` of the mean hardly move. `penalty` times the mean square of the parameters,
+    whitened at the start, where their unit is the deviation there, is added to the loss relative to it. After each
+    iteration the held-out prompts are scored: the best parameters there are the result, and a round without gain there
+    is the last one. With `squared`, loss and score are the mean square of the relative deviation, else its mean, which
+    single outliers do not rule.
     """
 
     evaluations: int
@@ -47,9 +49,9 @@ class FitSettings:
     batch: int
     penalty: float
     squared: bool = True
-    n_probed: int = 4
+    round_length: int = 10
+    n_probed: int = 8
     damping: float = 1e-2
-    patience: int = 8
     seed: int = 0
 
 
@@ -85,11 +87,11 @@ def fit_parameters(
 
 
 class _Ended(Exception):
-    """The fit is over."""
+    """The round, or with it the fit, is over."""
 
 
 class _Fitter:
-    """One fit; `z` are the whitened parameters, `theta` = basis @ z."""
+    """One fit; `z` are the parameters whitened in this round, theta = origin + basis @ z."""
 
     def __init__(
         self,
@@ -102,21 +104,16 @@ class _Fitter:
     ) -> None:
         self._parameters, self._residuals, self._settings = parameters, residuals, settings
         self._train, self._held_out, self._stop = train, held_out, stop
-        self._image_runs, self._waited, self._n_gradients, self._stopped = 0, 0, 0, False
+        self._image_runs, self._n_gradients, self._round_end, self._stopped = 0, 0, 0, False
         self._best, self._best_theta = float("inf"), np.zeros(parameters.n)
         self._unit: float | None = None
-        self._basis = np.eye(parameters.n)
+        self._to_whitened: Array | None = None
 
     def run(self) -> Fit:
         before = self._score(self._best_theta)
         self._best = before
         if 0.0 < before < float("inf"):
-            try:
-                self._basis = before * self._whitening()
-                options = {"maxfun": self._settings.evaluations, "maxiter": self._settings.evaluations, "maxls": 10}
-                start = np.zeros(self._parameters.n)
-                minimize(self._loss, start, jac=True, method="L-BFGS-B", callback=self._keep, options=options)
-            except _Ended:
+            while self._round(before):
                 pass
         return Fit(
             theta=self._best_theta,
@@ -126,12 +123,26 @@ class _Fitter:
             stopped=self._stopped,
         )
 
-    def _whitening(self) -> Array:
-        """Parameters -> equal effects: the inverse root of the Gauss-Newton matrix at the start, (n, n), symmetric."""
+    def _round(self, unit: float) -> bool:
+        """Minimise from the best parameters so far, whitened in this unit; whether another round may find more."""
+        if self._polled() or self._n_gradients >= self._settings.evaluations:
+            return False
+        self._round_end = min(self._n_gradients + self._settings.round_length, self._settings.evaluations)
+        self._origin, before = self._best_theta, self._best
+        self._basis = unit * self._whitening(self._origin)
+        if self._to_whitened is None:
+            self._to_whitened = np.asarray(np.linalg.inv(self._basis))
+        start = np.zeros(self._parameters.n)
+        with contextlib.suppress(_Ended):
+            minimize(self._loss, start, jac=True, method="L-BFGS-B", callback=self._keep, options={"maxls": 10})
+        return self._best < before
+
+    def _whitening(self, theta: Array) -> Array:
+        """Equal effects -> parameters: the inverse root of the Gauss-Newton matrix at theta, (n, n), symmetric."""
         probed, columns = self._train[: self._settings.n_probed], []
-        for row in _WHITENING_PROBE * np.vstack([np.zeros(self._parameters.n), np.eye(self._parameters.n)]):
+        for row in theta + _WHITENING_PROBE * np.vstack([np.zeros(len(theta)), np.eye(len(theta))]):
             if self._polled():
-                raise _Ended
+                return np.eye(len(theta))
             columns.append(self._ends(row, probed).ravel())
         here = columns.pop(0)
         effects = [
@@ -141,7 +152,7 @@ class _Fitter:
         strengths, directions = np.linalg.eigh(jacobian @ jacobian.T / len(probed))
         mean = float(strengths.mean())
         if not mean > 0.0:
-            return np.eye(self._parameters.n)
+            return np.eye(len(theta))
         scales = 1.0 / np.sqrt(np.maximum(strengths, 0.0) + self._settings.damping * mean)
         return np.asarray(directions * scales @ directions.T)
 
@@ -157,11 +168,11 @@ class _Fitter:
 
     def _loss(self, z: Array) -> tuple[float, Array]:
         """The loss relative to its value at the start, and its gradient."""
-        if self._polled() or self._n_gradients >= self._settings.evaluations:
+        if self._polled() or self._n_gradients >= self._round_end:
             raise _Ended
         self._n_gradients += 1
         settings = self._settings
-        theta = torch.tensor(self._basis @ z, requires_grad=True)
+        theta = torch.tensor(self._origin + self._basis @ z, requires_grad=True)
         total = 0.0
         try:
             for first in range(0, len(self._train), settings.batch):
@@ -174,22 +185,21 @@ class _Fitter:
                 total += float(loss.detach())
         except ScheduleError:
             return _WORST, np.zeros_like(z)
-        gradient = np.zeros_like(z) if theta.grad is None else self._basis.T @ theta.grad.numpy()
+        gradient = np.zeros_like(z) if theta.grad is None else theta.grad.numpy()
         if not (np.isfinite(total) and np.all(np.isfinite(gradient))):
             return _WORST, np.zeros_like(z)
         unit = self._unit = max(total, _PERFECT) if self._unit is None else self._unit
-        penalty = settings.penalty / len(z)
-        return total / unit + penalty * float(z @ z), gradient / unit + 2.0 * penalty * z
+        assert self._to_whitened is not None
+        penalty, whitened = settings.penalty / len(z), self._to_whitened @ theta.detach().numpy()
+        gradient = gradient / unit + 2.0 * penalty * self._to_whitened.T @ whitened
+        return total / unit + penalty * float(whitened @ whitened), self._basis.T @ gradient
 
     def _keep(self, z: Array) -> None:
         """Score on the held-out prompts after an iteration."""
-        theta = self._basis @ z
+        theta = self._origin + self._basis @ z
         score = self._score(theta)
-        self._waited = 0 if score < self._best else self._waited + 1
         if score < self._best:
             self._best, self._best_theta = score, theta
-        if self._waited >= self._settings.patience:
-            raise _Ended
 
     def _score(self, theta: Array) -> float:
         squares = np.square(self._ends(theta, self._held_out)).sum(axis=1)

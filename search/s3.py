@@ -48,7 +48,7 @@ class S3Settings:
     `n_parents` is the size of the parent pool, `crossover` the share of offspring with two parents, `toggle` that of
     those that gain or lose the analytic first step. In the second stage and then every `fit_every` ones, 0 for never,
     times and factors of the best schedule that was not fitted yet are fitted by gradient, and the result is tried
-    first.
+    first; the second time with the first step turned analytic, or back: unfitted, none would stand up to fitted ones.
     """
 
     step_counts: tuple[int, ...] | None = None
@@ -85,7 +85,8 @@ class _Member:
 class _Population:
     """What is known and planned at one step count; `n_left` schedules of its stage are still to be proposed.
 
-    Of these, the last `n_free` are plain offspring. `fitted` schedules were fitted, or are what came of it.
+    Of these, the last `n_free` are plain offspring. `fitted` schedules were fitted, or are what came of it, in `n_fits`
+    fits.
     """
 
     lag: int
@@ -95,6 +96,7 @@ class _Population:
     n_left: int = 0
     n_free: int = 0
     fitted: set[Schedule] = field(default_factory=set)
+    n_fits: int = 0
 
     def best(self, n: int) -> list[_Member]:
         """The best `n` members, best first."""
@@ -184,12 +186,14 @@ class S3Searcher:
         best = next((m.schedule for m in population.best(len(population.members)) if m.schedule not in tried), None)
         if best is None:
             return []
+        start = self._variation.toggle_start(best, self._rng) if population.n_fits == 1 else best
         try:
-            made = self._context.fit(self._variation.enriched(best), FitColumn.SOLVER).schedule
+            made = self._context.fit(self._variation.enriched(start), FitColumn.SOLVER).schedule
         except ScheduleError:
             made = best
         made = canonical_schedule(made, self._context.inventory)
         population.fitted |= {best, made}
+        population.n_fits += 1
         return [made]
 
     def _transferred(self, count: int) -> list[Schedule]:

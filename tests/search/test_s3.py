@@ -171,6 +171,7 @@ def test_the_best_schedule_is_fitted_now_and_then_and_never_twice() -> None:
         proposals.append(proposal)
         scores.append(result.measurement.mean("deviation"))
     assert len(asked) == len(set(asked)) == 3
+    assert [schedule.start is None for schedule in asked[:2]] == [True, False]
     first = [next(p for p in proposals if stage_of(p) == stage) for stage in (2, 5, 8)]
     assert [p for p in proposals if p.label.endswith("steps, fitted")] == first
     assert [p.schedule for p in first] == [canonical_schedule(s, evaluator.inventory) for s in given]
