@@ -2,9 +2,9 @@
 
 Prints a table and takes `--quick` (at most 10 minutes on two cores), `--seed`, `--device`, `--json FILE`. With
 `--storage FILE`, a database that keeps every measurement, a run that was cut off goes on where it stopped;
-`--only MODEL` measures one model's cells. Rivals, searches and fits choose on calibration prompts; what is printed
-comes from held-out prompts and fresh seeds. A gain is 1 - deviation / rival's deviation, with a paired 95 % bootstrap
-interval over prompts.
+`--only MODEL ...` measures some models' cells, `--jobs N` several cells at a time. Rivals, searches and fits choose on
+calibration prompts; what is printed comes from held-out prompts and fresh seeds. A gain is 1 - deviation / rival's
+deviation, with a paired 95 % bootstrap interval over prompts.
 """
 
 import argparse
@@ -50,7 +50,7 @@ FIT_IMAGES = 5_000
 
 def main() -> None:
     arguments = parse_arguments(__doc__, _options)
-    conditions = [(name, guidance) for name, guidance in CONDITIONS if arguments.only in (None, name)]
+    conditions = [(name, guidance) for name, guidance in CONDITIONS if name in (arguments.only or [name])]
     counts = arguments.counts or COUNTS
     if arguments.quick:
         conditions, counts = conditions[:1], arguments.counts or (5,)
@@ -70,7 +70,7 @@ def main() -> None:
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--storage", type=Path, help="database file that keeps the measurements")
     parser.add_argument("--jobs", type=int, default=1, help="cells that are measured at a time, each in a process")
-    parser.add_argument("--only", help="one model's cells only")
+    parser.add_argument("--only", nargs="+", help="the cells of these models only")
     parser.add_argument("--counts", type=int, nargs="+", help="numbers of network calls")
 
 
