@@ -30,6 +30,7 @@ from autotune.spaces.errors import ScheduleError
 from autotune.spaces.evaluation import Fidelity, Measurement
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
 from autotune.spaces.statistics import mean_ratio_interval
+from autotune.spaces.traced_run import N_TRACED, TRACE_LEVELS
 from autotune.storage.database import Database
 
 CONDITIONS = (("mini-flux", 1.0), ("mini-pixart", 3.0), ("mini-pixart", 7.5), ("mini-sd", 5.0), ("mini-sd", 7.5))
@@ -180,6 +181,7 @@ class Cells:
             inventory=self._worker.inventory,
             own_timesteps=self._worker.own_timesteps,
             fit=fit,
+            trace=lambda: self._worker.trace(self._calibration, N_TRACED, TRACE_LEVELS),
         )
         searcher = S3Searcher(context, self._seed, S3Settings(step_counts=(n,)))
         results = [self._result(Proposal(schedule=schedule, family="rival", label="")) for schedule in known]

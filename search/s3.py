@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from autotune.spaces.program_encoding import encode_program
 from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.solver_program import compile_program
 from autotune.spaces.solver_step import SolverStep
+from autotune.spaces.traced_run import RESPONSES, TracedRun
 
 Array = NDArray[np.float64]
 
@@ -107,8 +109,8 @@ class S3Searcher:
     """Evolution of the columns `time` and `solver`, stage by stage, at several step counts in turn.
 
     The score is the study's first objective of quality, by default the deviation; results that failed or break a
-    constraint are left out. We deviate from the paper in the predictor, a Gaussian process on the compiled
-    coefficients, and in the gradient that now and then finishes what evolution has begun.
+    constraint are left out. We deviate from the paper in the predictor, a Gaussian process on the compiled coefficients
+    and on their errors on a trace, and in the gradient that now and then finishes what evolution has begun.
     """
 
     def __init__(self, context: SearchContext, seed: int = 0, settings: S3Settings | None = None) -> None:
@@ -227,7 +229,7 @@ class S3Searcher:
         settings = self._settings
         encodings = [member.encoding for member in population.members]
         scores = [member.score for member in population.members]
-        predictor = SolverPredictor(encodings, scores)
+        predictor = SolverPredictor(encodings, scores, n_errors=0 if self._traced is None else len(RESPONSES))
         tau = held_out_tau(predictor, encodings, scores, self._seed)
         self.stages.append(Stage(n_steps=count, number=population.stage, n_scored=len(scores), tau=tau))
         best = population.best(settings.n_parents)
@@ -249,7 +251,14 @@ class S3Searcher:
             program = compile_program(schedule, self._noise, self._prediction)
         except ScheduleError:
             return None
-        return encode_program(program, self._noise)
+        encoded = encode_program(program, self._noise)
+        return encoded if self._traced is None else np.concatenate([encoded, self._traced.log_errors(program)])
+
+    @cached_property
+    def _traced(self) -> TracedRun | None:
+        """What tells a program's error without the network; None where nothing can be traced."""
+        trace = self._context.trace
+        return None if trace is None else TracedRun(trace(), self._noise, self._prediction)
 
 
 def _is_pure(schedule: Schedule) -> bool:

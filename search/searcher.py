@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, Self
 
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.condition import Condition
@@ -12,6 +12,8 @@ from autotune.spaces.evaluation import Failure, Measurement
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.objective import Constraint
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
+from autotune.spaces.study_record import Candidate
+from autotune.spaces.trace import Trace
 
 
 def _refuse_fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
@@ -23,8 +25,9 @@ class SearchContext:
     """What a searcher may know of its study.
 
     `own_timesteps(n)` gives the pipeline's own time grid at n steps, one entry per network call. `fit` fits a column of
-    a schedule on the calibration prompts, which takes as long as many evaluations. The budget is left out: a study
-    that is resumed with a larger one must take the same course up to there.
+    a schedule on the calibration prompts, which takes as long as many evaluations. `trace` gives the converged run of a
+    few of them, None where nothing makes it. The budget is left out: a study that is resumed with a larger one must
+    take the same course up to there.
     """
 
     condition: Condition
@@ -33,6 +36,7 @@ class SearchContext:
     objectives: tuple[str, ...] = ("latency", "deviation")
     constraints: tuple[Constraint, ...] = ()
     fit: Callable[[Schedule, FitColumn], ColumnFit] = _refuse_fit
+    trace: Callable[[], Trace] | None = None
 
     @cached_property
     def n_calls(self) -> int:
@@ -47,6 +51,11 @@ class Proposal:
     schedule: Schedule
     family: str
     label: str
+
+    @classmethod
+    def of(cls, candidate: Candidate) -> Self:
+        """The proposal that a recorded candidate was."""
+        return cls(schedule=candidate.schedule, family=candidate.family, label=candidate.label)
 
     @cached_property
     def schedule_hash(self) -> str:

@@ -17,15 +17,21 @@ MAX_SAMPLES = 400
 
 N_FOLDS = 5
 
+ERROR_WEIGHT = 3.0
+"""How much more an error on a trace counts in the kernel than another number of an encoding."""
+
 
 class SolverPredictor:
     """A Gaussian process around a linear trend, from encoded programs (`encode_program`) to a score, lower is better.
 
+    The last `n_errors` numbers of an encoding are the program's errors on a trace (`TracedRun.log_errors`).
     Scores are cut off as far above the median as the best lies below it: how bad a bad schedule is tells nothing about
     good ones. `kernel` with settled parameters saves the fit of new ones.
     """
 
-    def __init__(self, encodings: Sequence[Array], scores: Sequence[float], kernel: Kernel | None = None) -> None:
+    def __init__(
+        self, encodings: Sequence[Array], scores: Sequence[float], kernel: Kernel | None = None, *, n_errors: int = 0
+    ) -> None:
         best = np.argsort(scores, kind="stable")[:MAX_SAMPLES]
         x, y = np.array(encodings)[best], np.array(scores)[best]
         median = float(np.median(y))
@@ -33,6 +39,8 @@ class SolverPredictor:
         spread = np.quantile(np.abs(x - self._median), 0.75, axis=0)
         self._varies = spread > 1e-9
         self._spread = np.where(self._varies, spread, 1.0)
+        self.n_errors = n_errors
+        self._weights = np.where(np.arange(x.shape[1]) < x.shape[1] - n_errors, 1.0, ERROR_WEIGHT)[self._varies]
         smooth = ConstantKernel(1.0, (1e-2, 1e3)) * Matern(5.0, (0.5, 100.0), nu=2.5)
         trend = ConstantKernel(0.1, (1e-5, 1e2)) * DotProduct(1.0, (1e-2, 1e2))
         start = smooth + trend + WhiteKernel(1e-3, (1e-6, 1.0))
@@ -53,7 +61,7 @@ class SolverPredictor:
 
         Weights on outputs have heavy tails: in units of a standard deviation, good schedules would all look alike.
         """
-        return np.asarray(np.arcsinh((encodings - self._median) / self._spread)[:, self._varies])
+        return np.asarray(np.arcsinh((encodings - self._median) / self._spread)[:, self._varies] * self._weights)
 
     @property
     def kernel(self) -> Kernel:
@@ -72,7 +80,6 @@ def held_out_tau(predictor: SolverPredictor, encodings: Sequence[Array], scores:
     for fold in range(N_FOLDS):
         held_out = order[fold::N_FOLDS]
         kept = np.setdiff1d(order, held_out)
-        predictions[held_out] = SolverPredictor(list(x[kept]), y[kept].tolist(), predictor.kernel).predict(x[held_out])[
-            0
-        ]
+        unseeing = SolverPredictor(list(x[kept]), y[kept].tolist(), predictor.kernel, n_errors=predictor.n_errors)
+        predictions[held_out], _ = unseeing.predict(x[held_out])
     return float(np.nan_to_num(kendalltau(predictions, y).statistic))

@@ -18,6 +18,8 @@ from autotune.spaces.evaluation import Failure, Measurement
 from autotune.spaces.front import BASELINE, RIVAL
 from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.study_record import Candidate, StudyState
+from autotune.spaces.trace import Trace
+from autotune.spaces.traced_run import N_TRACED, TRACE_LEVELS
 from autotune.storage.database import Database
 
 MAX_REPEATS = 1000
@@ -87,8 +89,6 @@ class StudyLoop:
         self._save(state)
         return state
 
-    # --- search
-
     def _search(self) -> bool:
         """Try candidates until the budget is used; True if interrupted."""
         recorded = {c.number: c for c in self._database.load_study(self._plan.name).candidates}
@@ -108,6 +108,7 @@ class StudyLoop:
             inventory=self._evaluator.inventory,
             own_timesteps=self._evaluator.own_timesteps,
             fit=self._fit,
+            trace=self._trace,
             objectives=self._plan.objectives,
             constraints=self._plan.constraints,
         )
@@ -148,8 +149,7 @@ class StudyLoop:
         """Take in the rest of the record as it stands: this version of the searcher would have gone another way."""
         results = []
         while (candidate := recorded.get(len(self._results))) is not None:
-            proposal = Proposal(schedule=candidate.schedule, family=candidate.family, label=candidate.label)
-            results.append(self._try(proposal, phase))
+            results.append(self._try(Proposal.of(candidate), phase))
         return results
 
     def _try(self, proposal: Proposal, phase: Phase) -> Result:
@@ -187,7 +187,11 @@ class StudyLoop:
         self._network_calls += fit.network_calls
         return fit
 
-    # --- verification
+    def _trace(self) -> Trace:
+        """Trace a few calibration prompts; the network calls count."""
+        n = min(N_TRACED, len(self._plan.calibration.prompts))
+        self._network_calls += n * TRACE_LEVELS
+        return self._evaluator.trace(self._plan.calibration, n, TRACE_LEVELS)
 
     def _verify(self) -> bool:
         """Measure the front again on held-out prompts and draw its picks; True if interrupted.
@@ -209,18 +213,13 @@ class StudyLoop:
             self._announce(
                 Phase.VERIFICATION,
                 candidate.number,
-                Result(
-                    proposal=Proposal(schedule=candidate.schedule, family=candidate.family, label=candidate.label),
-                    outcome=measured.outcome,
-                ),
+                Result(proposal=Proposal.of(candidate), outcome=measured.outcome),
                 reused=measured.reused,
                 on_front=True,
             )
         self._progress.on_phase(Phase.IMAGES)
         self._verification.draw_sheets(self._database.load_study(plan.name), lambda: self._fits(0.0))
         return stopped or self._interrupt()
-
-    # --- time
 
     @property
     def _baseline(self) -> Measurement:

@@ -1,7 +1,8 @@
 """A synthetic landscape of solver schedules: the deviation grows smoothly from a known best program."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from autotune.spaces.solver_program import compile_program
 from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.solvers import make_solver
 from autotune.spaces.time_grid import uniform_lambda
+from autotune.spaces.trace import Trace
+from autotune.spaces.traced_run import RESPONSES, TRACE_LEVELS, TracedRun
 
 FIDELITY = Fidelity(name="calibration", prompts=("a cat", "a dog"), seeds=(0, 1))
 N = 6
@@ -54,6 +57,28 @@ class Landscape(TabulatedEvaluator):
         return encode_program(compile_program(schedule, noise, self.condition.prediction), noise)
 
 
+class Traced(Landscape):
+    """The deviation is what a network that responds weakly would have: a trace tells it."""
+
+    n_traces = 0
+
+    def make_trace(self) -> Trace:
+        """What S3 asks for."""
+        self.n_traces += 1
+        return self.trace(FIDELITY, 2, TRACE_LEVELS)
+
+    def deviation(self, schedule: Schedule) -> float:
+        condition = self.condition
+        program = compile_program(schedule, condition.noise_schedule, condition.prediction)
+        return float(np.exp(self._run.log_errors(program)[RESPONSES.index(0.6)]))
+
+    @cached_property
+    def _run(self) -> TracedRun:
+        return TracedRun(
+            self.trace(FIDELITY, 2, TRACE_LEVELS), self.condition.noise_schedule, self.condition.prediction
+        )
+
+
 def context_of(evaluator: TabulatedEvaluator) -> SearchContext:
     return SearchContext(
         condition=evaluator.condition, inventory=evaluator.inventory, own_timesteps=evaluator.own_timesteps
@@ -64,10 +89,16 @@ def results_of(proposals: Sequence[Proposal], evaluator: TabulatedEvaluator) -> 
     return [Result(proposal=p, outcome=evaluator.score(p.schedule, FIDELITY)) for p in proposals]
 
 
-def drive(seed: int, settings: S3Settings, n: int = 110) -> tuple[S3Searcher, list[float], list[Proposal]]:
+def drive(
+    seed: int,
+    settings: S3Settings,
+    n: int = 110,
+    evaluator: Landscape | None = None,
+    trace: Callable[[], Trace] | None = None,
+) -> tuple[S3Searcher, list[float], list[Proposal]]:
     """The searcher after n evaluations on the landscape, their deviations, and the proposals."""
-    evaluator = Landscape()
-    searcher = S3Searcher(context_of(evaluator), seed, settings)
+    evaluator = evaluator or Landscape()
+    searcher = S3Searcher(replace(context_of(evaluator), trace=trace), seed, settings)
     scores: list[float] = []
     proposals: list[Proposal] = []
     while len(scores) < n and (asked := searcher.ask(1)):

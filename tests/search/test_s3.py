@@ -16,7 +16,7 @@ from autotune.spaces.evaluation import Failure, FailureKind
 from autotune.spaces.objective import parse_constraint
 from autotune.spaces.schedule import Schedule, canonical_schedule
 
-from .s3_landscape import FIDELITY, GUIDED, PLAIN, N, best_schedule, context_of, drive, results_of
+from .s3_landscape import FIDELITY, GUIDED, PLAIN, N, Traced, best_schedule, context_of, drive, results_of
 
 SMALL = S3Settings(step_counts=(N,), stage_size=16, n_generations=2, n_offspring=20, n_survivors=20, fit_every=0)
 
@@ -46,6 +46,15 @@ def test_the_predictor_ranks_schedules_that_it_has_not_seen() -> None:
     assert searcher.stages[0].n_scored < searcher.stages[1].n_scored
     assert max(stage.tau for stage in searcher.stages) >= 0.7
     assert min(scores) < 0.5 * min(scores[:20])
+
+
+def test_the_predictor_reads_errors_on_a_trace_that_is_made_once() -> None:
+    evaluator = Traced()
+    told, _, _ = drive(0, GUIDED, 60, evaluator, evaluator.make_trace)
+    blind, _, _ = drive(0, GUIDED, 60, evaluator)
+    assert evaluator.n_traces == 1
+    assert told.stages[-1].tau > 0.85
+    assert np.mean([stage.tau for stage in told.stages]) > np.mean([stage.tau for stage in blind.stages]) + 0.1
 
 
 def test_every_step_count_has_its_turn_and_gains_from_the_others() -> None:

@@ -98,6 +98,14 @@ def test_a_budget_of_network_calls_is_kept(plan: MakePlan, undisturbed: RunStudy
     assert sum(calls[:-1]) < 600 <= sum(calls)
 
 
+def test_the_network_calls_of_a_trace_count(open_study: OpenStudy, plan: MakePlan) -> None:
+    study = plan()
+    evaluator = TabulatedEvaluator()
+    loop = StudyLoop(study, evaluator, open_study("traced", study, evaluator), SimulatedClock())
+    trace = loop._trace()
+    assert loop._spent().network_calls == trace.n_calls * trace.n_samples == 2 * TRACE_LEVELS
+
+
 def test_an_interrupt_ends_the_search_but_not_without_a_result(
     open_study: OpenStudy, expected: Expected, plan: MakePlan, onlooker: Onlooker
 ) -> None:
