@@ -14,6 +14,7 @@ from autotune.spaces.front import calibration_front, pick, study_front
 from autotune.spaces.objective import parse_constraint
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.study_record import StudyRecord, StudyState
+from autotune.spaces.traced_run import TRACE_LEVELS
 
 from .onlooker import Expected, MakePlan, Onlooker, OpenStudy, RunStudy
 
