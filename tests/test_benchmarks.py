@@ -1,0 +1,52 @@
+"""Benchmarks are no tests, but they must start, and their machinery must keep what it is given."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+SCRIPTS = sorted(path for path in BENCHMARKS.glob("*.py") if "from harness import" in path.read_text())
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_it_starts(script: Path) -> None:
+    result = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert {"--quick", "--seed", "--device", "--json"} <= set(result.stdout.replace(",", " ").split())
+
+
+PARTS = """
+import argparse, pathlib, sys
+sys.path.insert(0, {folder!r})
+from harness import Benchmark
+
+def measure(bench, part):
+    bench.row("square", part * part, part=part)
+    bench.target("small", part, None, at_most=2)
+
+if __name__ == "__main__":
+    bench = Benchmark("squares", argparse.Namespace(json=pathlib.Path({out!r})))
+    bench.run(measure, [(part,) for part in range(4)], {jobs})
+    bench.finish()
+"""
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_parts_are_kept_in_order_however_many_run_at_a_time(jobs: int, tmp_path: Path) -> None:
+    script = tmp_path / "squares.py"
+    script.write_text(PARTS.format(folder=str(BENCHMARKS), out=str(tmp_path / "out.json"), jobs=jobs))
+    subprocess.run([sys.executable, script], check=True, capture_output=True)
+    data = json.loads((tmp_path / "out.json").read_text())
+    assert [row["value"] for row in data["rows"]] == [0, 1, 4, 9]
+    assert [target["met"] for target in data["targets"]] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("path", sorted((BENCHMARKS / "results").glob("*.json")), ids=lambda path: path.stem)
+def test_committed_results_have_the_form_that_is_promised(path: Path) -> None:
+    data = json.loads(path.read_text())
+    assert {"benchmark", "commit", "hardware", "versions", "seconds", "rows", "targets"} <= set(data)
+    assert all({"figure", "value", "interval"} <= set(row) for row in data["rows"])
+    assert all(set(target) == {"name", "target", "value", "interval", "met"} for target in data["targets"])
