@@ -8,6 +8,7 @@ from types import FrameType, TracebackType
 from typing import Self
 
 RETRY_S = 0.05
+"""A signal in the middle of an import comes again after so long."""
 
 
 class Interrupt:

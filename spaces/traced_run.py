@@ -3,7 +3,8 @@
 Near a traced state x_t the data prediction is taken as X(x, t) = X_t + k s_t (x - x_t). Of unit Gaussian data it would
 be exactly that with k = 1 and s_t = alpha_t / (alpha_t^2 + sigma_t^2); with k = 0 the prediction would not depend on
 the state. A real network lies in between, and differently at each level, so errors are given for several k.
-Unfitted and with no schedule scored, they rank schedules with a Kendall's tau of 0.6 to 0.7 on the bundled models.
+With no schedule scored, k = 0.8 ranked those of 15 searches on mini-flux and mini-pixart with a Kendall's tau of .34 to
+.74, .66 in the median.
 """
 
 import numpy as np
@@ -18,7 +19,7 @@ Array = NDArray[np.float64]
 
 N_TRACED = 2
 TRACE_LEVELS = 40
-"""Samples and calls of a trace that is enough: more, up to 4 and 100, rank schedules no better."""
+"""Samples and calls of a trace: on these searches, 2 samples at every 2nd or 4th of 100 levels did as well as 4 at all."""
 
 RESPONSES = (0.3, 0.6, 0.8, 1.0)
 """The k that errors are given for."""
