@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 
 N_TRACED = 2
 TRACE_LEVELS = 40
-"""Samples and calls of a trace: on these searches, 2 samples at every 2nd or 4th of 100 levels did as well as 4 at all."""
+"""Samples and calls of a trace: there, 2 samples at every 2nd or 4th of 100 levels did as well as 4 at all."""
 
 RESPONSES = (0.3, 0.6, 0.8, 1.0)
 """The k that errors are given for."""
