@@ -1,0 +1,67 @@
+"""What a worker can be asked to do. A job carries values only: schedules, prompts, seeds."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from autotune.evaluators.evaluator import Evaluator
+from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.evaluation import Failure, Fidelity, Measurement
+from autotune.spaces.schedule import Schedule
+from autotune.spaces.trace import Trace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreJob:
+    """Measure a schedule on the prompts of a fidelity, with `repeats` timed runs."""
+
+    schedule: Schedule
+    fidelity: Fidelity
+    repeats: int = 1
+
+    def run(self, evaluator: Evaluator) -> Measurement | Failure:
+        """See `Evaluator.score`."""
+        return evaluator.score(self.schedule, self.fidelity, repeats=self.repeats)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitJob:
+    """Fit a column of a schedule on the prompts of a fidelity, for at most `timeout_s` seconds."""
+
+    schedule: Schedule
+    column: FitColumn
+    fidelity: Fidelity
+    timeout_s: float | None = None
+
+    def run(self, evaluator: Evaluator) -> ColumnFit:
+        """See `Evaluator.fit`."""
+        return evaluator.fit(self.schedule, self.column, self.fidelity, timeout_s=self.timeout_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceJob:
+    """Record the converged run of the first `n_prompts` of a fidelity in `n_levels` calls."""
+
+    fidelity: Fidelity
+    n_prompts: int
+    n_levels: int
+
+    def run(self, evaluator: Evaluator) -> Trace:
+        """See `Evaluator.trace`."""
+        return evaluator.trace(self.fidelity, self.n_prompts, self.n_levels)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SheetJob:
+    """Draw the images of the first `n_images` prompts of a fidelity."""
+
+    schedule: Schedule
+    fidelity: Fidelity
+    n_images: int
+
+    def run(self, evaluator: Evaluator) -> bytes:
+        """See `Evaluator.contact_sheet`."""
+        return evaluator.contact_sheet(self.schedule, self.fidelity, self.n_images)
+
+
+Job: TypeAlias = ScoreJob | FitJob | TraceJob | SheetJob
+JobValue: TypeAlias = Measurement | Failure | ColumnFit | Trace | bytes

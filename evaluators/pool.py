@@ -1,0 +1,123 @@
+"""A pool of workers that measure under one condition, and the one that needs no other process."""
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol
+
+from autotune.evaluators.evaluator import Evaluator
+from autotune.evaluators.job import Job, JobValue
+from autotune.spaces.condition import Condition
+from autotune.spaces.inventory import Inventory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """The end of a job: its value, the error that it raised, or why its worker was `lost`; one of the three.
+
+    `ticket` is what `submit` gave, `seconds` what the job took on its worker.
+    """
+
+    ticket: int
+    job: Job
+    seconds: float
+    value: JobValue | None = None
+    error: Exception | None = None
+    lost: str | None = None
+
+
+class WorkerPool(Protocol):
+    """Workers that do jobs, each job on one of them; all measure under one condition.
+
+    `protocol` names the version of the measuring code. A pool belongs to one thread.
+    """
+
+    condition: Condition
+    inventory: Inventory
+    protocol: str
+
+    def own_timesteps(self, n_steps: int) -> tuple[float, ...]:
+        """The pipeline's own time grid at `n_steps` steps, one entry per network call."""
+        ...
+
+    @property
+    def n_workers(self) -> int:
+        """Workers that do jobs or could."""
+        ...
+
+    @property
+    def n_free(self) -> int:
+        """Jobs that can be submitted now and would begin at once."""
+        ...
+
+    def submit(self, job: Job) -> int:
+        """Hand a job to a free worker; returns its ticket.
+
+        Raises:
+            RuntimeError: no worker is free.
+        """
+        ...
+
+    def wait(self, timeout_s: float | None = None) -> list[Done]:
+        """The jobs that have ended since the last call, in the order in which they ended.
+
+        Waits for the first one, for at most `timeout_s` seconds; [] after that, or where no job is under way.
+
+        Raises:
+            EvaluatorError: there are no workers left, and there will be none.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the workers; jobs under way are given up."""
+        ...
+
+
+class InProcessPool:
+    """One worker, in this process: a job is done while its end is waited for."""
+
+    n_workers = 1
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.condition, self.inventory = evaluator.condition, evaluator.inventory
+        self.protocol = evaluator.protocol
+        self._evaluator = evaluator
+        self._jobs: deque[tuple[int, Job]] = deque()
+        self._n_submitted = 0
+
+    def own_timesteps(self, n_steps: int) -> tuple[float, ...]:
+        """The pipeline's own time grid at `n_steps` steps, one entry per network call."""
+        return self._evaluator.own_timesteps(n_steps)
+
+    @property
+    def n_free(self) -> int:
+        """1, or 0 while a job waits to be done."""
+        return 0 if self._jobs else 1
+
+    def submit(self, job: Job) -> int:
+        """Keep a job for `wait`; returns its ticket.
+
+        Raises:
+            RuntimeError: there is one already.
+        """
+        if self._jobs:
+            raise RuntimeError("the worker has a job; wait for its end first")
+        self._n_submitted += 1
+        self._jobs.append((self._n_submitted, job))
+        return self._n_submitted
+
+    def wait(self, timeout_s: float | None = None) -> list[Done]:
+        """Do the job, however long it takes; [] if there is none."""
+        if not self._jobs:
+            return []
+        ticket, job = self._jobs.popleft()
+        began = time.monotonic()
+        try:
+            value = job.run(self._evaluator)
+        except Exception as error:
+            return [Done(ticket=ticket, job=job, seconds=time.monotonic() - began, error=error)]
+        return [Done(ticket=ticket, job=job, seconds=time.monotonic() - began, value=value)]
+
+    def close(self) -> None:
+        """Forget the job."""
+        self._jobs.clear()
