@@ -1,7 +1,7 @@
 """A pool of workers that measure under one condition, and the one that needs no other process."""
 
 import time
-from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -78,12 +78,12 @@ class InProcessPool:
 
     n_workers = 1
 
-    def __init__(self, evaluator: Evaluator) -> None:
+    def __init__(self, evaluator: Evaluator, now: Callable[[], float] = time.monotonic) -> None:
         self.condition, self.inventory = evaluator.condition, evaluator.inventory
         self.protocol = evaluator.protocol
-        self._evaluator = evaluator
-        self._jobs: deque[tuple[int, Job]] = deque()
-        self._n_submitted = 0
+        self._evaluator, self._now = evaluator, now
+        self._job: Job | None = None
+        self._ticket = 0
 
     def own_timesteps(self, n_steps: int) -> tuple[float, ...]:
         """The pipeline's own time grid at `n_steps` steps, one entry per network call."""
@@ -92,7 +92,7 @@ class InProcessPool:
     @property
     def n_free(self) -> int:
         """1, or 0 while a job waits to be done."""
-        return 0 if self._jobs else 1
+        return 0 if self._job else 1
 
     def submit(self, job: Job) -> int:
         """Keep a job for `wait`; returns its ticket.
@@ -100,24 +100,25 @@ class InProcessPool:
         Raises:
             RuntimeError: there is one already.
         """
-        if self._jobs:
+        if self._job is not None:
             raise RuntimeError("the worker has a job; wait for its end first")
-        self._n_submitted += 1
-        self._jobs.append((self._n_submitted, job))
-        return self._n_submitted
+        self._job = job
+        self._ticket += 1
+        return self._ticket
 
     def wait(self, timeout_s: float | None = None) -> list[Done]:
         """Do the job, however long it takes; [] if there is none."""
-        if not self._jobs:
+        if self._job is None:
             return []
-        ticket, job = self._jobs.popleft()
-        began = time.monotonic()
+        job, self._job = self._job, None
+        began = self._now()
+        value, error = None, None
         try:
             value = job.run(self._evaluator)
-        except Exception as error:
-            return [Done(ticket=ticket, job=job, seconds=time.monotonic() - began, error=error)]
-        return [Done(ticket=ticket, job=job, seconds=time.monotonic() - began, value=value)]
+        except Exception as raised:
+            error = raised
+        return [Done(ticket=self._ticket, job=job, seconds=self._now() - began, value=value, error=error)]
 
     def close(self) -> None:
         """Forget the job."""
-        self._jobs.clear()
+        self._job = None
