@@ -7,6 +7,7 @@ AutotuneError
 ├── ModelNotFoundError (LookupError)    weights that can't be had
 ├── UsageError (ValueError)             an argument of a command or of the Python API
 ├── StorageError (RuntimeError)         the database or the artifact store
+│   └── StudyBusyError                  another process drives the study
 ├── StudyExistsError (ValueError)       a study name is taken
 └── EvaluatorError (RuntimeError)       the evaluator itself is broken; not a failed candidate
 
@@ -41,6 +42,10 @@ class UsageError(AutotuneError, ValueError):
 
 class StorageError(AutotuneError, RuntimeError):
     """The database or the artifact store can't be read or written."""
+
+
+class StudyBusyError(StorageError):
+    """Another process drives this study, and a study has one driver."""
 
 
 class StudyExistsError(AutotuneError, ValueError):

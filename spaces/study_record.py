@@ -41,7 +41,8 @@ class StudyRecord:
     """One search with one budget.
 
     `settings` holds what the user chose (model, family, objectives, constraints, seed, budget), JSON types only.
-    `created` is ISO 8601, UTC. `wall_s` is the wall time used so far, over all sessions of the study.
+    `created` is ISO 8601, UTC. `wall_s` is the wall time used so far, over all sessions of the study; `device_s` the
+    seconds of workers, which is more where several measured at once.
     `provenance` holds hardware, versions and commit. `images` maps a schedule hash to the artifact key of its PNG
     contact sheet (held-out prompts in order, one row).
     """
@@ -56,3 +57,4 @@ class StudyRecord:
     inventory: Inventory
     candidates: tuple[Candidate, ...]
     images: Mapping[str, str]
+    device_s: float = 0.0

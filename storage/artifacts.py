@@ -6,13 +6,13 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select, update
 
 from autotune.spaces.atomic_write import write_atomically
 from autotune.spaces.errors import StorageError
-from autotune.storage.connection import Sessions
+from autotune.storage.insert import insert_missing
+from autotune.storage.sessions import Sessions
 from autotune.storage.tables import ArtifactRow
-from autotune.storage.values import insert_once
 
 _STALE_S = 24 * 3600.0
 
@@ -41,11 +41,12 @@ class ArtifactStore:
             self._make_folder(path.parent)
             write_atomically(path, data)
         values = {"sha256": digest, "kind": kind, "n_bytes": len(data), "created": datetime.now(UTC)}
-        with self._sessions.writing() as session:
-            row = ArtifactRow(name=name, **values)
-            if not insert_once(session, row, ArtifactRow.name, ArtifactRow.name == name):
-                for column, value in values.items():
-                    setattr(session.get_one(ArtifactRow, name), column, value)
+
+        def note(connection: Connection) -> None:
+            if insert_missing(connection, ArtifactRow, [{"name": name, **values}]) == 0:
+                connection.execute(update(ArtifactRow).where(ArtifactRow.name == name).values(values))
+
+        self._sessions.write(note)
 
     def load(self, name: str) -> bytes | None:
         """The bytes saved under `name`; None if there are none, or the file is gone or damaged.
@@ -53,8 +54,8 @@ class ArtifactStore:
         Raises:
             StorageError: the file is there and can't be read.
         """
-        with self._sessions.reading() as session:
-            digest = session.scalars(select(ArtifactRow.sha256).where(ArtifactRow.name == name)).one_or_none()
+        query = select(ArtifactRow.sha256).where(ArtifactRow.name == name)
+        digest = self._sessions.read(lambda connection: connection.execute(query).scalar_one_or_none())
         return None if digest is None else self._read(digest)
 
     def _path(self, digest: str) -> Path:

@@ -13,12 +13,10 @@ from collections.abc import Iterator
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from autotune.spaces.errors import StorageError
 from autotune.storage.location import Location
-from autotune.storage.migrate import upgrade
 
 BUSY_TIMEOUT_S = 30.0
 """How long to wait for another process that writes; a commit takes milliseconds."""
@@ -113,29 +111,3 @@ def _explain(error: Exception, location: Location) -> str:
 
 def _sqlite_code(error: BaseException) -> str:
     return str(getattr(error, "sqlite_errorname", ""))
-
-
-class Sessions:
-    """Transactions on one database: committed when the block ends, rolled back on an error."""
-
-    def __init__(self, engine: Engine, location: Location) -> None:
-        self.engine = engine
-        self.location = location
-        self._for_writing = engine.execution_options(**{WRITES: True})
-
-    def upgrade(self) -> None:
-        """Bring the tables to this version; see `autotune.storage.migrate.upgrade`."""
-        with storage_errors(self.location):
-            upgrade(self._for_writing, self.location)
-
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[Session]:
-        """A transaction that only reads; it sees one state of the database throughout on SQLite."""
-        with storage_errors(self.location), Session(self.engine) as session, session.begin():
-            yield session
-
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[Session]:
-        """A transaction that writes; on SQLite it waits here until no other process writes."""
-        with storage_errors(self.location), Session(self._for_writing) as session, session.begin():
-            yield session

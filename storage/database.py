@@ -1,48 +1,69 @@
 """The database: every method commits before it returns.
 
-What may run at the same time: any number of processes may open one database, read it, and write evaluations and
-artifacts; of two that finish the same evaluation, the first wins. A study has one driver at a time: only the process
-that runs it adds candidates. Use one `Database` per process, opened after a fork; threads may share it.
+What may run at the same time: any number of processes, on any number of machines, may open one database, read it, and
+write evaluations and artifacts. An evaluation that runs belongs to one owner, and of two that finish it the first wins.
+A study has one driver at a time: only the process that claimed it writes to it. Use one `Database` per process, opened
+after a fork; threads may share it.
 
 What survives: a process killed at any moment loses the candidates in flight and nothing else; on a disk that keeps its
-promises, so does a power failure.
+promises, so does a power failure. A server that goes away is waited for: every method runs again where the connection
+broke, and doing one twice is doing it once.
 """
 
-from collections.abc import Mapping
+import contextlib
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
+
+from sqlalchemy import Connection
 
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import StorageError
 from autotune.spaces.evaluation import Evaluation, Failure, Fidelity, Measurement
+from autotune.spaces.evaluation_request import EvaluationRequest
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule
-from autotune.spaces.study_record import StudyRecord, StudyState
-from autotune.storage import evaluations, studies
+from autotune.spaces.study_record import Candidate, StudyRecord, StudyState
+from autotune.storage import studies, study_loading
 from autotune.storage.artifacts import ArtifactStore
-from autotune.storage.connection import Sessions, make_engine
-from autotune.storage.location import Location, parse_location
-from autotune.storage.studies import StudySummary
-from autotune.storage.tables import EvaluationRow
+from autotune.storage.connection import make_engine
+from autotune.storage.evaluations import Claim, Evaluations
+from autotune.storage.leases import Leases
+from autotune.storage.location import Location, make_folder, parse_location
+from autotune.storage.sessions import Sessions
+from autotune.storage.studies import CandidateEntry, StudySummary
 
-__all__ = ["Database", "StudySummary"]
+__all__ = ["CandidateEntry", "Claim", "Database", "StudySummary"]
 
 
 class Database:
-    """Studies, evaluations and artifacts on SQLite or PostgreSQL; see `open`."""
+    """Studies, evaluations and artifacts on SQLite or PostgreSQL; see `open`.
 
-    def __init__(self, sessions: Sessions) -> None:
+    `owner` names this object in what it holds. What it holds is another's after `LEASE_S` seconds without a call of
+    `renew_lease`, or at once when its process is gone.
+    """
+
+    def __init__(self, sessions: Sessions, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._sessions = sessions
+        self._leases = Leases(sessions, monotonic)
+        self._evaluations = Evaluations(sessions, self._leases)
         self.artifacts = ArtifactStore(sessions)
 
     @classmethod
-    def open(cls, url: str | None = None, *, must_exist: bool = False) -> Self:
+    def open(
+        cls, url: str | None = None, *, must_exist: bool = False, monotonic: Callable[[], float] = time.monotonic
+    ) -> Self:
         """Open a database, creating or upgrading its tables.
 
         Args:
             url: a path, `sqlite:///PATH` (`?timeout=SECONDS` to wait for other writers, 30 by default),
-                `postgresql://...`, or None for `autotune.db` in the user's data folder.
+                `postgresql://...`, or None for `autotune.db` in the user's data folder. Both kinds of URL take
+                `?artifacts=FOLDER`, where the files of artifacts lie: name one that all machines share where several
+                work on one database. It is `PATH.artifacts`, or `artifacts` in the user's data folder.
             must_exist: an SQLite file that is missing is an error, not a new database.
+            monotonic: the seconds by which other owners' leases run out.
 
         Raises:
             StorageError: it can't be opened, is not ours, or was made by a newer version. No message shows a password.
@@ -50,14 +71,14 @@ class Database:
         location = parse_location(url)
         if must_exist and location.path is not None and not location.path.exists():
             raise StorageError(f"the database must exist; there is none at {location.path}: check --storage")
-        _make_folder(location)
+        make_folder(location)
         sessions = Sessions(make_engine(location), location)
         try:
             sessions.upgrade()
         except BaseException:
             sessions.engine.dispose()
             raise
-        return cls(sessions)
+        return cls(sessions, monotonic)
 
     @property
     def location(self) -> Location:
@@ -69,8 +90,21 @@ class Database:
         """The location for messages: the SQLite file, or the URL without its password."""
         return self.location.shown
 
+    @property
+    def owner(self) -> str:
+        """The name of this object in what it holds: host, machine, process and a random word."""
+        return self._leases.owner
+
     def close(self) -> None:
-        """Close all connections."""
+        """Give back what is held, as `release_leases` does, and close all connections.
+
+        A database that was only read is not written to. One that can't be written now is left as it is: what it holds
+        is taken for dead soon.
+        """
+        if self._leases.is_used:
+            with contextlib.suppress(StorageError):
+                self._sessions.write(self._release, patience_s=0.0)
+        self._leases.close()
         self._sessions.engine.dispose()
 
     def __enter__(self) -> Self:
@@ -81,6 +115,19 @@ class Database:
     ) -> None:
         self.close()
 
+    def renew_lease(self) -> None:
+        """Show that this owner lives; call it every few seconds while it holds something, from any thread."""
+        self._sessions.write(self._leases.renew)
+
+    def release_leases(self) -> None:
+        """Give back all that this owner holds: running evaluations wait for somebody again, studies for a driver."""
+        self._sessions.write(self._release)
+
+    def _release(self, connection: Connection) -> None:
+        self._evaluations.release(connection)
+        studies.release(connection, self.owner)
+        self._leases.end(connection)
+
     def create_study(
         self,
         name: str,
@@ -90,105 +137,155 @@ class Database:
         condition: Condition,
         inventory: Inventory,
     ) -> None:
-        """Note a new, running study.
+        """Note a new, running study and drive it.
 
         Raises:
             StudyExistsError: the name is taken.
             UsageError: the name can't be one, or settings or provenance hold something that JSON does not know.
         """
-        with self._sessions.writing() as session:
-            studies.create(
-                session, name, settings=settings, provenance=provenance, condition=condition, inventory=inventory
+        self._leases.is_used = True
+        now = datetime.now(UTC)
+        self._sessions.write(
+            lambda connection: studies.create(
+                connection, name, settings=settings, provenance=provenance, condition=condition, inventory=inventory,
+                created=now, owner=self.owner,
             )
+        )  # fmt: skip
+
+    def claim_study(self, study: str) -> None:
+        """Become the driver of a study; again changes nothing.
+
+        Where another owner holds it and can't be judged yet, its lease is watched, for `LEASE_S` seconds at most.
+
+        Raises:
+            StudyBusyError: another process drives it, and lives.
+            StorageError: there is no such study.
+        """
+        self._leases.is_used = True
+        studies.claim(self._sessions, study, self._leases)
+
+    def start_evaluations(self, requests: Sequence[EvaluationRequest]) -> dict[str, Claim]:
+        """Ask for evaluations to make; the answer of each, by key.
+
+        One that nobody has started, that was given back, or whose owner is dead becomes ours, and so does one that is
+        ours already. The dead owner counts as lost over it.
+        """
+        return self._evaluations.start(requests)
+
+    def finish_evaluations(self, outcomes: Mapping[str, Measurement | Failure]) -> dict[str, Evaluation]:
+        """Store what came of started evaluations, by key, and return what is stored.
+
+        The first outcome stays, whoever held the evaluation: a late one of an owner that was taken for dead is stored
+        if nobody was first, else dropped. Measurements must be whole and finite.
+
+        Raises:
+            StorageError: an evaluation was never started, or a measurement breaks that rule; none is stored.
+        """
+        return self._evaluations.finish(outcomes)
+
+    def return_evaluations(self, keys: Collection[str], reason: str | None = None) -> None:
+        """Let go of evaluations that this owner holds and did not finish, so that somebody else may make them.
+
+        With a `reason`, what was made of them is lost, and counted.
+        """
+        self._evaluations.give_back(keys, reason)
+
+    def find_evaluations(self, keys: Collection[str]) -> dict[str, Evaluation]:
+        """The complete and failed ones of these evaluations, by key, whichever study made them."""
+        return self._evaluations.find(keys)
 
     def find_evaluation(self, key: str) -> Evaluation | None:
-        """The complete or failed evaluation of this key, whichever study made it; None if it is not finished."""
-        with self._sessions.reading() as session:
-            return evaluations.find(session, EvaluationRow.key == key).get(key)
+        """The complete or failed evaluation of this key; None if it is not finished."""
+        return self.find_evaluations([key]).get(key)
 
     def start_evaluation(
         self, key: str, *, schedule: Schedule, schedule_hash: str, condition: Condition, fidelity: Fidelity
-    ) -> None:
-        """Note that an evaluation runs. One that a killed process left running starts anew; a finished one stays."""
-        with self._sessions.writing() as session:
-            evaluations.start(
-                session, key, schedule=schedule, schedule_hash=schedule_hash, condition=condition, fidelity=fidelity
-            )
+    ) -> Claim:
+        """Ask for one evaluation to make; see `start_evaluations`."""
+        request = EvaluationRequest(
+            key=key, schedule=schedule, schedule_hash=schedule_hash, condition=condition, fidelity=fidelity
+        )
+        return self.start_evaluations([request])[key]
 
     def finish_evaluation(self, key: str, outcome: Measurement | Failure) -> Evaluation:
-        """Store what came of an evaluation, once; returns what is stored: the first outcome, if there was one.
+        """Store what came of one evaluation; see `finish_evaluations`."""
+        return self.finish_evaluations({key: outcome})[key]
 
-        Raises:
-            StorageError: the evaluation was never started, or a value of the measurement is missing or not finite.
-        """
-        with self._sessions.writing() as session:
-            evaluations.finish(session, key, outcome)
-            return evaluations.find(session, EvaluationRow.key == key)[key]
-
-    def add_candidate(
-        self, study: str, *, number: int, family: str, label: str, schedule: Schedule, schedule_hash: str, key: str
-    ) -> None:
-        """Note a candidate, before or after its evaluation `key` is made; again for the same number changes nothing.
+    def add_candidates(self, study: str, entries: Sequence[CandidateEntry]) -> None:
+        """Note candidates, before or after their evaluations are made; again for the same numbers changes nothing.
 
         A candidate whose evaluation never finished is replaced.
 
         Raises:
-            StorageError: no such study, or the number belongs to another schedule that has been evaluated.
+            StorageError: no such study, or a number belongs to another schedule that has been evaluated.
+            StudyBusyError: another process drives the study.
         """
-        with self._sessions.writing() as session:
-            studies.add_candidate(
-                session,
-                study,
-                number=number,
-                family=family,
-                label=label,
-                schedule=schedule,
-                schedule_hash=schedule_hash,
-                key=key,
-            )
+        self._sessions.write(lambda connection: studies.add_candidates(connection, study, entries, self._leases))
+
+    def add_candidate(
+        self, study: str, *, number: int, family: str, label: str, schedule: Schedule, schedule_hash: str, key: str
+    ) -> None:
+        """Note one candidate; see `add_candidates`."""
+        entry = CandidateEntry(
+            number=number, family=family, label=label, schedule=schedule, schedule_hash=schedule_hash, key=key
+        )
+        self.add_candidates(study, [entry])
 
     def set_held_out(self, study: str, *, schedule_hash: str, key: str) -> None:
         """Note the held-out evaluation of a candidate, before or after it is made."""
-        with self._sessions.writing() as session:
-            studies.set_on_candidate(session, study, schedule_hash, held_out_key=key)
+        self._set_on_candidate(study, schedule_hash, held_out_key=key)
 
     def set_image(self, study: str, *, schedule_hash: str, artifact: str) -> None:
         """Note the name of the artifact that holds a candidate's contact sheet."""
-        with self._sessions.writing() as session:
-            studies.set_on_candidate(session, study, schedule_hash, image=artifact)
+        self._set_on_candidate(study, schedule_hash, image=artifact)
 
-    def update_study(self, study: str, *, state: StudyState, wall_s: float) -> None:
-        """Set a study's state and the wall time used so far, in seconds over all its sessions."""
-        with self._sessions.writing() as session:
-            studies.update_state(session, study, state, wall_s)
+    def _set_on_candidate(self, study: str, schedule_hash: str, **values: str) -> None:
+        self._sessions.write(
+            lambda connection: studies.set_on_candidate(connection, study, schedule_hash, self._leases, **values)
+        )
 
-    def load_study(self, study: str) -> StudyRecord:
+    def update_study(self, study: str, *, state: StudyState, wall_s: float, device_s: float | None = None) -> None:
+        """Set a study's state and what it used so far, over all its sessions.
+
+        Args:
+            study: its name.
+            state: the new state.
+            wall_s: wall time in seconds.
+            device_s: seconds of workers, all processes together; None leaves it as it is.
+
+        Raises:
+            StorageError: there is no such study.
+            StudyBusyError: another process drives it.
+        """
+        self._sessions.write(
+            lambda connection: studies.update_state(
+                connection, study, self._leases, state=state, wall_s=wall_s, device_s=device_s
+            )
+        )
+
+    def load_study(self, study: str, numbers: Collection[int] | None = None) -> StudyRecord:
         """The study as it stands: candidates with a final evaluation only, by number.
+
+        Args:
+            study: its name.
+            numbers: those of the candidates to load; None for all.
 
         Raises:
             StorageError: there is no such study (the message names near ones), or a row can't be read.
         """
-        with self._sessions.reading() as session:
-            return studies.load(session, study)
+        return self._sessions.read(lambda connection: study_loading.load(connection, study, numbers))
+
+    def iterate_candidates(self, study: str, page: int = 500) -> Iterator[Candidate]:
+        """The candidates with a final evaluation, by number, `page` of them in memory at a time.
+
+        Each page is read by itself, so that candidates that are finished meanwhile may be among the later ones.
+        """
+        return study_loading.iterate(self._sessions, study, page)
+
+    def candidate_hashes(self, study: str) -> list[tuple[int, str, str]]:
+        """Number, family and schedule hash of the candidates with a final evaluation, by number."""
+        return self._sessions.read(lambda connection: study_loading.hashes(connection, study))
 
     def list_studies(self) -> tuple[StudySummary, ...]:
         """All studies, oldest first."""
-        with self._sessions.reading() as session:
-            return studies.summaries(session)
-
-
-def _make_folder(location: Location) -> None:
-    path = location.path
-    if path is None:
-        return
-    if path.is_dir():
-        raise StorageError(
-            f"an SQLite database must be a file; {path} is a folder: give a file in it, {path / 'autotune.db'}"
-        )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"the database {path} must lie in a folder that can be written: {error.strerror or error}; "
-            "choose another place with --storage"
-        ) from error
+        return self._sessions.read(studies.summaries)

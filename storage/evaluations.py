@@ -1,164 +1,210 @@
-"""Evaluations in the database: started once, finished once, found by key."""
+"""The life of an evaluation: taken by an owner, finished once, or given back."""
 
-import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, insert, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
-from autotune.spaces.condition import Condition
 from autotune.spaces.errors import StorageError
-from autotune.spaces.evaluation import Evaluation, EvaluationState, Failure, FailureKind, Fidelity, Measurement
-from autotune.spaces.schedule import Schedule
+from autotune.spaces.evaluation import Evaluation, EvaluationState, Failure, Measurement
+from autotune.spaces.evaluation_request import EvaluationRequest
+from autotune.storage.insert import insert_missing
+from autotune.storage.leases import Leases
+from autotune.storage.outcomes import chunks, find, measurement_rows, outcome_columns, stored_form, timing_rows
+from autotune.storage.sessions import Sessions
 from autotune.storage.tables import EvaluationRow, MeasurementRow, PromptSetRow, TimingRow
-from autotune.storage.values import insert_once, intact, save_condition, save_prompt_set, save_schedule
-
-_COUNTS = ("macs", "baseline_macs", "network_calls", "peak_memory_bytes")
-_RUNS = {"schedule": "latency_ms", "baseline": "baseline_latency_ms"}
+from autotune.storage.values import save_conditions, save_prompt_sets, save_schedules, storable_text
 
 
-def start(
-    session: Session, key: str, *, schedule: Schedule, schedule_hash: str, condition: Condition, fidelity: Fidelity
-) -> None:
-    """Note that an evaluation is under way; a running one starts anew, a finished one stays as it is."""
-    save_schedule(session, schedule, schedule_hash)
-    now = datetime.now(UTC)
-    row = EvaluationRow(
-        key=key,
-        state=EvaluationState.RUNNING,
-        condition_hash=save_condition(session, condition),
-        schedule_hash=schedule_hash,
-        prompt_set_hash=save_prompt_set(session, fidelity),
-        started=now,
-    )
-    if not insert_once(session, row, EvaluationRow.id, EvaluationRow.key == key):
-        running = (EvaluationRow.key == key) & (EvaluationRow.state == EvaluationState.RUNNING)
-        session.execute(update(EvaluationRow).where(running).values(started=now))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What came of asking for an evaluation: it is ours to make, or finished, or another owner makes it.
 
-
-def finish(session: Session, key: str, outcome: Measurement | Failure) -> None:
-    """Store the outcome of a running evaluation; one that is finished already keeps its first outcome.
-
-    Raises:
-        StorageError: the evaluation was never started, or the measurement breaks a rule.
+    `evaluation` is the finished evaluation, `holder` the other owner that makes it now. `n_lost` counts the owners
+    that were lost over it so far; `lost_reason` says how, a line each.
     """
-    query = select(EvaluationRow.id, EvaluationRow.started, PromptSetRow.prompts).join(PromptSetRow)
-    row = session.execute(query.where(EvaluationRow.key == key)).one_or_none()
-    if row is None:
-        raise StorageError(f"an evaluation must be started before it is finished; got the unknown key {key!r}")
+
+    evaluation: Evaluation | None = None
+    holder: str | None = None
+    n_lost: int = 0
+    lost_reason: str = ""
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is ours to make."""
+        return self.evaluation is None and self.holder is None
+
+
+@dataclass(frozen=True, slots=True)
+class _PromptSet:
+    name: str
+    n_prompts: int
+
+
+class Evaluations:
+    """The evaluations of one open database; `autotune.storage.database.Database` says what each method does."""
+
+    def __init__(self, sessions: Sessions, leases: Leases) -> None:
+        self._sessions = sessions
+        self._leases = leases
+        # Conditions and prompt sets never change, so what was committed once need not be written or read again.
+        self._saved: set[str] = set()
+        self._prompt_sets: dict[str, _PromptSet] = {}
+
+    def start(self, requests: Sequence[EvaluationRequest]) -> dict[str, Claim]:
+        """Take those that nobody has finished and no live owner holds."""
+        # Few distinct values, each hashed once; sorted, as every process must insert in one order.
+        conditions = {id(r.condition): r.condition for r in requests}
+        fidelities = {id(r.fidelity): r.fidelity for r in requests}
+        hashes = {key: value.hash for key, value in (conditions | fidelities).items()}
+        new_conditions = {h: c for i, c in conditions.items() if (h := hashes[i]) not in self._saved}
+        new_fidelities = {h: f for i, f in fidelities.items() if (h := hashes[i]) not in self._saved}
+        wanted = sorted({r.key: r for r in requests}.values(), key=lambda r: r.key)
+        schedules = {r.schedule_hash: r.schedule for r in wanted}
+        rows = [
+            {
+                "key": r.key,
+                "state": EvaluationState.RUNNING,
+                "condition_hash": hashes[id(r.condition)],
+                "schedule_hash": r.schedule_hash,
+                "prompt_set_hash": hashes[id(r.fidelity)],
+                "owner": self._leases.owner,
+                "started": datetime.now(UTC),
+            }
+            for r in wanted
+        ]
+
+        def work(connection: Connection) -> dict[str, Claim]:
+            save_conditions(connection, new_conditions)
+            save_prompt_sets(connection, new_fidelities)
+            save_schedules(connection, schedules)
+            if insert_missing(connection, EvaluationRow, rows) == len(rows):
+                return {r.key: Claim() for r in wanted}
+            return _take(connection, [r.key for r in wanted], self._leases)
+
+        self._leases.is_used = True
+        claims = self._sessions.write(work)
+        self._saved.update(new_conditions, new_fidelities)
+        return claims
+
+    def finish(self, outcomes: Mapping[str, Measurement | Failure]) -> dict[str, Evaluation]:
+        """Store outcomes; of several for one key the first stays."""
+        return self._sessions.write(lambda connection: self._finish(connection, outcomes))
+
+    def find(self, keys: Collection[str]) -> dict[str, Evaluation]:
+        """The finished ones of these evaluations."""
+        return self._sessions.read(lambda connection: find(connection, keys))
+
+    def give_back(self, keys: Iterable[str], reason: str | None) -> None:
+        """Let go of those that are ours and running; with a reason they count as lost."""
+        wanted = sorted(set(keys))
+        text = None if reason is None else storable_text(reason)
+
+        def work(connection: Connection) -> None:
+            mine = [row for row in _lock(connection, wanted) if row.owner == self._leases.owner]
+            lost = 0 if text is None else 1
+            _update(
+                connection,
+                [
+                    {"row_id": row.id, "owner": None, "n_lost": row.n_lost + lost,
+                     "lost_reason": row.lost_reason if text is None else _join(row.lost_reason, text)}
+                    for row in mine
+                ],
+            )  # fmt: skip
+
+        self._sessions.write(work)
+
+    def release(self, connection: Connection) -> None:
+        """Let go of all that are ours."""
+        mine = EvaluationRow.owner == self._leases.owner
+        connection.execute(update(EvaluationRow).where(mine).values(owner=None))
+
+    def _finish(self, connection: Connection, outcomes: Mapping[str, Measurement | Failure]) -> dict[str, Evaluation]:
+        rows = {row.key: row for row in _lock(connection, outcomes)}
+        for key in outcomes:
+            if key not in rows:
+                raise StorageError(f"an evaluation must be started before it is finished; got the unknown key {key!r}")
+        prompt_sets = self._load_prompt_sets(connection, {row.prompt_set_hash for row in rows.values()})
+        now = datetime.now(UTC)
+        made: dict[str, Evaluation] = {}
+        changes, quality, timings = [], [], []
+        for key, given in outcomes.items():
+            row = rows[key]
+            prompt_set = prompt_sets[row.prompt_set_hash]
+            outcome = stored_form(given, prompt_set.n_prompts)
+            if row.state != EvaluationState.RUNNING:
+                continue
+            if isinstance(outcome, Measurement):
+                state, wall_s = EvaluationState.COMPLETE, outcome.wall_s
+                quality += measurement_rows(row.id, outcome)
+                timings += timing_rows(row.id, outcome)
+            else:
+                state, wall_s = EvaluationState.FAILED, max(0.0, (now - row.started).total_seconds())
+            changes.append({"row_id": row.id, "state": state, "finished": now, "wall_s": wall_s, "owner": None,
+                            **outcome_columns(outcome)})  # fmt: skip
+            made[key] = Evaluation(
+                key=key, schedule_hash=row.schedule_hash, fidelity=prompt_set.name, state=state, outcome=outcome
+            )
+        _update(connection, changes)
+        if quality:
+            connection.execute(insert(MeasurementRow), quality)
+        if timings:
+            connection.execute(insert(TimingRow), timings)
+        return made | find(connection, outcomes.keys() - made.keys())
+
+    def _load_prompt_sets(self, connection: Connection, hashes: set[str]) -> dict[str, _PromptSet]:
+        unknown = sorted(hashes - self._prompt_sets.keys())
+        for chunk in chunks(unknown):
+            query = select(PromptSetRow.hash, PromptSetRow.name, PromptSetRow.prompts)
+            for digest, name, prompts in connection.execute(query.where(PromptSetRow.hash.in_(chunk))):
+                self._prompt_sets[digest] = _PromptSet(name, len(prompts))
+        return self._prompt_sets
+
+
+def _lock(connection: Connection, keys: Collection[str]) -> list[Row[Any]]:
+    """The evaluations of these keys, held so that another process that changes one waits for us."""
+    table = EvaluationRow.__table__.columns
+    columns = ("id", "key", "state", "started", "schedule_hash", "prompt_set_hash", "owner", "n_lost", "lost_reason")
+    query = select(*[table[name] for name in columns]).order_by(EvaluationRow.key).with_for_update()
+    rows: list[Row[Any]] = []
+    # SQLite has one writer at a time and ignores FOR UPDATE. In one order, or two processes would deadlock.
+    for chunk in chunks(sorted(keys)):
+        rows += connection.execute(query.where(EvaluationRow.key.in_(chunk)))
+    return rows
+
+
+def _take(connection: Connection, keys: Collection[str], leases: Leases) -> dict[str, Claim]:
+    """Take those of these evaluations that wait for an owner or have a dead one, and find out about the others."""
+    rows = _lock(connection, keys)
+    finished = find(connection, [row.key for row in rows if row.state != EvaluationState.RUNNING])
+    held = {row.owner for row in rows if row.key not in finished and row.owner is not None}
+    deaths = leases.deaths(connection, held)
     now = datetime.now(UTC)
-    if isinstance(outcome, Measurement):
-        _check(outcome, len(row.prompts))
-        changes = _complete(outcome)
-    else:
-        changes = _failed(outcome) | {"wall_s": max(0.0, (now - row.started).total_seconds())}
-    # The condition on the state decides between two processes that finish one key: the database runs them in turn.
-    running = (EvaluationRow.id == row.id) & (EvaluationRow.state == EvaluationState.RUNNING)
-    result = session.execute(update(EvaluationRow).where(running).values(finished=now, **changes))
-    assert isinstance(result, CursorResult)
-    if result.rowcount == 1 and isinstance(outcome, Measurement):
-        _insert_values(session, row.id, outcome)
-
-
-def _check(measurement: Measurement, n_prompts: int) -> None:
-    rule = "a measurement is stored only if it is whole and finite"
-    for metric, values in measurement.quality.items():
-        if len(values) != n_prompts:
-            raise StorageError(
-                f"{rule}; got {len(values)} values of {metric} for {n_prompts} prompts: measure every prompt"
-            )
-    series = {**measurement.quality, **{name: getattr(measurement, name) for name in _RUNS.values()}}
-    series["wall_s"] = (measurement.wall_s,)
-    for name, values in series.items():
-        for i, value in enumerate(values):
-            if not math.isfinite(value):
-                raise StorageError(
-                    f"{rule}; got {name}[{i}] = {value}: store a Failure of kind 'nan', or cap the metric"
-                )
-    for name in _COUNTS:
-        if not 0 <= getattr(measurement, name) < 2**63:
-            raise StorageError(f"{rule}; got {name} = {getattr(measurement, name)}, which is not a count of 63 bits")
-
-
-def _complete(measurement: Measurement) -> dict[str, object]:
-    counts = {name: int(getattr(measurement, name)) for name in _COUNTS}
-    return {"state": EvaluationState.COMPLETE, "wall_s": _float(measurement.wall_s), **counts}
-
-
-def _failed(failure: Failure) -> dict[str, object]:
-    # The text of an exception may hold what a database can't: lone surrogates and, on PostgreSQL, NUL.
-    reason = failure.reason.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
-    return {"state": EvaluationState.FAILED, "failure_kind": str(failure.kind), "failure_reason": reason}
-
-
-def _insert_values(session: Session, evaluation_id: int, measurement: Measurement) -> None:
-    quality = [
-        {"evaluation_id": evaluation_id, "metric": metric, "prompt_index": i, "value": _float(value)}
-        for metric, values in measurement.quality.items()
-        for i, value in enumerate(values)
-    ]
-    timings = [
-        {"evaluation_id": evaluation_id, "run": run, "repeat": i, "latency_ms": _float(value)}
-        for run, name in _RUNS.items()
-        for i, value in enumerate(getattr(measurement, name))
-    ]
-    if quality:
-        session.execute(insert(MeasurementRow), quality)
-    if timings:
-        session.execute(insert(TimingRow), timings)
-
-
-def _float(value: float) -> float:
-    return float(value) + 0.0  # minus zero becomes zero: SQLite does not keep its sign
-
-
-def find(session: Session, chosen: ColumnElement[bool]) -> dict[str, Evaluation]:
-    """The finished evaluations for which `chosen`, a condition on `EvaluationRow`, holds: by key, in three queries."""
-    finished = chosen & (EvaluationRow.state != EvaluationState.RUNNING)
-    rows = session.execute(select(EvaluationRow, PromptSetRow.name).join(PromptSetRow).where(finished)).all()
-    ids = select(EvaluationRow.id).where(finished)
-    quality = _by_evaluation(
-        session.execute(
-            select(MeasurementRow.evaluation_id, MeasurementRow.metric, MeasurementRow.value)
-            .where(MeasurementRow.evaluation_id.in_(ids))
-            .order_by(MeasurementRow.evaluation_id, MeasurementRow.metric, MeasurementRow.prompt_index)
+    claims, changes = {}, []
+    for row in rows:
+        n_lost, lost_reason, holder = row.n_lost, row.lost_reason, None
+        if row.owner in deaths:
+            n_lost, lost_reason = n_lost + 1, _join(lost_reason, deaths[row.owner])
+        elif row.owner != leases.owner:
+            holder = row.owner
+        if row.key not in finished and holder is None:
+            changes.append({"row_id": row.id, "owner": leases.owner, "started": now, "n_lost": n_lost,
+                            "lost_reason": lost_reason})  # fmt: skip
+        claims[row.key] = Claim(
+            evaluation=finished.get(row.key), holder=holder, n_lost=n_lost, lost_reason=lost_reason or ""
         )
-    )
-    timings = _by_evaluation(
-        session.execute(
-            select(TimingRow.evaluation_id, TimingRow.run, TimingRow.latency_ms)
-            .where(TimingRow.evaluation_id.in_(ids))
-            .order_by(TimingRow.evaluation_id, TimingRow.run, TimingRow.repeat)
-        )
-    )
-    with intact("an evaluation"):
-        return {
-            row.key: Evaluation(
-                key=row.key,
-                schedule_hash=row.schedule_hash,
-                fidelity=fidelity,
-                state=EvaluationState(row.state),
-                outcome=_outcome(row, quality.get(row.id, {}), timings.get(row.id, {})),
-            )
-            for row, fidelity in rows
-        }
+    _update(connection, changes)
+    return claims
 
 
-def _by_evaluation(rows: Iterable[tuple[int, str, float]]) -> dict[int, dict[str, list[float]]]:
-    series: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for evaluation_id, name, value in rows:
-        series[evaluation_id][name].append(value)
-    return series
+def _join(before: str | None, reason: str) -> str:
+    return reason if before is None else f"{before}\n{reason}"
 
 
-def _outcome(
-    row: EvaluationRow, quality: Mapping[str, list[float]], timings: Mapping[str, list[float]]
-) -> Measurement | Failure:
-    if row.state == EvaluationState.FAILED:
-        return Failure(kind=FailureKind(row.failure_kind or ""), reason=row.failure_reason or "")
-    fields: dict[str, Any] = {name: getattr(row, name) for name in ("wall_s", *_COUNTS)}
-    fields |= {name: tuple(timings.get(run, ())) for run, name in _RUNS.items()}
-    return Measurement(quality={metric: tuple(values) for metric, values in quality.items()}, **fields)
+def _update(connection: Connection, changes: Sequence[dict[str, Any]]) -> None:
+    """Change evaluations that this transaction holds; each change names its row by `row_id`."""
+    if changes:
+        statement = update(EvaluationRow).where(EvaluationRow.id == bindparam("row_id"))
+        connection.execute(statement, changes)

@@ -60,24 +60,41 @@ def parse_location(url: str | None) -> Location:
             f"storage must be SQLite or PostgreSQL; got {scheme!r}: write sqlite:///PATH or postgresql://..."
         )
     parsed = parsed.set(drivername=_DRIVERS[parsed.drivername])
+    artifacts = _artifacts_folder(parsed)
+    parsed = parsed.difference_update_query(["artifacts"])
     if parsed.get_backend_name() == "sqlite":
-        return _sqlite(parsed, parsed.database or "")
-    return Location(url=parsed, artifacts=user_data_folder() / "artifacts", path=None)
+        return _sqlite(parsed, parsed.database or "", artifacts)
+    return Location(url=parsed, artifacts=artifacts or user_data_folder() / "artifacts", path=None)
 
 
-def _sqlite(url: URL, path: str) -> Location:
+def _artifacts_folder(url: URL) -> Path | None:
+    """The folder that the option `artifacts` names, None if it is left out."""
+    chosen = url.query.get("artifacts")
+    if chosen is None:
+        return None
+    if not isinstance(chosen, str) or not chosen.strip():
+        raise StorageError(f"?artifacts= must name one folder; got {chosen!r}: write ?artifacts=/shared/folder")
+    return _absolute(chosen)
+
+
+def _absolute(path: str) -> Path:
+    return Path(os.path.abspath(Path(path).expanduser()))  # the working folder may change later
+
+
+def _sqlite(url: URL, path: str, artifacts: Path | None = None) -> Location:
     if set(url.query) - {"timeout"} or url.host or not _is_duration(url.query.get("timeout", "0")):
         raise StorageError(
             "an SQLite URL must read sqlite:///relative/path.db or sqlite:////absolute/path.db, with no option but "
-            f"?timeout=SECONDS; got {url.render_as_string()}"
+            f"?timeout=SECONDS and ?artifacts=FOLDER; got {url.render_as_string()}"
         )
     if path.strip() in ("", ":memory:") or path.startswith("file:"):
         raise StorageError(
             f"SQLite storage must be a file, so that nothing is lost when the process ends; got {path!r}: "
             "give a path such as autotune.db"
         )
-    file = Path(os.path.abspath(Path(path).expanduser()))  # the working folder may change later
-    return Location(url=url.set(database=str(file)), artifacts=file.with_name(file.name + ".artifacts"), path=file)
+    file = _absolute(path)
+    artifacts = artifacts or file.with_name(file.name + ".artifacts")
+    return Location(url=url.set(database=str(file)), artifacts=artifacts, path=file)
 
 
 def _is_duration(text: str | tuple[str, ...]) -> bool:
@@ -106,3 +123,25 @@ def user_data_folder(environment: Mapping[str, str] = os.environ, platform: str 
         ) from error
     parts = {"darwin": ("Library", "Application Support"), "win32": ("AppData", "Local")}
     return home.joinpath(*parts.get(platform, (".local", "share")), "autotune")
+
+
+def make_folder(location: Location) -> None:
+    """Make the folder of an SQLite file.
+
+    Raises:
+        StorageError: the path is a folder itself, or lies where no folder can be made.
+    """
+    path = location.path
+    if path is None:
+        return
+    if path.is_dir():
+        raise StorageError(
+            f"an SQLite database must be a file; {path} is a folder: give a file in it, {path / 'autotune.db'}"
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"the database {path} must lie in a folder that can be written: {error.strerror or error}; "
+            "choose another place with --storage"
+        ) from error

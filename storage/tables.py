@@ -6,6 +6,7 @@
     study 1--* candidate *--1 schedule
     candidate *..1 evaluation       by key: a candidate may be noted before its evaluation is started
     artifact                        a name, and the content hash of a file
+    lease                           a process that shows it is alive; `owner` of study and evaluation names one
 
 A change here needs a new revision in `migrations/versions` and a new `HEAD` in `migrate.py`.
 """
@@ -20,11 +21,13 @@ from sqlalchemy import (
     Dialect,
     Double,
     ForeignKey,
+    Index,
     MetaData,
     String,
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -105,9 +108,19 @@ class EvaluationRow(Base):
     """One schedule at one fidelity under one condition; it leaves `running` once.
 
     `wall_s` is what it cost. The fields from `macs` on belong to a complete evaluation, `failure_*` to a failed one.
+    `owner` is whoever measures a running one, NULL where it waits for somebody. `n_lost` counts the owners that were
+    lost over it, `lost_reason` says how, a line each.
     """
 
     __tablename__ = "evaluation"
+    __table_args__ = (
+        Index(
+            "ix_evaluation_owner",
+            "owner",
+            sqlite_where=text("owner IS NOT NULL"),
+            postgresql_where=text("owner IS NOT NULL"),
+        ),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(HASH, unique=True)
@@ -124,6 +137,9 @@ class EvaluationRow(Base):
     baseline_macs: Mapped[int | None] = mapped_column(BigInteger)
     network_calls: Mapped[int | None] = mapped_column(BigInteger)
     peak_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    owner: Mapped[str | None] = mapped_column(Text)
+    n_lost: Mapped[int] = mapped_column(server_default=text("0"))
+    lost_reason: Mapped[str | None] = mapped_column(Text)
 
 
 class MeasurementRow(Base):
@@ -151,7 +167,10 @@ class TimingRow(Base):
 
 
 class StudyRow(Base):
-    """One search with one budget; `inventory` holds the sites with their cost at the study's resolution."""
+    """One search with one budget; `inventory` holds the sites with their cost at the study's resolution.
+
+    `owner` is the process that drives it, NULL if none does. `device_s` counts the seconds of workers used so far.
+    """
 
     __tablename__ = "study"
 
@@ -164,6 +183,8 @@ class StudyRow(Base):
     provenance: Mapped[dict[str, Any]] = mapped_column(JSON)
     condition_hash: Mapped[str] = mapped_column(ForeignKey("condition.hash"))
     inventory: Mapped[dict[str, Any]] = mapped_column(JSON)
+    owner: Mapped[str | None] = mapped_column(Text)
+    device_s: Mapped[float] = mapped_column(Double, server_default=text("0"))
 
 
 class CandidateRow(Base):
@@ -193,3 +214,12 @@ class ArtifactRow(Base):
     kind: Mapped[str] = mapped_column(WORD)
     n_bytes: Mapped[int] = mapped_column(BigInteger)
     created: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class LeaseRow(Base):
+    """A process that holds something, and the count of its signs of life; see `autotune.storage.leases`."""
+
+    __tablename__ = "lease"
+
+    owner: Mapped[str] = mapped_column(Text, primary_key=True)
+    beat: Mapped[int] = mapped_column(BigInteger)

@@ -14,12 +14,13 @@ from autotune.spaces.condition import Condition
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule, schedule_to_json
-from autotune.storage import studies
-from autotune.storage.connection import Sessions, make_engine
+from autotune.storage import studies, study_loading
+from autotune.storage.connection import make_engine
 from autotune.storage.database import Database
 from autotune.storage.location import parse_location
+from autotune.storage.sessions import Sessions
 from autotune.storage.tables import Base, CandidateRow, EvaluationRow, MeasurementRow, ScheduleRow, TimingRow
-from autotune.storage.values import save_prompt_set
+from autotune.storage.values import save_prompt_sets
 
 N_PROMPTS, METRICS = 16, ("deviation", "psnr", "ssim", "alignment")
 FIDELITY = Fidelity(name="calibration", prompts=tuple("abcdefghijklmnop"), seeds=tuple(range(N_PROMPTS)))
@@ -57,11 +58,14 @@ def fill(condition: Condition, inventory: Inventory) -> Callable[[Sessions, int]
                 for i, h in enumerate(hashes)
             ],
         }  # fmt: skip
-        with sessions.writing() as session:
-            studies.create(session, "s", settings={}, provenance={}, condition=condition, inventory=inventory)
-            save_prompt_set(session, FIDELITY)
+        with sessions.writing() as connection:
+            studies.create(
+                connection, "s", settings={}, provenance={}, condition=condition, inventory=inventory,
+                created=datetime.now(UTC), owner="filler",
+            )  # fmt: skip
+            save_prompt_sets(connection, {FIDELITY.hash: FIDELITY})
             for table, rows in made.items():
-                session.execute(insert(table), rows)
+                connection.execute(insert(table), rows)
 
     return make
 
@@ -85,8 +89,8 @@ def test_the_number_of_queries_does_not_grow_with_the_study(
             statements.append(str(arguments[2]))
 
         event.listen(sessions.engine, "before_cursor_execute", note)
-        with sessions.reading() as session:
-            assert len(studies.load(session, "s").candidates) == n
+        with sessions.reading() as connection:
+            assert len(study_loading.load(connection, "s", None).candidates) == n
         sessions.engine.dispose()
         counts.append(len(statements))
     assert counts[0] == counts[1] <= 8
@@ -98,8 +102,8 @@ def test_a_study_of_2000_candidates_loads_in_two_seconds(tmp_path: Path, fill: C
     durations = []
     for _ in range(2):
         begin = time.process_time()
-        with sessions.reading() as session:
-            record = studies.load(session, "s")
+        with sessions.reading() as connection:
+            record = study_loading.load(connection, "s", None)
         durations.append(time.process_time() - begin)
     sessions.engine.dispose()
     assert len(record.candidates) == 2000

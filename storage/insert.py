@@ -1,0 +1,22 @@
+"""Inserting rows that may be there already."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.dialects import postgresql, sqlite
+
+from autotune.storage.tables import Base
+
+
+def insert_missing(connection: Connection, table: type[Base], rows: Sequence[dict[str, Any]]) -> int:
+    """Insert the rows that break no unique constraint; returns how many that were.
+
+    All rows name the same columns. Give them in one order in every process: on PostgreSQL a row waits for another
+    transaction that inserts the same, and two that wait for each other are a deadlock.
+    """
+    if not rows:
+        return 0
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    statement = insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+    return connection.execute(statement, list(rows)).rowcount

@@ -1,0 +1,154 @@
+"""What came of evaluations, as rows and back."""
+
+import math
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, Connection, select
+
+from autotune.spaces.errors import StorageError
+from autotune.spaces.evaluation import Evaluation, EvaluationState, Failure, FailureKind, Measurement
+from autotune.storage.tables import EvaluationRow, MeasurementRow, PromptSetRow, TimingRow
+from autotune.storage.values import intact, storable_text
+
+COUNTS = ("macs", "baseline_macs", "network_calls", "peak_memory_bytes")
+RUNS = {"schedule": "latency_ms", "baseline": "baseline_latency_ms"}
+
+CHUNK = 500
+"""At most so many values in one IN list: databases limit the number of parameters."""
+
+T = TypeVar("T")
+
+
+def chunks(values: Iterable[T]) -> Iterator[list[T]]:
+    """The values in lists of at most `CHUNK`."""
+    iterator = iter(values)
+    while chunk := list(islice(iterator, CHUNK)):
+        yield chunk
+
+
+def stored_form(outcome: Measurement | Failure, n_prompts: int) -> Measurement | Failure:
+    """The outcome as the database gives it back.
+
+    Minus zero becomes zero, since SQLite does not keep its sign, and the reason of a failure loses what a database
+    can't hold.
+
+    Raises:
+        StorageError: a measurement misses a prompt, or holds a value that is not finite or no count.
+    """
+    if isinstance(outcome, Failure):
+        return Failure(kind=FailureKind(outcome.kind), reason=storable_text(outcome.reason))
+    made: dict[str, Any] = {name: _count(name, getattr(outcome, name)) for name in COUNTS}
+    made |= {name: _finite(name, getattr(outcome, name)) for name in RUNS.values()}
+    quality = {metric: _finite(metric, values) for metric, values in outcome.quality.items()}
+    for metric, values in quality.items():
+        if len(values) != n_prompts:
+            raise StorageError(
+                f"{_RULE}; got {len(values)} values of {metric} for {n_prompts} prompts: measure every prompt"
+            )
+    (wall_s,) = _finite("wall_s", (outcome.wall_s,))
+    return Measurement(quality=quality, wall_s=wall_s, **made)
+
+
+_RULE = "a measurement is stored only if it is whole and finite"
+
+
+def _finite(name: str, values: Iterable[float]) -> tuple[float, ...]:
+    made = tuple([float(value) + 0.0 for value in values])
+    for i, value in enumerate(made):
+        if not math.isfinite(value):
+            raise StorageError(f"{_RULE}; got {name}[{i}] = {value}: store a Failure of kind 'nan', or cap the metric")
+    return made
+
+
+def _count(name: str, value: int) -> int:
+    if not 0 <= value < 2**63:
+        raise StorageError(f"{_RULE}; got {name} = {value}, which is not a count of 63 bits")
+    return int(value)
+
+
+def outcome_columns(outcome: Measurement | Failure) -> dict[str, object]:
+    """The columns of a finished evaluation that depend on its kind, all of them in both cases."""
+    if isinstance(outcome, Failure):
+        return {"failure_kind": str(outcome.kind), "failure_reason": outcome.reason, **dict.fromkeys(COUNTS)}
+    return {"failure_kind": None, "failure_reason": None, **{name: getattr(outcome, name) for name in COUNTS}}
+
+
+def measurement_rows(evaluation_id: int, measurement: Measurement) -> list[dict[str, object]]:
+    """The rows of its quality, one per metric and prompt."""
+    return [
+        {"evaluation_id": evaluation_id, "metric": metric, "prompt_index": i, "value": value}
+        for metric, values in measurement.quality.items()
+        for i, value in enumerate(values)
+    ]
+
+
+def timing_rows(evaluation_id: int, measurement: Measurement) -> list[dict[str, object]]:
+    """The rows of its timed runs."""
+    return [
+        {"evaluation_id": evaluation_id, "run": run, "repeat": i, "latency_ms": value}
+        for run, name in RUNS.items()
+        for i, value in enumerate(getattr(measurement, name))
+    ]
+
+
+def find(connection: Connection, keys: Collection[str]) -> dict[str, Evaluation]:
+    """The finished ones of these evaluations, by key."""
+    found: dict[str, Evaluation] = {}
+    for chunk in chunks(keys):
+        found |= find_where(connection, EvaluationRow.key.in_(chunk))
+    return found
+
+
+def find_where(connection: Connection, chosen: ColumnElement[bool]) -> dict[str, Evaluation]:
+    """The finished evaluations for which `chosen`, a condition on `EvaluationRow`, holds: by key, in three queries."""
+    finished = chosen & (EvaluationRow.state != EvaluationState.RUNNING)
+    columns = (*EvaluationRow.__table__.columns, PromptSetRow.name.label("fidelity"))
+    rows = connection.execute(
+        select(*columns).join(PromptSetRow, PromptSetRow.hash == EvaluationRow.prompt_set_hash).where(finished)
+    ).all()
+    if not rows:
+        return {}
+    ids = select(EvaluationRow.id).where(finished)
+    quality = _by_evaluation(
+        connection.execute(
+            select(MeasurementRow.evaluation_id, MeasurementRow.metric, MeasurementRow.value)
+            .where(MeasurementRow.evaluation_id.in_(ids))
+            .order_by(MeasurementRow.evaluation_id, MeasurementRow.metric, MeasurementRow.prompt_index)
+        )
+    )
+    timings = _by_evaluation(
+        connection.execute(
+            select(TimingRow.evaluation_id, TimingRow.run, TimingRow.latency_ms)
+            .where(TimingRow.evaluation_id.in_(ids))
+            .order_by(TimingRow.evaluation_id, TimingRow.run, TimingRow.repeat)
+        )
+    )
+    with intact("an evaluation"):
+        return {
+            row.key: Evaluation(
+                key=row.key,
+                schedule_hash=row.schedule_hash,
+                fidelity=row.fidelity,
+                state=EvaluationState(row.state),
+                outcome=_outcome(row, quality.get(row.id, {}), timings.get(row.id, {})),
+            )
+            for row in rows
+        }
+
+
+def _by_evaluation(rows: Iterable[tuple[int, str, float]]) -> dict[int, dict[str, list[float]]]:
+    series: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for evaluation_id, name, value in rows:
+        series[evaluation_id][name].append(value)
+    return series
+
+
+def _outcome(row: Any, quality: Mapping[str, list[float]], timings: Mapping[str, list[float]]) -> Measurement | Failure:
+    if row.state == EvaluationState.FAILED:
+        return Failure(kind=FailureKind(row.failure_kind or ""), reason=row.failure_reason or "")
+    fields: dict[str, Any] = {name: getattr(row, name) for name in ("wall_s", *COUNTS)}
+    fields |= {name: tuple(timings.get(run, ())) for run, name in RUNS.items()}
+    return Measurement(quality={metric: tuple(values) for metric, values in quality.items()}, **fields)
