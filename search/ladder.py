@@ -1,0 +1,218 @@
+"""The fidelity ladder: candidates are measured on few prompts first, and on all only if they may join the front.
+
+A candidate climbs from rung to rung; each adds the prompts that are new, so that one that reaches the top costs what a
+full measurement costs. It is stopped once a full result dominates it with confidence. Only full results stand on the
+front.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.search.paired_bound import lower_bound
+from autotune.search.prompt_effects import PromptEffects
+from autotune.spaces.errors import EvaluatorError, UsageError
+from autotune.spaces.evaluation import Measurement
+from autotune.spaces.objective import OBJECTIVES, Constraint, objective_value, total_violation
+
+Array = NDArray[np.float64]
+
+SHORTEST_RISE = 1.5
+"""The last rung has at least this many times the prompts of the one before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LadderSettings:
+    """The rungs, and how sure a stop must be.
+
+    The first rung has `first` prompts, each next one `growth` times as many. `alpha` limits the chance that a candidate
+    as good as the front is stopped on its whole way up. A latency, measured on few runs, counts as higher than
+    another's if it is so by the share `latency_slack`.
+
+    Raises:
+        UsageError: a number is out of its range.
+    """
+
+    first: int = 4
+    growth: float = 2.0
+    alpha: float = 0.05
+    latency_slack: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.first < 2:
+            raise UsageError(f"the first rung of a ladder needs two prompts or more; got {self.first}")
+        if not self.growth >= SHORTEST_RISE:
+            raise UsageError(f"rungs must grow by a factor of {SHORTEST_RISE} or more; got {self.growth}")
+        if not 0.0 < self.alpha < 1.0:
+            raise UsageError(f"alpha is a probability between 0 and 1; got {self.alpha}")
+        if not 0.0 <= self.latency_slack < math.inf:
+            raise UsageError(f"the slack of latencies is a share of 0 or more; got {self.latency_slack}")
+
+    def rungs(self, n_prompts: int) -> tuple[int, ...]:
+        """Numbers of prompts, ascending; the last is `n_prompts`."""
+        rungs, size = [], float(self.first)
+        while size * SHORTEST_RISE <= n_prompts:
+            rungs.append(round(size))
+            size *= self.growth
+        return (*rungs, n_prompts)
+
+
+class Ladder:
+    """Decides, rung by rung, whether a candidate is worth more prompts.
+
+    What is decided is whether the full measurement would stand on the front, so the bounds are those of the mean over
+    all prompts (`lower_bound`). For each quality objective the differences to a full result are taken prompt by
+    prompt, same prompt and same seed, and must lie above 0 with confidence; all of them must, which needs no
+    correction (an intersection-union test, Berger 1982). `alpha` is shared evenly by the rungs below the top. With one
+    quality objective the candidate is compared with the best of the full results that cost no more, chosen before its
+    values are looked at; with several, with all of these, which share alpha too.
+
+    Costs are compared as they are: MACs and network calls are exact, a latency needs a slack, and a peak memory, which
+    grows with the prompts that run together, can only have been underrated on few prompts.
+    """
+
+    def __init__(
+        self,
+        n_prompts: int,
+        objectives: Sequence[str],
+        constraints: Sequence[Constraint],
+        settings: LadderSettings | None = None,
+    ) -> None:
+        self._settings = settings or LadderSettings()
+        self._n_prompts = n_prompts
+        self.rungs = self._settings.rungs(n_prompts)
+        self._alpha = self._settings.alpha / max(1, len(self.rungs) - 1)
+        self._constraints = tuple(constraints)
+        self._costs = tuple(name for name in objectives if OBJECTIVES[name].is_cost)
+        self._qualities = tuple(name for name in objectives if not OBJECTIVES[name].is_cost)
+        self._effects = PromptEffects(n_prompts)
+        # Of the n members of the front: costs, means and values per prompt of the quality objectives, less is better.
+        self._cost_table = np.empty((0, len(self._costs)))
+        self._means = np.empty((0, len(self._qualities)))
+        self._values = np.empty((0, len(self._qualities), n_prompts))
+
+    def judge(self, measurement: Measurement) -> int | None:
+        """The next rung of a candidate that was measured on the first prompts; None if it is settled.
+
+        It is settled at the top, or where it is confidently dominated or breaks a constraint.
+
+        Raises:
+            ValueError: the number of prompts is no rung.
+        """
+        k = n_measured(measurement)
+        if k not in self.rungs:
+            raise ValueError(f"a measurement must end at one of the rungs {self.rungs}; got {k} prompts")
+        if k == self._n_prompts or self._breaks_constraint(measurement) or self._is_dominated(measurement, k):
+            return None
+        return self.rungs[self.rungs.index(k) + 1]
+
+    def note(self, measurement: Measurement) -> None:
+        """Take in a full result: later candidates are compared with it while no other dominates it.
+
+        Raises:
+            ValueError: it is not of all prompts.
+        """
+        if n_measured(measurement) != self._n_prompts:
+            raise ValueError(f"a full result has {self._n_prompts} prompts; got {n_measured(measurement)}")
+        self._effects.note(measurement.quality)
+        if total_violation(self._constraints, measurement) > 0.0:
+            return
+        costs = np.array([objective_value(name, measurement) for name in self._costs])
+        values = self._signed(measurement)
+        means = values.mean(axis=1)
+        point, front = np.hstack([costs, means]), np.hstack([self._cost_table, self._means])
+        if np.isnan(point).any() or (front <= point).all(axis=1).any():
+            return
+        kept = ~(point <= front).all(axis=1)
+        self._cost_table = np.vstack([self._cost_table[kept], costs])
+        self._means = np.vstack([self._means[kept], means])
+        self._values = np.concatenate([self._values[kept], values[None]])
+
+    def estimate(self, measurement: Measurement) -> Measurement:
+        """The measurement with quality values corrected for how hard its prompts are (`PromptEffects`).
+
+        So a searcher may compare a partial result with a full one. A full one comes back as it is.
+        """
+        quality = {name: self._effects.corrected(name, values) for name, values in measurement.quality.items()}
+        return replace(measurement, quality=quality)
+
+    def _signed(self, measurement: Measurement) -> Array:
+        """Values (n_qualities, k) of the quality objectives, less is better."""
+        rows = [np.asarray(_values_of(measurement, name), np.float64) * _sign(name) for name in self._qualities]
+        return np.array(rows).reshape(len(rows), n_measured(measurement))
+
+    def _is_dominated(self, measurement: Measurement, k: int) -> bool:
+        """Whether some full result costs no more and is confidently better in every quality objective."""
+        costs = [objective_value(name, measurement) for name in self._costs]
+        slack = [1.0 + self._settings.latency_slack if name == "latency" else 1.0 for name in self._costs]
+        rivals = np.flatnonzero((self._cost_table * slack <= costs).all(axis=1))
+        if len(rivals) == 0:
+            return False
+        if len(self._qualities) == 1:
+            rivals = rivals[[int(np.argmin(self._means[rivals, 0]))]]
+        differences = self._signed(measurement) - self._values[rivals, :, :k]
+        bounds = lower_bound(differences, self._n_prompts, self._alpha / len(rivals))
+        return bool((bounds > 0.0).all(axis=1).any())
+
+    def _breaks_constraint(self, measurement: Measurement) -> bool:
+        return any(self._breaks(constraint, measurement) for constraint in self._constraints)
+
+    def _breaks(self, constraint: Constraint, measurement: Measurement) -> bool:
+        """Whether a constraint is confidently broken; a lower limit of the memory can't be, on few prompts."""
+        name, sign = constraint.metric, 1.0 if constraint.operator == "<=" else -1.0
+        if name in OBJECTIVES and not OBJECTIVES[name].is_cost:
+            excess = sign * (np.asarray(_values_of(measurement, name), np.float64) - constraint.limit)
+            return bool(lower_bound(excess, self._n_prompts, self._alpha) > 0.0)
+        if name.startswith("memory") and constraint.operator == ">=":
+            return False
+        slack = self._settings.latency_slack if name.startswith("latency") else 0.0
+        return constraint.violation(measurement) > slack
+
+
+def merged(lower: Measurement, upper: Measurement) -> Measurement:
+    """One measurement of two, of the first prompts of a fidelity and of those that follow them.
+
+    Values per prompt are joined, for the metrics that both have. Timings are those of the larger part, of `upper` where
+    both are equally large; the peak memory is the larger one; what both cost is added up.
+
+    Raises:
+        EvaluatorError: MACs or network calls differ, so the two can't be of one schedule and condition.
+    """
+    for name in ("macs", "baseline_macs", "network_calls"):
+        if getattr(lower, name) != getattr(upper, name):
+            raise EvaluatorError(
+                f"the parts of a measurement must agree in {name}; got {getattr(lower, name)} and "
+                f"{getattr(upper, name)}: the evaluator does not do the same for every prompt"
+            )
+    timed = lower if n_measured(lower) > n_measured(upper) else upper
+    return replace(
+        timed,
+        quality={n: (*values, *upper.quality[n]) for n, values in lower.quality.items() if n in upper.quality},
+        peak_memory_bytes=max(lower.peak_memory_bytes, upper.peak_memory_bytes),
+        wall_s=lower.wall_s + upper.wall_s,
+    )
+
+
+def n_measured(measurement: Measurement) -> int:
+    """Prompts that a measurement is of.
+
+    Raises:
+        ValueError: it has no quality metric.
+    """
+    if not measurement.quality:
+        raise ValueError("a measurement needs at least one quality metric to tell its prompts; got none")
+    return len(next(iter(measurement.quality.values())))
+
+
+def _values_of(measurement: Measurement, name: str) -> tuple[float, ...]:
+    if name not in measurement.quality:
+        known = ", ".join(sorted(measurement.quality))
+        raise UsageError(f"the metric {name!r} was not measured here; measured: {known}; choose one of those")
+    return measurement.quality[name]
+
+
+def _sign(name: str) -> float:
+    return -1.0 if OBJECTIVES[name].higher_is_better else 1.0

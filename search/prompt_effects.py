@@ -1,0 +1,56 @@
+"""How hard each prompt is, learnt from schedules that were measured on all of them."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.spaces.front import DEVIATION_FLOOR
+
+Array = NDArray[np.float64]
+
+LOGARITHMIC = ("deviation",)
+"""Metrics whose values are a level of the schedule times a factor of the prompt; of others, they are a sum."""
+
+
+class PromptEffects:
+    """The two-way layout value = schedule + prompt (+ noise), on a log scale where the metric asks for it.
+
+    An effect is a prompt's mean over all full results less the mean over the prompts; only sums are kept.
+    """
+
+    def __init__(self, n_prompts: int) -> None:
+        self._n_prompts = n_prompts
+        self._sums: dict[str, Array] = {}
+        self._counts: dict[str, int] = {}
+
+    def note(self, quality: Mapping[str, Sequence[float]]) -> None:
+        """Learn from one schedule's values, one per prompt; a metric with a value that is not finite is passed over."""
+        for metric, values in quality.items():
+            row = _scaled(metric, values)
+            if len(row) != self._n_prompts:
+                raise ValueError(f"{metric} needs a value for each of {self._n_prompts} prompts; got {len(row)}")
+            if np.isfinite(row).all():
+                self._sums[metric] = self._sums.get(metric, 0.0) + row
+                self._counts[metric] = self._counts.get(metric, 0) + 1
+
+    def corrected(self, metric: str, values: Sequence[float]) -> tuple[float, ...]:
+        """The values of the first k prompts as if each were of mean difficulty: their mean estimates that of all.
+
+        Where the layout holds without noise it is that mean. Nothing changes before the first `note`, or at k = all.
+        """
+        if metric not in self._sums or len(values) == self._n_prompts:
+            return tuple(values)
+        effect = self._sums[metric] / self._counts[metric]
+        effect = effect - effect.mean()
+        own = effect[: len(values)]
+        if metric in LOGARITHMIC:
+            corrected = np.asarray(values, np.float64) * np.exp(-own) * np.exp(effect).mean()
+        else:
+            corrected = np.asarray(values, np.float64) - own
+        return tuple(corrected.tolist())
+
+
+def _scaled(metric: str, values: Sequence[float]) -> Array:
+    row = np.asarray(values, np.float64)
+    return np.log(np.maximum(row, DEVIATION_FLOOR)) if metric in LOGARITHMIC else row

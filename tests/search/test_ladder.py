@@ -1,0 +1,203 @@
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from autotune.search.ladder import Ladder, LadderSettings, merged
+from autotune.spaces.errors import EvaluatorError, UsageError
+from autotune.spaces.evaluation import Measurement
+from autotune.spaces.objective import parse_constraint
+
+N = 64
+HARDNESS = np.exp(np.random.default_rng(0).normal(0.0, 0.4, N))
+
+
+def measurement(
+    values: Sequence[float], metric: str = "deviation", *, latency: float = 1.0, **changes: object
+) -> Measurement:
+    base = Measurement(
+        quality={metric: tuple(values)},
+        latency_ms=(100.0 * latency,),
+        baseline_latency_ms=(100.0,),
+        macs=round(1000 * latency),
+        baseline_macs=1000,
+        network_calls=20,
+        peak_memory_bytes=10,
+        wall_s=1.0,
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def first(full: Measurement, k: int) -> Measurement:
+    return replace(full, quality={name: values[:k] for name, values in full.quality.items()})
+
+
+def climb(ladder: Ladder, full: Measurement) -> int:
+    """Prompts on which a candidate ends up being measured."""
+    k = ladder.rungs[0]
+    while (rung := ladder.judge(first(full, k))) is not None:
+        assert rung == ladder.rungs[ladder.rungs.index(k) + 1]
+        k = rung
+    return k
+
+
+@pytest.mark.parametrize(
+    ("n", "rungs"),
+    [(100, (4, 8, 16, 32, 64, 100)), (16, (4, 8, 16)), (17, (4, 8, 17)), (5, (5,)), (6, (4, 6)), (1, (1,))],
+)
+def test_rungs_double_up_to_all_prompts(n: int, rungs: tuple[int, ...]) -> None:
+    assert Ladder(n, ("macs", "deviation"), ()).rungs == rungs
+
+
+def test_what_is_dominated_clearly_ends_on_the_first_rung() -> None:
+    ladder = Ladder(N, ("latency", "deviation"), ())
+    ladder.note(measurement(0.1 * HARDNESS, latency=0.5))
+    assert climb(ladder, measurement(0.3 * HARDNESS, latency=0.6)) == 4
+
+
+@pytest.mark.parametrize(
+    ("objectives", "worse", "better"),
+    [
+        (("latency", "deviation"), 0.2, 0.1),
+        (("macs", "psnr"), 20.0, 30.0),
+        (("macs", "ssim"), 0.5, 0.9),
+        (("calls", "alignment"), 0.2, 0.9),
+        (("memory", "deviation"), 0.2, 0.1),
+    ],
+)
+def test_every_objective_counts_in_its_own_direction(objectives: tuple[str, ...], worse: float, better: float) -> None:
+    noise = 1.0 + 0.01 * np.random.default_rng(1).normal(size=(2, N))
+    metric = objectives[1]
+    good, bad = measurement(better * noise[0], metric), measurement(worse * noise[1], metric, latency=1.1)
+    ladder = Ladder(N, objectives, ())
+    ladder.note(good)
+    assert climb(ladder, bad) == 4
+    ladder = Ladder(N, objectives, ())
+    ladder.note(bad)
+    assert climb(ladder, good) == N
+
+
+def test_what_beats_everything_or_costs_less_reaches_the_top() -> None:
+    ladder = Ladder(N, ("latency", "deviation"), ())
+    for cost in np.linspace(0.2, 1.0, 30):
+        ladder.note(measurement(0.1 / cost * HARDNESS, latency=float(cost)))
+    assert climb(ladder, measurement(0.05 * HARDNESS, latency=0.15)) == N
+    assert climb(ladder, measurement(9.0 * HARDNESS, latency=0.15)) == N
+
+
+def test_a_latency_within_the_slack_of_its_noise_does_not_count_as_higher() -> None:
+    ladder = Ladder(N, ("latency", "deviation"), (), LadderSettings(latency_slack=0.1))
+    ladder.note(measurement(0.1 * HARDNESS, latency=0.5))
+    assert climb(ladder, measurement(0.3 * HARDNESS, latency=0.54)) == N
+    assert climb(ladder, measurement(0.3 * HARDNESS, latency=0.56)) == 4
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.3])
+def test_an_equal_of_the_front_is_stopped_in_alpha_of_the_cases_at_most(alpha: float) -> None:
+    """Its full mean equals a member's, its values per prompt are others, and the whole front is there to stop it."""
+    rng = np.random.default_rng(3)
+    ladder = Ladder(N, ("macs", "deviation"), (), LadderSettings(alpha=alpha))
+    members = {cost: 0.1 / cost * HARDNESS * np.exp(rng.normal(0.0, 0.1, N)) for cost in np.linspace(0.2, 1.0, 20)}
+    for cost, values in members.items():
+        ladder.note(measurement(values, latency=float(cost)))
+    n_stopped, n_trials, (cost, member) = 0, 1500, list(members.items())[10]
+    for _ in range(n_trials):
+        noise = rng.normal(0.0, 0.02, N)
+        n_stopped += climb(ladder, measurement(member + noise - noise.mean(), latency=float(cost))) < N
+    assert n_stopped / n_trials <= alpha + 3.0 * np.sqrt(alpha * (1.0 - alpha) / n_trials)
+    assert n_stopped / n_trials >= 0.3 * alpha  # the bounds are no wider than the sharing of alpha makes them
+
+
+def test_of_several_quality_objectives_all_must_be_worse() -> None:
+    def both(deviation: float, psnr: float) -> Measurement:
+        values = {"deviation": tuple(deviation * HARDNESS), "psnr": tuple(psnr - HARDNESS)}
+        return measurement([], quality=values)
+
+    ladder = Ladder(N, ("macs", "deviation", "psnr"), ())
+    ladder.note(both(0.1, 30.0))
+    ladder.note(both(0.05, 20.0))
+    assert climb(ladder, both(0.2, 25.0)) < N
+    assert climb(ladder, both(0.09, 25.0)) == N
+    assert climb(ladder, both(0.2, 31.0)) == N
+
+
+def test_a_constraint_that_is_surely_broken_stops_and_its_breakers_stop_nobody() -> None:
+    limits = [parse_constraint(text) for text in ("deviation<=0.1", "macs<=0.8", "latency_ms<=90", "memory_gb>=1")]
+    ladder = Ladder(N, ("macs", "deviation"), limits)
+    assert climb(ladder, measurement(0.3 * HARDNESS, latency=0.5)) == 4
+    assert climb(ladder, measurement(0.01 * HARDNESS, macs=801)) == 4
+    assert climb(ladder, measurement(0.01 * HARDNESS, latency=0.5, latency_ms=(95.0,))) == 4
+    assert climb(ladder, measurement(0.01 * HARDNESS, latency=0.5, latency_ms=(93.0,))) == N
+    centred = 0.1 + 0.05 * (HARDNESS - HARDNESS.mean())
+    assert climb(ladder, measurement(centred, latency=0.5)) == N
+    ladder.note(measurement(0.01 * HARDNESS, macs=900))
+    assert climb(ladder, measurement(0.02 * HARDNESS, latency=0.79)) == N
+
+
+def test_the_estimate_of_a_partial_result_is_corrected_for_its_prompts() -> None:
+    ladder = Ladder(N, ("macs", "deviation"), ())
+    full = measurement(0.3 * HARDNESS, wall_s=7.0)
+    assert ladder.estimate(first(full, 4)) == first(full, 4)
+    ladder.note(measurement(0.1 * HARDNESS))
+    estimate = ladder.estimate(first(full, 4))
+    assert estimate.mean("deviation") == pytest.approx(full.mean("deviation"))
+    assert replace(estimate, quality={}) == replace(full, quality={})
+    assert ladder.estimate(full) == full
+
+
+def test_a_front_of_500_is_judged_against_in_well_under_a_millisecond() -> None:
+    for objectives in (("macs", "deviation"), ("macs", "deviation", "psnr")):
+        ladder = Ladder(100, objectives, ())
+        for i in range(500):
+            quality = {name: tuple(500.0 - i + np.arange(100.0)) for name in ("deviation", "psnr")}
+            ladder.note(measurement([], latency=1.0 + i / 1000.0, quality=quality, macs=1000 + i))
+        candidate = measurement([], quality={"deviation": (900.0,) * 32, "psnr": (-900.0,) * 32}, macs=2000)
+        times = []
+        for _ in range(20):
+            began = time.perf_counter()
+            ladder.judge(candidate)
+            times.append(time.perf_counter() - began)
+        assert min(times) < 0.001
+
+
+def test_measurements_are_of_a_rung_and_full_results_of_all_prompts() -> None:
+    ladder = Ladder(N, ("macs", "deviation"), ())
+    with pytest.raises(ValueError, match=r"rungs \(4, 8, 16, 32, 64\); got 5"):
+        ladder.judge(measurement([0.1] * 5))
+    with pytest.raises(ValueError, match="64 prompts; got 4"):
+        ladder.note(measurement([0.1] * 4))
+    with pytest.raises(UsageError, match="'deviation' was not measured here; measured: psnr"):
+        ladder.note(measurement([30.0] * N, "psnr"))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"first": 1}, {"growth": 1.2}, {"alpha": 0.0}, {"alpha": 1.0}, {"latency_slack": -0.1}]
+)
+def test_settings_are_checked(changes: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=r"got (-|1\.?2?|0)"):
+        LadderSettings(**changes)  # type: ignore[arg-type]
+
+
+def test_parts_are_merged_in_order_with_the_timings_of_the_larger() -> None:
+    four = measurement([1.0, 2.0, 3.0, 4.0], latency_ms=(4.0,), peak_memory_bytes=7)
+    two = measurement([5.0, 6.0], latency_ms=(2.0,), peak_memory_bytes=3, wall_s=0.5)
+    both = merged(four, two)
+    assert both.quality == {"deviation": (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)}
+    assert (both.latency_ms, both.peak_memory_bytes, both.wall_s) == ((4.0,), 7, 1.5)
+    assert merged(two, four).latency_ms == (4.0,)
+    other = replace(four, latency_ms=(9.0,))
+    assert merged(four, other).latency_ms == (9.0,)
+
+
+def test_metrics_that_one_part_lacks_are_left_out() -> None:
+    lower = measurement([], quality={"deviation": (0.1,), "alignment": (0.9,)})
+    assert merged(lower, measurement([0.2])).quality == {"deviation": (0.1, 0.2)}
+
+
+@pytest.mark.parametrize("name", ["macs", "baseline_macs", "network_calls"])
+def test_parts_of_different_schedules_are_not_merged(name: str) -> None:
+    part = measurement([0.1])
+    with pytest.raises(EvaluatorError, match=f"agree in {name}"):
+        merged(part, replace(part, **{name: 1}))
