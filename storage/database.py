@@ -120,8 +120,12 @@ class Database:
         self._sessions.write(self._leases.renew)
 
     def release_leases(self) -> None:
-        """Give back all that this owner holds: running evaluations wait for somebody again, studies for a driver."""
+        """Give back all that this owner holds: running evaluations wait for somebody again, studies for a driver.
+
+        They do not count as lost.
+        """
         self._sessions.write(self._release)
+        self._leases.is_used = False
 
     def _release(self, connection: Connection) -> None:
         self._evaluations.release(connection)

@@ -17,6 +17,22 @@ from autotune.storage.sessions import Sessions
 from autotune.storage.tables import EvaluationRow, MeasurementRow, PromptSetRow, TimingRow
 from autotune.storage.values import save_conditions, save_prompt_sets, save_schedules, storable_text
 
+# SQLite has one writer at a time and ignores FOR UPDATE. In one order, or two processes would deadlock.
+_LOCK = (
+    select(
+        *[
+            EvaluationRow.__table__.columns[name]
+            for name in ("id", "key", "state", "started", "schedule_hash", "prompt_set_hash", "owner", "n_lost",
+                         "lost_reason")
+        ]
+    )
+    .where(EvaluationRow.key.in_(bindparam("keys", expanding=True)))
+    .order_by(EvaluationRow.key)
+    .with_for_update()
+)  # fmt: skip
+_UPDATE = update(EvaluationRow).where(EvaluationRow.id == bindparam("row_id"))
+_INSERT_QUALITY, _INSERT_TIMINGS = insert(MeasurementRow), insert(TimingRow)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
@@ -149,9 +165,9 @@ class Evaluations:
             )
         _update(connection, changes)
         if quality:
-            connection.execute(insert(MeasurementRow), quality)
+            connection.execute(_INSERT_QUALITY, quality)
         if timings:
-            connection.execute(insert(TimingRow), timings)
+            connection.execute(_INSERT_TIMINGS, timings)
         return made | find(connection, outcomes.keys() - made.keys())
 
     def _load_prompt_sets(self, connection: Connection, hashes: set[str]) -> dict[str, _PromptSet]:
@@ -165,13 +181,9 @@ class Evaluations:
 
 def _lock(connection: Connection, keys: Collection[str]) -> list[Row[Any]]:
     """The evaluations of these keys, held so that another process that changes one waits for us."""
-    table = EvaluationRow.__table__.columns
-    columns = ("id", "key", "state", "started", "schedule_hash", "prompt_set_hash", "owner", "n_lost", "lost_reason")
-    query = select(*[table[name] for name in columns]).order_by(EvaluationRow.key).with_for_update()
     rows: list[Row[Any]] = []
-    # SQLite has one writer at a time and ignores FOR UPDATE. In one order, or two processes would deadlock.
     for chunk in chunks(sorted(keys)):
-        rows += connection.execute(query.where(EvaluationRow.key.in_(chunk)))
+        rows += connection.execute(_LOCK, {"keys": chunk})
     return rows
 
 
@@ -206,5 +218,4 @@ def _join(before: str | None, reason: str) -> str:
 def _update(connection: Connection, changes: Sequence[dict[str, Any]]) -> None:
     """Change evaluations that this transaction holds; each change names its row by `row_id`."""
     if changes:
-        statement = update(EvaluationRow).where(EvaluationRow.id == bindparam("row_id"))
-        connection.execute(statement, changes)
+        connection.execute(_UPDATE, changes)

@@ -1,9 +1,10 @@
 """Inserting rows that may be there already."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Insert
 from sqlalchemy.dialects import postgresql, sqlite
 
 from autotune.storage.tables import Base
@@ -17,6 +18,10 @@ def insert_missing(connection: Connection, table: type[Base], rows: Sequence[dic
     """
     if not rows:
         return 0
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    statement = insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
-    return connection.execute(statement, list(rows)).rowcount
+    return connection.execute(_statement(connection.dialect.name, table), list(rows)).rowcount
+
+
+@cache
+def _statement(dialect: str, table: type[Base]) -> Insert:
+    insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
+    return insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)

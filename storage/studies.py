@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import StorageError, StudyBusyError, StudyExistsError, UsageError
@@ -27,6 +27,9 @@ from autotune.storage.values import save_conditions, save_schedules
 MAX_NAME = 200
 
 _WATCH_EVERY_S = 0.5
+
+_FIND = select(StudyRow.id, StudyRow.owner).where(StudyRow.name == bindparam("name"))
+_KNOWN_SCHEDULES = select(ScheduleRow.hash).where(ScheduleRow.hash.in_(bindparam("hashes", expanding=True)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +168,7 @@ def add_candidates(connection: Connection, study: str, entries: Sequence[Candida
     schedules = {entry.schedule_hash: entry.schedule for entry in entries}
     known: set[str] = set()
     for chunk in chunks(schedules):
-        known.update(connection.scalars(select(ScheduleRow.hash).where(ScheduleRow.hash.in_(chunk))))
+        known.update(connection.scalars(_KNOWN_SCHEDULES, {"hashes": chunk}))
     save_schedules(connection, {digest: made for digest, made in schedules.items() if digest not in known})
     rows = [{"study_id": study_id, "number": entry.number, **_values(entry)} for entry in entries]
     if insert_missing(connection, CandidateRow, rows) < len(rows):
@@ -267,8 +270,7 @@ def find_study(connection: Connection, name: str, *, writer: Leases | None = Non
         StorageError: there is none; the message names near ones.
         StudyBusyError: `writer` wants to change it, and another process drives it.
     """
-    query = select(StudyRow.id, StudyRow.owner).where(StudyRow.name == name)
-    found = connection.execute(query).one_or_none()
+    found = connection.execute(_FIND, {"name": name}).one_or_none()
     if found is None:
         near = difflib.get_close_matches(name, connection.scalars(select(StudyRow.name)).all(), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
