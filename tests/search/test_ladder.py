@@ -1,5 +1,5 @@
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +15,7 @@ HARDNESS = np.exp(np.random.default_rng(0).normal(0.0, 0.4, N))
 
 
 def measurement(
-    values: Sequence[float], metric: str = "deviation", *, latency: float = 1.0, **changes: object
+    values: Iterable[float], metric: str = "deviation", *, latency: float = 1.0, **changes: object
 ) -> Measurement:
     base = Measurement(
         quality={metric: tuple(values)},
@@ -200,4 +200,4 @@ def test_metrics_that_one_part_lacks_are_left_out() -> None:
 def test_parts_of_different_schedules_are_not_merged(name: str) -> None:
     part = measurement([0.1])
     with pytest.raises(EvaluatorError, match=f"agree in {name}"):
-        merged(part, replace(part, **{name: 1}))
+        merged(part, measurement([0.1], **{name: 1}))
