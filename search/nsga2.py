@@ -1,15 +1,15 @@
-"""Selection of NSGA-II (Deb et al. 2002) with constrained domination, on DEAP's sorting and crowding.
+"""Selection of NSGA-II (Deb et al. 2002) with constrained domination, on moocore's ranks and DEAP's crowding.
 
-DEAP's variation and tournaments draw from the global `random` module; the parts used here draw nothing, so a search
-stays a function of its own seed.
+DEAP's variation and tournaments draw from the global `random` module; the part used here draws nothing, so a search
+stays a function of its own seed. DEAP's own ranks cost seconds from some hundred individuals on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import moocore
 import numpy as np
-from deap import base, tools
+from deap.tools import emo
 
 from autotune.search.variation import Genome
 
@@ -54,24 +54,53 @@ def tournament(population: Sequence[Ranked], rng: np.random.Generator) -> Indivi
     return (first if keys[0] < keys[1] else second).individual
 
 
+@dataclass(slots=True)
+class _Fitness:
+    """What DEAP reads and writes."""
+
+    values: tuple[float, ...]
+    crowding_dist: float = 0.0
+
+
+@dataclass(slots=True)
 class _Carrier:
     """What DEAP sorts: anything with a `fitness`."""
 
-    def __init__(self, individual: Individual, fitness: Any) -> None:
-        self.individual = individual
-        self.fitness = fitness
+    individual: Individual
+    fitness: _Fitness
 
 
 def _sorted_feasible(individuals: Sequence[Individual], size: int) -> list[Ranked]:
+    n_chosen = min(size, len(individuals))
+    chosen: list[Ranked] = []
+    for rank, front in enumerate(_fronts(individuals)):
+        emo.assignCrowdingDist(front)
+        if len(chosen) + len(front) >= n_chosen:
+            front.sort(key=lambda carrier: carrier.fitness.crowding_dist, reverse=True)
+        chosen += [Ranked(individual=c.individual, rank=rank, crowding=c.fitness.crowding_dist) for c in front]
+        if len(chosen) >= n_chosen:
+            break
+    return chosen[:n_chosen]
+
+
+def _fronts(individuals: Sequence[Individual]) -> Iterator[list[_Carrier]]:
+    """The fronts by rank, each in the order in which Deb's fast sort finds its members.
+
+    That is the order of the last members of the front before that dominate them; equal ones stand together.
+    """
     if not individuals:
-        return []
-    weights = (-1.0,) * len(individuals[0].values)
-    fitness_class = type("Fitness", (base.Fitness,), {"weights": weights})
-    carriers = [_Carrier(m, fitness_class(tuple(np.clip(m.values, -LARGE, LARGE).tolist()))) for m in individuals]
-    chosen = tools.selNSGA2(carriers, min(size, len(carriers)))
-    rank_of: dict[int, int] = {}
-    for rank, front in enumerate(tools.sortNondominated(chosen, len(chosen))):
-        rank_of |= {id(carrier): rank for carrier in front}
-    return [
-        Ranked(individual=c.individual, rank=rank_of[id(c)], crowding=float(c.fitness.crowding_dist)) for c in chosen
-    ]
+        return
+    alike: dict[tuple[float, ...], list[_Carrier]] = {}
+    table = np.clip([individual.values for individual in individuals], -LARGE, LARGE)
+    for individual, values in zip(individuals, map(tuple, table.tolist()), strict=True):
+        alike.setdefault(values, []).append(_Carrier(individual, _Fitness(values)))
+    points, carriers = np.array(list(alike)), list(alike.values())
+    ranks = moocore.pareto_rank(points)
+    by_rank = np.argsort(ranks, kind="stable")
+    before = None
+    for front in np.split(by_rank, np.flatnonzero(np.diff(ranks[by_rank])) + 1):
+        if before is not None:
+            dominates = np.logical_and.reduce([column[before, None] <= column[front] for column in points.T])
+            front = front[np.argsort(-np.argmax(dominates[::-1], axis=0), kind="stable")]
+        yield [carrier for i in front.tolist() for carrier in carriers[i]]
+        before = front

@@ -1,7 +1,12 @@
 """Dominance and hypervolume; every objective is minimised."""
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from autotune.spaces.bucketed_front import BucketedFront
+from autotune.spaces.staircase import DominatedArea, Staircase
 
 COST_REFERENCE = 1.0
 LOG_DEVIATION_REFERENCE = 0.0
@@ -20,22 +25,17 @@ def non_dominated(points: ArrayLike) -> NDArray[np.bool_]:
     valid = np.flatnonzero(~np.isnan(table).any(axis=1))
     if len(valid) == 0:
         return kept
-    # In lexicographic order no point is dominated by a later one.
-    unique, first = np.unique(table[valid], axis=0, return_index=True)
-    front = np.empty_like(unique)
-    size = 0
-    for row, index in zip(unique, first, strict=True):
-        if not (front[:size] <= row).all(axis=1).any():
-            front[size] = row
-            size += 1
-            kept[valid[index]] = True
+    # In lexicographic order no point is dominated by a later one; the sort is stable.
+    order = valid[np.lexsort(table[valid].T[::-1])]
+    kept[order] = _none_before_is_as_good(table[order])
     return kept
 
 
 def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
     """Volume that points (n, n_objectives) dominate up to the reference (n_objectives,); 0 if none is below it.
 
-    Exact for any number of objectives, by slicing along the last one; meant for two or three.
+    Exact for any number of objectives: a sweep of O(n log n) up to three, slices along the last one from four on, of
+    O(n^2 log n) for four and n times more for each further one.
     """
     table = _as_table(points)
     corner = np.asarray(reference, np.float64)
@@ -47,18 +47,34 @@ def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
     return _volume(table[non_dominated(table)], corner)
 
 
-def front_hypervolume(relative_cost: ArrayLike, deviation: ArrayLike) -> float:
-    """Fraction of the project's box that a front dominates, in [0, 1].
+class BoxVolume:
+    """The fraction of the project's box that a front dominates while it grows.
 
     The axes are relative cost (latency or MACs over the baseline's) and log10 of the deviation; the reference point
-    is (1.0, 0.0), and the box reaches down to (0.0, -3.0). Points beyond the lower edges count as lying on them.
+    is (1.0, 0.0), and the box reaches down to (0.0, -3.0). Points beyond the lower edges count as lying on them, those
+    beyond the upper ones, or with a NaN, not at all.
     """
-    cost = np.maximum(np.asarray(relative_cost, np.float64), 0.0)
-    floor = 10.0**LOG_DEVIATION_FLOOR
-    log_deviation = np.log10(np.maximum(np.asarray(deviation, np.float64), floor))
-    reference = (COST_REFERENCE, LOG_DEVIATION_REFERENCE)
-    area = COST_REFERENCE * (LOG_DEVIATION_REFERENCE - LOG_DEVIATION_FLOOR)
-    return hypervolume(np.stack([cost, log_deviation], axis=-1), reference) / area
+
+    def __init__(self) -> None:
+        self._area = DominatedArea(COST_REFERENCE, LOG_DEVIATION_REFERENCE)
+
+    def add(self, relative_cost: float, deviation: float) -> None:
+        """Take a point in."""
+        self._area.add(max(relative_cost, 0.0), math.log10(max(deviation, 10.0**LOG_DEVIATION_FLOOR)))
+
+    @property
+    def fraction(self) -> float:
+        """In [0, 1]."""
+        return self._area.value / (COST_REFERENCE * (LOG_DEVIATION_REFERENCE - LOG_DEVIATION_FLOOR))
+
+
+def front_hypervolume(relative_cost: ArrayLike, deviation: ArrayLike) -> float:
+    """Fraction of the project's box that points dominate, in [0, 1]; see `BoxVolume`. Both arguments: shape (n,)."""
+    volume = BoxVolume()
+    points = np.stack([np.asarray(relative_cost, np.float64), np.asarray(deviation, np.float64)], axis=-1)
+    for x, y in points.tolist():
+        volume.add(x, y)
+    return volume.fraction
 
 
 def _as_table(points: ArrayLike) -> NDArray[np.float64]:
@@ -70,7 +86,25 @@ def _as_table(points: ArrayLike) -> NDArray[np.float64]:
     return table
 
 
+def _none_before_is_as_good(rows: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether no earlier row is nowhere larger: bool (n,) of rows (n, n_objectives) in lexicographic order.
+
+    O(n log n) up to three objectives: sorted by the first, a row is as good as all before if the others are.
+    """
+    if rows.shape[1] == 1:
+        return np.asarray(np.arange(len(rows)) == 0)
+    if rows.shape[1] == 2:
+        lowest = np.minimum.accumulate(rows[:, 1])
+        return np.concatenate([[True], rows[1:, 1] < lowest[:-1]])
+    if rows.shape[1] == 3:
+        front = Staircase()
+        return np.array([front.add(y, z) is not None for _, y, z in rows.tolist()], bool)
+    others = BucketedFront(rows.shape[1] - 1)
+    return np.array([others.add(i, row) is not None for i, row in enumerate(rows[:, 1:].tolist())], bool)
+
+
 def _volume(front: NDArray[np.float64], corner: NDArray[np.float64]) -> float:
+    """Volume that points below the corner dominate; only from three objectives on may they dominate each other."""
     n_objectives = front.shape[1]
     if n_objectives == 1:
         return float(corner[0] - front[:, 0].min())
@@ -78,12 +112,17 @@ def _volume(front: NDArray[np.float64], corner: NDArray[np.float64]) -> float:
         by_first = front[np.argsort(front[:, 0], kind="stable")]
         width = corner[0] - by_first[:, 0]
         top = np.concatenate([corner[1:], by_first[:-1, 1]])
-        return float((width * np.maximum(top - by_first[:, 1], 0.0)).sum())
+        return float((width * (top - by_first[:, 1])).sum())
     by_last = front[np.argsort(front[:, -1], kind="stable")]
-    depth = np.diff(np.append(by_last[:, -1], corner[-1]))
+    depth = np.diff(np.append(by_last[:, -1], corner[-1])).tolist()
+    if n_objectives == 3:
+        area, total = DominatedArea(*corner[:2].tolist()), 0.0
+        for (x, y, _), thickness in zip(by_last.tolist(), depth, strict=True):
+            area.add(x, y)
+            total += thickness * area.value
+        return total
     total = 0.0
-    for i, thickness in enumerate(depth):
+    for i, thickness in enumerate(depth, start=1):
         if thickness > 0.0:
-            slab = by_last[: i + 1, :-1]
-            total += float(thickness) * _volume(slab[non_dominated(slab)], corner[:-1])
+            total += thickness * _volume(by_last[:i, :-1], corner[:-1])
     return total

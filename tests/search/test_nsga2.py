@@ -1,13 +1,70 @@
 import random
+import time
+from typing import Any
 
 import numpy as np
 import pytest
+from deap import base, tools
+from hypothesis import given
+from hypothesis import strategies as st
 
-from autotune.search.nsga2 import Individual, survivors, tournament
+from autotune.search.nsga2 import LARGE, Individual, Ranked, survivors, tournament
 
 
 def individual(*values: float, violation: float = 0.0) -> Individual:
     return Individual(genome=np.zeros((1, 1), bool), values=values, violation=violation)
+
+
+class Carrier:
+    def __init__(self, individual: Individual, fitness: Any) -> None:
+        self.individual = individual
+        self.fitness = fitness
+
+
+def survivors_by_deap(individuals: list[Individual], size: int) -> list[Ranked]:
+    """DEAP's own selection, with the ranks of its own sort."""
+    fitness = type("Fitness", (base.Fitness,), {"weights": (-1.0,) * len(individuals[0].values)})
+    carriers = [Carrier(m, fitness(np.clip(m.values, -LARGE, LARGE).tolist())) for m in individuals]
+    chosen = tools.selNSGA2(carriers, min(size, len(carriers)))
+    fronts = tools.sortNondominated(chosen, len(chosen))
+    rank_of = {id(carrier): rank for rank, front in enumerate(fronts) for carrier in front}
+    return [Ranked(individual=c.individual, rank=rank_of[id(c)], crowding=c.fitness.crowding_dist) for c in chosen]
+
+
+values = st.integers(0, 6).map(float) | st.just(float("inf")) | st.floats(0.0, 6.0)
+populations = st.integers(1, 4).flatmap(lambda m: st.lists(st.tuples(*[values] * m), min_size=1, max_size=30))
+
+
+@given(populations, st.integers(1, 32))
+def test_selection_is_that_of_deap_to_the_order_of_equals(population: list[tuple[float, ...]], size: int) -> None:
+    members = [individual(*row) for row in population]
+    expected = survivors_by_deap(members, size)
+    selected = survivors(members, size)
+    assert [id(m.individual) for m in selected] == [id(m.individual) for m in expected]
+    assert [(m.rank, m.crowding) for m in selected] == [(m.rank, m.crowding) for m in expected]
+
+
+@pytest.mark.parametrize("n_objectives", [2, 3])
+def test_selection_is_that_of_deap_in_a_large_population(n_objectives: int) -> None:
+    rows = np.random.default_rng(0).integers(0, 40, (200, n_objectives)).astype(float)
+    members = [individual(*row) for row in rows.tolist()]
+    expected = survivors_by_deap(members, 150)
+    selected = survivors(members, 150)
+    assert [id(m.individual) for m in selected] == [id(m.individual) for m in expected]
+    assert [(m.rank, m.crowding) for m in selected] == [(m.rank, m.crowding) for m in expected]
+
+
+def test_time_of_selection_grows_less_than_quadratically() -> None:
+    def seconds(n: int) -> float:
+        members = [individual(*row) for row in np.random.default_rng(0).random((n, 2)).tolist()]
+        times = []
+        for _ in range(3):
+            began = time.perf_counter()
+            survivors(members, n - 4)
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    assert seconds(3000) < 40 * seconds(300)  # a hundred times as many pairs
 
 
 def test_survivors_are_the_better_ranks() -> None:

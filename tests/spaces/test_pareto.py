@@ -1,7 +1,12 @@
 import itertools
+import time
 
+import moocore
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from autotune.spaces.pareto import front_hypervolume, hypervolume, non_dominated
 
@@ -29,6 +34,45 @@ def inclusion_exclusion(points: np.ndarray, reference: np.ndarray) -> float:
 def test_non_dominated_agrees_with_the_definition(n_objectives: int, seed: int) -> None:
     points = np.random.default_rng(seed).integers(0, 5, (40, n_objectives)).astype(float)
     assert non_dominated(points).tolist() == brute_non_dominated(points)
+
+
+tables = st.tuples(st.integers(1, 30), st.integers(2, 4)).flatmap(
+    lambda shape: arrays(float, shape, elements=st.integers(0, 5).map(float))
+)
+
+
+@given(tables)
+def test_non_dominated_agrees_with_moocore_where_values_are_tied(points: np.ndarray) -> None:
+    assert non_dominated(points).tolist() == moocore.is_nondominated(points).tolist()
+
+
+@given(tables)
+def test_hypervolume_agrees_with_moocore_where_values_are_tied(points: np.ndarray) -> None:
+    corner = np.full(points.shape[1], 4.0)
+    assert hypervolume(points, corner) == pytest.approx(moocore.hypervolume(points, ref=corner))
+
+
+@pytest.mark.parametrize("n_objectives", [2, 3, 4])
+def test_hypervolume_of_a_long_front_agrees_with_moocore(n_objectives: int) -> None:
+    points = np.random.default_rng(0).random((60, n_objectives))
+    points /= np.sqrt((points**2).sum(axis=1, keepdims=True))
+    corner = np.full(n_objectives, 1.1)
+    assert hypervolume(points, corner) == pytest.approx(moocore.hypervolume(points, ref=corner), rel=1e-12)
+
+
+@pytest.mark.parametrize("n_objectives", [2, 3])
+def test_time_of_non_dominated_grows_less_than_quadratically(n_objectives: int) -> None:
+    def seconds(n: int) -> float:
+        points = np.random.default_rng(0).random((n, n_objectives))
+        points /= points.sum(axis=1, keepdims=True)
+        times = []
+        for _ in range(3):
+            began = time.perf_counter()
+            assert non_dominated(points).all()
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    assert seconds(20_000) < 40 * seconds(2_000)  # a hundred times as many pairs
 
 
 def test_of_identical_points_the_first_is_kept() -> None:
