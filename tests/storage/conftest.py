@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.condition import Condition
@@ -12,13 +13,58 @@ from autotune.spaces.inventory import Inventory, Relation, Site
 from autotune.spaces.noise_schedule import Flow
 from autotune.spaces.schedule import GuidanceAction, Schedule, schedule_hash
 from autotune.spaces.solver_step import SolverStep
+from autotune.storage.connection import make_engine
 from autotune.storage.database import Database
+from autotune.storage.location import parse_location
+from autotune.storage.sessions import Sessions
+
+from .postgres import PostgresServer
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    server = PostgresServer()
+    yield server
+    server.delete()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A new database of each kind, with its artifacts in `tmp_path`."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'autotune.db'}"
+    else:
+        server = request.getfixturevalue("postgres")
+        assert isinstance(server, PostgresServer)
+        with server.new_database(tmp_path / "autotune.db.artifacts") as made:
+            yield made
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
+def database(url: str) -> Iterator[Database]:
+    with Database.open(url) as database:
+        yield database
+
+
+@pytest.fixture
+def sqlite_database(tmp_path: Path) -> Iterator[Database]:
     with Database.open(str(tmp_path / "autotune.db")) as database:
         yield database
+
+
+@pytest.fixture
+def query(url: str) -> Iterator[Callable[..., list[tuple[object, ...]]]]:
+    """Run one statement of plain SQL on the database; its rows, if it has any."""
+    location = parse_location(url)
+    engine = make_engine(location)
+
+    def run(statement: str, **values: object) -> list[tuple[object, ...]]:
+        with Sessions(engine, location).writing() as connection:
+            result = connection.execute(text(statement), values)
+            return [tuple(row) for row in result] if result.returns_rows else []
+
+    yield run
+    engine.dispose()
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def test_a_folder_that_can_not_be_made_is_one_clear_error_and_no_name(database: 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
-def test_a_full_disk_leaves_the_old_content_and_no_partial_file(database: Database) -> None:
+def test_a_full_disk_leaves_the_old_content_and_no_partial_file(database: Database, url: str) -> None:
     database.artifacts.save("a", b"old", "x")
     before = files(database)
     code = (
@@ -85,7 +85,7 @@ def test_a_full_disk_leaves_the_old_content_and_no_partial_file(database: Databa
         "except StorageError as error:\n"
         "    print(error)\n"
     )
-    run = subprocess.run([sys.executable, "-c", code, str(database.location.path)], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True)
     assert "could not be written" in run.stdout, run.stderr
     assert files(database) == before
     assert database.artifacts.load("a") == b"old"
@@ -123,7 +123,7 @@ def test_a_disk_that_is_full_loses_nothing_that_was_committed(tmp_path: Path) ->
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_leftovers_of_a_killed_process_are_removed_a_day_later(database: Database, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed_a_day_later(database: Database, url: str) -> None:
     database.artifacts.save("a", b"data", "x")
     (kept,) = files(database)
     old, young = kept.parent / ".dead.tmp1", kept.parent / ".busy.tmp2"
@@ -131,7 +131,7 @@ def test_leftovers_of_a_killed_process_are_removed_a_day_later(database: Databas
         path.write_bytes(b"half")
     os.utime(old, (time.time() - 2 * 24 * 3600,) * 2)
     os.utime(kept, (time.time() - 2 * 24 * 3600,) * 2)
-    with Database.open(str(tmp_path / "autotune.db")) as again:
+    with Database.open(url) as again:
         again.artifacts.save("b", b"other", "x")
         assert not old.exists()
         assert young.exists()

@@ -122,9 +122,10 @@ def test_a_server_that_does_not_answer_is_one_clear_error_without_the_password()
     assert "secret" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_connections_flush_every_commit_and_check_references(database: Database) -> None:
-    engine = make_engine(database.location)
-    with Sessions(engine, database.location).reading() as connection:
+def test_connections_flush_every_commit_and_check_references(sqlite_database: Database) -> None:
+    location = sqlite_database.location
+    engine = make_engine(location)
+    with Sessions(engine, location).reading() as connection:
         pragmas = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in
                    ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")]  # fmt: skip
     engine.dispose()

@@ -190,16 +190,15 @@ def test_the_list_counts_final_candidates_only(
 
 
 def test_everything_is_there_after_opening_again(
-    database: Database, tmp_path: Path, start: Callable[..., str], add: Callable[[int, str], str],
+    database: Database, url: str, start: Callable[..., str], add: Callable[[int, str], str],
     make_measurement: MakeMeasurement,
 ) -> None:  # fmt: skip
     start("k0")
     add(0, "k0")
     database.finish_evaluation("k0", make_measurement(0))
     record = database.load_study("flux")
-    assert database.url == str(tmp_path / "autotune.db")
     database.close()
-    with Database.open(f"sqlite:///{tmp_path / 'autotune.db'}") as again:
+    with Database.open(url) as again:
         assert again.load_study("flux") == record
 
 
@@ -207,21 +206,29 @@ def test_everything_is_there_after_opening_again(
     "damage",
     [
         "UPDATE schedule SET data = '{\"n_steps\": 2}'",
-        "UPDATE schedule SET data = '{half'",
         "UPDATE study SET inventory = '{}'",
         "UPDATE evaluation SET state = 'paused'",
         "UPDATE condition SET data = '[]'",
     ],
 )
 def test_a_damaged_row_is_one_clear_error(
-    database: Database, tmp_path: Path, start: Callable[..., str], add: Callable[[int, str], str],
-    make_measurement: MakeMeasurement, damage: str,
+    database: Database, start: Callable[..., str], add: Callable[[int, str], str],
+    make_measurement: MakeMeasurement, query: Callable[[str], object], damage: str,
 ) -> None:  # fmt: skip
     start("k0")
     add(0, "k0")
     database.finish_evaluation("k0", make_measurement(0))
-    with sqlite3.connect(tmp_path / "autotune.db") as connection:
-        connection.execute(damage)
-    connection.close()
+    query(damage)
     with pytest.raises(StorageError, match=r"must be as autotune wrote them.*restore a backup"):
         database.load_study("flux")
+
+
+def test_a_row_that_is_no_json_is_one_clear_error(
+    sqlite_database: Database, tmp_path: Path, condition: Condition, inventory: Inventory
+) -> None:
+    sqlite_database.create_study("flux", settings={}, provenance={}, condition=condition, inventory=inventory)
+    with sqlite3.connect(tmp_path / "autotune.db") as connection:
+        connection.execute("UPDATE condition SET data = '{half'")  # PostgreSQL would refuse this itself
+    connection.close()
+    with pytest.raises(StorageError, match=r"must be as autotune wrote them.*restore a backup"):
+        sqlite_database.load_study("flux")
