@@ -196,8 +196,12 @@ def test_metrics_that_one_part_lacks_are_left_out() -> None:
     assert merged(lower, measurement([0.2])).quality == {"deviation": (0.1, 0.2)}
 
 
-@pytest.mark.parametrize("name", ["macs", "baseline_macs", "network_calls"])
-def test_parts_of_different_schedules_are_not_merged(name: str) -> None:
+def test_parts_of_different_schedules_are_not_merged() -> None:
     part = measurement([0.1])
-    with pytest.raises(EvaluatorError, match=f"agree in {name}"):
-        merged(part, measurement([0.1], **{name: 1}))
+    for other, name in (
+        (measurement([0.1], macs=1), "macs"),
+        (measurement([0.1], baseline_macs=1), "baseline_macs"),
+        (measurement([0.1], network_calls=1), "network_calls"),
+    ):
+        with pytest.raises(EvaluatorError, match=f"agree in {name}"):
+            merged(part, other)
