@@ -42,7 +42,7 @@ class Owner:
     @property
     def shown(self) -> str:
         """The owner for messages."""
-        return f"process {self.pid} on {self.host}"
+        return f"process {self.pid} on {self.host}" if self.token else f"owner {self.host!r}"
 
 
 def parse_owner(text: str) -> Owner:
