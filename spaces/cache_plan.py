@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from autotune.spaces.errors import ScheduleError
-from autotune.spaces.inventory import Inventory, Relation
+from autotune.spaces.inventory import Inventory
 
 
 class CacheAction(IntEnum):
@@ -15,6 +15,9 @@ class CacheAction(IntEnum):
 
     RECOMPUTE = 0
     REUSE = 1
+
+
+_KNOWN_ACTIONS = bytes(CacheAction)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,8 @@ class CachePlan:
                 f"a cache plan of {self.n_calls} x {self.n_sites} needs {self.n_calls * self.n_sites} actions; "
                 f"got {len(self.actions)}"
             )
-        if max(self.actions) > max(CacheAction):
-            raise ScheduleError(f"cache actions must be in 0..{int(max(CacheAction))}; got {max(self.actions)}")
+        if unknown := self.actions.translate(None, _KNOWN_ACTIONS):
+            raise ScheduleError(f"cache actions must be in 0..{max(_KNOWN_ACTIONS)}; got {max(unknown)}")
 
     @classmethod
     def from_array(cls, actions: ArrayLike) -> "CachePlan":
@@ -82,24 +85,35 @@ def cell_use(plan: CachePlan, inventory: Inventory) -> CellUse:
             f"a cache plan needs one column per site; got {plan.n_sites} columns for the {len(inventory)} sites of "
             f"{inventory.denoiser_class}; use a plan made for this model"
         )
-    recompute = plan.table == CacheAction.RECOMPUTE
-    recompute[0] = True
-    called, needed, runs, reads, kept = (np.ones(recompute.shape, bool) for _ in range(5))
-    for sites in _by_depth(inventory):  # parents are final before their children are looked at
-        for i in sites:
-            parent = inventory.sites[i].parent
-            if parent is not None:
-                inside = inventory.sites[i].relation is Relation.INSIDE
-                called[:, i] = runs[:, parent] if inside else called[:, parent]
-                needed[:, i] = runs[:, parent]
-        asked, wanted, fresh = called[:, sites], needed[:, sites], recompute[:, sites]
-        reads[:, sites] = read = asked & wanted & ~fresh
-        read_later = np.zeros(len(sites), bool)
-        for t in range(plan.n_calls - 1, -1, -1):
-            kept[t, sites] = read_later
-            runs[t, sites] = asked[t] & fresh[t] & (wanted[t] | read_later)
-            read_later = (read_later & ~runs[t, sites]) | read[t]
-    return CellUse(called, needed, runs, reads, kept)
+    # Sites come first in all that follows, since numpy picks rows much faster than columns.
+    recompute = np.equal(plan.table.T, CacheAction.RECOMPUTE.value)  # numpy is slow on a member of an enumeration
+    recompute[:, 0] = True
+    called, needed, runs, reads, kept = np.ones((5, *recompute.shape), bool)
+    for level in inventory.tree.levels:  # parents are final before their children are looked at
+        sites, fresh = level.sites, recompute[level.sites]
+        if len(level.parents):
+            needed[sites] = wanted = runs[level.parents]
+            called[sites] = asked = np.where(level.inside[:, None], wanted, called[level.parents])
+            computes, read = asked & fresh, asked & wanted & ~fresh
+        else:
+            wanted, computes, read = needed[sites], fresh, ~fresh
+        reads[sites], kept[sites] = read, (read_later := _comes_next(read, computes))
+        runs[sites] = computes & (wanted | read_later)
+    return CellUse(called.T, needed.T, runs.T, reads.T, kept.T)
+
+
+def _comes_next(event: NDArray[np.bool_], other: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether the event is the first thing to happen after a column, before the other one: bool (n, n_columns).
+
+    Shape of the arguments (n, n_columns); in no cell both happen.
+    """
+    n_columns = event.shape[1]
+    # Earlier columns have larger codes, so that the largest one from a column on is the nearest; events have odd ones.
+    code = (event | other) * np.arange(2 * n_columns, 0, -2) + event
+    nearest = np.maximum.accumulate(code[:, ::-1], axis=1)[:, ::-1]
+    following = np.zeros(event.shape, bool)
+    following[:, :-1] = nearest[:, 1:] & 1
+    return following
 
 
 def canonical_plan(plan: CachePlan, inventory: Inventory) -> CachePlan | None:
@@ -133,26 +147,10 @@ def call_macs(plan: CachePlan | None, inventory: Inventory, n_calls: int) -> NDA
     """
     if plan is None:
         return np.full(n_calls, inventory.total_macs, np.int64)
-    own = np.array([site.macs for site in inventory.sites], np.int64)
-    for site in inventory.sites:
-        if site.relation is Relation.INSIDE and site.parent is not None:
-            own[site.parent] -= site.macs
-    runs = cell_use(plan, inventory).runs
-    return np.asarray(inventory.total_macs - own.sum() + (runs * own).sum(axis=1), np.int64)
+    own = inventory.tree.own_macs
+    return np.asarray(inventory.total_macs - own.sum() + cell_use(plan, inventory).runs @ own, np.int64)
 
 
 def plan_macs(plan: CachePlan | None, inventory: Inventory, n_calls: int) -> int:
     """Multiply-accumulates of `n_calls` network calls for one image of one branch under the plan."""
     return int(call_macs(plan, inventory, n_calls).sum())
-
-
-def _by_depth(inventory: Inventory) -> list[list[int]]:
-    """Site indices grouped by their number of ancestors, roots first."""
-    levels: list[list[int]] = []
-    for i, site in enumerate(inventory.sites):
-        depth, parent = 0, site.parent
-        while parent is not None:
-            depth, parent = depth + 1, inventory.sites[parent].parent
-        levels.extend([] for _ in range(depth + 1 - len(levels)))
-        levels[depth].append(i)
-    return levels

@@ -7,6 +7,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from autotune.spaces.errors import ScheduleError
+from autotune.spaces.site_tree import SiteTree
 
 
 class Relation(StrEnum):
@@ -64,6 +65,12 @@ class Inventory:
         rows = [[s.name, s.component, s.parent, s.relation] for s in self.sites]
         text = json.dumps([self.denoiser_class, rows], separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @cached_property
+    def tree(self) -> SiteTree:
+        """Which site hangs on which."""
+        inside = [site.relation is Relation.INSIDE for site in self.sites]
+        return SiteTree.of([site.parent for site in self.sites], inside, [site.macs for site in self.sites])
 
     def to_json(self) -> dict[str, object]:
         """A JSON object that `inventory_from_json` reads back."""

@@ -131,6 +131,49 @@ def test_kept_values_are_those_read_before_the_next_run(case: tuple[Inventory, C
             assert use.kept[row, i] == (later[:1] == [False])
 
 
+def cell_use_by_loops(plan: CachePlan, inventory: Inventory) -> dict[str, np.ndarray]:
+    """The rules of `CellUse` written out, site by site from parents to children and call by call from the last."""
+
+    def depth(i: int) -> int:
+        parent = inventory.sites[i].parent
+        return 0 if parent is None else 1 + depth(parent)
+
+    recompute = plan.table == CacheAction.RECOMPUTE
+    recompute[0] = True
+    names = ("called", "needed", "runs", "reads", "kept")
+    use = {name: np.zeros(recompute.shape, bool) for name in names}
+    for i in sorted(range(len(inventory)), key=depth):
+        s = inventory.sites[i]
+        inside = s.relation is Relation.INSIDE
+        use["needed"][:, i] = True if s.parent is None else use["runs"][:, s.parent]
+        use["called"][:, i] = True if s.parent is None else use["runs" if inside else "called"][:, s.parent]
+        read_later = False
+        for t in range(plan.n_calls - 1, -1, -1):
+            called, needed, fresh = use["called"][t, i], use["needed"][t, i], recompute[t, i]
+            use["kept"][t, i] = read_later
+            use["runs"][t, i] = called and fresh and (needed or read_later)
+            use["reads"][t, i] = called and needed and not fresh
+            read_later = bool(use["reads"][t, i] or (read_later and not use["runs"][t, i]))
+    return use
+
+
+@given(plans())
+def test_cell_use_is_what_the_rules_say_one_cell_after_the_other(case: tuple[Inventory, CachePlan]) -> None:
+    inventory, plan = case
+    use = cell_use(plan, inventory)
+    for name, table in cell_use_by_loops(plan, inventory).items():
+        assert getattr(use, name).tolist() == table.tolist(), name
+
+
+@pytest.mark.parametrize("inventory", [FLUX_SINGLE, STAGE], ids=["feeds", "inside"])
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8, 0.95])
+def test_cell_use_of_many_calls_is_what_the_rules_say(inventory: Inventory, share: float) -> None:
+    plan = CachePlan.from_array(np.random.default_rng(0).random((300, 3)) < share)
+    use = cell_use(plan, inventory)
+    for name, table in cell_use_by_loops(plan, inventory).items():
+        assert getattr(use, name).tolist() == table.tolist(), name
+
+
 def test_leaf_that_feeds_a_reused_projection_is_dead_unless_it_is_read_later() -> None:
     plan = CachePlan.from_array([[0, 0, 0], [0, 0, 1], [1, 0, 0]])
     canonical = canonical_plan(plan, FLUX_SINGLE)
