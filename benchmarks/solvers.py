@@ -19,15 +19,16 @@ from solver_rivals import Rivals
 
 from autotune.evaluators.feature_net import CLASSES
 from autotune.evaluators.load import load_model
+from autotune.evaluators.pool import InProcessPool
 from autotune.evaluators.worker import Worker
-from autotune.search.clock import SystemClock
-from autotune.search.measurer import Measurer
+from autotune.search.dispatcher import Dispatcher, Request
+from autotune.search.heartbeat import Heartbeat
 from autotune.search.s3 import S3Searcher, S3Settings
 from autotune.search.searcher import Proposal, Result, SearchContext
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.compensation_regression import CompensationRegression, RatioSample
 from autotune.spaces.errors import ScheduleError
-from autotune.spaces.evaluation import Fidelity, Measurement
+from autotune.spaces.evaluation import Failure, Fidelity, Measurement
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
 from autotune.spaces.statistics import mean_ratio_interval
 from autotune.spaces.traced_run import N_TRACED, TRACE_LEVELS
@@ -76,17 +77,17 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 def _measure_rivals(bench: Benchmark, name: str, guidance: float, n: int) -> None:
-    with Database.open(str(bench.arguments.storage)) as database:
+    with Database.open(str(bench.arguments.storage)) as database, Heartbeat(database):
         Cells(bench, database, name, guidance).measure_rivals(n)
 
 
 def _measure_cell(bench: Benchmark, name: str, guidance: float, n: int) -> None:
-    with Database.open(str(bench.arguments.storage)) as database:
+    with Database.open(str(bench.arguments.storage)) as database, Heartbeat(database):
         Cells(bench, database, name, guidance).measure(n)
 
 
 def _measure_regression(bench: Benchmark, name: str, guidance: float, counts: Sequence[int]) -> None:
-    with Database.open(str(bench.arguments.storage)) as database:
+    with Database.open(str(bench.arguments.storage)) as database, Heartbeat(database):
         Cells(bench, database, name, guidance).measure_regression(counts)
 
 
@@ -104,7 +105,7 @@ class Cells:
         model = load_model(name, device=bench.arguments.device)
         preset = dataclasses.replace(model.preset, guidance_scale=guidance)
         self._worker = Worker(dataclasses.replace(model, preset=preset), artifacts=database.artifacts)
-        self._measurer = Measurer(self._worker, database, SystemClock())
+        self._dispatcher = Dispatcher(InProcessPool(self._worker), database)
         self._where = f"{name} cfg {guidance:g}" if guidance > 1.0 else name
         self._guidance = guidance
         self._calibration = prompts_of("calibration", CALIBRATION[: 1 if self._quick else None], 0)
@@ -234,13 +235,16 @@ class Cells:
             return ColumnFit(schedule=schedule, before=0.0, after=0.0, image_runs=0)
 
     def _result(self, proposal: Proposal) -> Result:
-        measured = self._measurer.measure(proposal.schedule, proposal.schedule_hash, self._calibration)
-        return Result(proposal=proposal, outcome=measured.outcome)
+        return Result(proposal=proposal, outcome=self._outcome(proposal.schedule, self._calibration))
 
     def _score(self, schedule: Schedule, fidelity: Fidelity) -> Measurement | None:
-        canonical = canonical_schedule(schedule, self._worker.inventory)
-        outcome = self._measurer.measure(canonical, schedule_hash(canonical), fidelity).outcome
+        outcome = self._outcome(canonical_schedule(schedule, self._worker.inventory), fidelity)
         return outcome if isinstance(outcome, Measurement) else None
+
+    def _outcome(self, schedule: Schedule, fidelity: Fidelity) -> Measurement | Failure:
+        self._dispatcher.submit([Request(schedule=schedule, schedule_hash=schedule_hash(schedule), fidelity=fidelity)])
+        (measured,) = self._dispatcher.collect()
+        return measured.outcome
 
     def _held_out_of(self, schedule: Schedule) -> Measurement:
         measurement = self._score(schedule, self._held_out)

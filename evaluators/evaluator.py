@@ -33,14 +33,20 @@ class Evaluator(Protocol):
         ...
 
     def fit(
-        self, schedule: Schedule, column: FitColumn, fidelity: Fidelity, *, timeout_s: float | None = None
+        self,
+        schedule: Schedule,
+        column: FitColumn,
+        fidelity: Fidelity,
+        *,
+        timeout_s: float | None = None,
+        max_image_runs: int | None = None,
     ) -> ColumnFit:
         """Fit a column of a schedule by gradient on a fidelity's prompts; the same arguments give the same fit.
 
-        After `timeout_s` it ends with the best so far.
+        After `timeout_s`, or before it would cost more than `max_image_runs`, it ends with the best so far.
 
         Raises:
-            ScheduleError: the schedule has no solver, or too few steps for the column.
+            ScheduleError: the schedule has no solver, or too few steps for the column, or there are too few runs.
             EvaluatorError: the evaluator is broken, or short of memory.
         """
         ...

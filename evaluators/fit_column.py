@@ -41,6 +41,7 @@ def fit_column(
     arguments: Mapping[str, Any],
     settings: FitSettings | None = None,
     stop: Callable[[], bool] = lambda: False,
+    max_image_runs: int | None = None,
 ) -> ColumnFit:
     """Fit `column` so that the final latents come close to the converged run's.
 
@@ -58,6 +59,7 @@ def fit_column(
         arguments: the pipeline call's others.
         settings: by default those of `SETTINGS`.
         stop: polled between iterations; once true, the best so far is returned.
+        max_image_runs: what the fit may cost, as `ColumnFit.image_runs` counts; then, too, the best so far is returned.
 
     Raises:
         ScheduleError: the schedule has no solver or a stochastic one, or too few steps for the column.
@@ -81,7 +83,7 @@ def fit_column(
 
     train, held_out = _split(len(seeds))
     with _frozen(denoiser):
-        fit = fit_parameters(parameters, residuals, train, held_out, settings or SETTINGS[column], stop)
+        fit = fit_parameters(parameters, residuals, train, held_out, settings or SETTINGS[column], stop, max_image_runs)
     return ColumnFit(
         schedule=parameters.finish(fit.theta),
         before=fit.before,

@@ -76,14 +76,21 @@ def fit_parameters(
     held_out: Prompts,
     settings: FitSettings,
     stop: Callable[[], bool] = lambda: False,
+    max_image_runs: int | None = None,
 ) -> Fit:
     """Minimise the deviation over the prompts `train`, from theta = 0, stopped early on `held_out`.
 
-    `stop` is polled before each gradient; once true, the fit ends with the best parameters so far.
+    `stop` is polled before each gradient; once true, or where another one would pass `max_image_runs`, the fit ends
+    with the best parameters so far.
+
+    Raises:
+        ScheduleError: `max_image_runs` is too few to score the start.
     """
     rng = np.random.default_rng(settings.seed)
     train = train if settings.n_train is None else rng.choice(train, min(settings.n_train, len(train)), replace=False)
-    return _Fitter(parameters, residuals, train, held_out, settings, stop).run()
+    if max_image_runs is not None and max_image_runs < len(held_out):
+        raise ScheduleError(f"a fit needs {len(held_out)} image runs to score its start; {max_image_runs} are left")
+    return _Fitter(parameters, residuals, train, held_out, settings, stop, max_image_runs).run()
 
 
 class _Ended(Exception):
@@ -101,9 +108,11 @@ class _Fitter:
         held_out: Prompts,
         settings: FitSettings,
         stop: Callable[[], bool],
+        max_image_runs: int | None,
     ) -> None:
         self._parameters, self._residuals, self._settings = parameters, residuals, settings
         self._train, self._held_out, self._stop = train, held_out, stop
+        self._max_runs = float("inf") if max_image_runs is None else max_image_runs
         self._image_runs, self._n_gradients, self._round_end, self._stopped = 0, 0, 0, False
         self._best, self._best_theta = float("inf"), np.zeros(parameters.n)
         self._unit: float | None = None
@@ -125,7 +134,7 @@ class _Fitter:
 
     def _round(self, unit: float) -> bool:
         """Minimise from the best parameters so far, whitened in this unit; whether another round may find more."""
-        if self._polled() or self._n_gradients >= self._settings.evaluations:
+        if self._polled(0) or self._n_gradients >= self._settings.evaluations:
             return False
         self._round_end = min(self._n_gradients + self._settings.round_length, self._settings.evaluations)
         self._origin, before = self._best_theta, self._best
@@ -141,7 +150,7 @@ class _Fitter:
         """Equal effects -> parameters: the inverse root of the Gauss-Newton matrix at theta, (n, n), symmetric."""
         probed, columns = self._train[: self._settings.n_probed], []
         for row in theta + _WHITENING_PROBE * np.vstack([np.zeros(len(theta)), np.eye(len(theta))]):
-            if self._polled():
+            if self._polled(len(probed)):
                 return np.eye(len(theta))
             columns.append(self._ends(row, probed).ravel())
         here = columns.pop(0)
@@ -168,7 +177,8 @@ class _Fitter:
 
     def _loss(self, z: Array) -> tuple[float, Array]:
         """The loss relative to its value at the start, and its gradient."""
-        if self._polled() or self._n_gradients >= self._round_end:
+        # The score of the iteration that the gradient ends comes on top.
+        if self._polled(3 * len(self._train) + len(self._held_out)) or self._n_gradients >= self._round_end:
             raise _Ended
         self._n_gradients += 1
         settings = self._settings
@@ -206,8 +216,9 @@ class _Fitter:
         value = float(np.sqrt(squares.mean()) if self._settings.squared else np.sqrt(squares).mean())
         return value if np.isfinite(value) else float("inf")
 
-    def _polled(self) -> bool:
-        self._stopped = self._stop()
+    def _polled(self, n_next: int) -> bool:
+        """Whether to end before `n_next` more runs."""
+        self._stopped = self._stop() or self._image_runs + n_next > self._max_runs
         return self._stopped
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from autotune.spaces.cache_plan import CacheAction, CachePlan, needed_sites, plan_macs
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.condition import Condition
+from autotune.spaces.errors import ScheduleError
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
 from autotune.spaces.inventory import Inventory, Relation, Site
 from autotune.spaces.noise_schedule import Flow
@@ -153,14 +154,22 @@ class TabulatedEvaluator:
         )
 
     def fit(
-        self, schedule: Schedule, column: FitColumn, fidelity: Fidelity, *, timeout_s: float | None = None
+        self,
+        schedule: Schedule,
+        column: FitColumn,
+        fidelity: Fidelity,
+        *,
+        timeout_s: float | None = None,
+        max_image_runs: int | None = None,
     ) -> ColumnFit:
         """A column that the formula rewards, at the price of a real fit.
 
         Raises:
-            ScheduleError: the schedule has no solver.
+            ScheduleError: the schedule has no solver, or the fit costs more than `max_image_runs`.
         """
         time, solver = schedule.solver_columns
+        if max_image_runs is not None and max_image_runs < FIT_RUNS:
+            raise ScheduleError(f"the fit takes {FIT_RUNS} image runs; {max_image_runs} are left")
         n = len(solver)
         fitted = replace(schedule, compensation=(FITTED_RATIO,) * n)
         if column is FitColumn.SOLVER:

@@ -152,21 +152,30 @@ class Worker:
         )
 
     def fit(
-        self, schedule: Schedule, column: FitColumn, fidelity: Fidelity, *, timeout_s: float | None = None
+        self,
+        schedule: Schedule,
+        column: FitColumn,
+        fidelity: Fidelity,
+        *,
+        timeout_s: float | None = None,
+        max_image_runs: int | None = None,
     ) -> ColumnFit:
         """Fit a column by gradient to the reference on the prompts of a fidelity; made once per condition.
 
-        After `timeout_s` it ends with the best so far, which is not kept.
+        After `timeout_s`, or before more than `max_image_runs`, it ends with the best so far, which is not kept.
 
         Raises:
-            ScheduleError: the schedule has no solver, or too few steps for the column.
+            ScheduleError: the schedule has no solver, or too few steps for the column, or there are too few runs.
             EvaluatorError: the fit failed for a reason that is not the schedule's, such as memory.
         """
         digest = schedule_hash(canonical_schedule(schedule, self.inventory))
         name = f"fit/{self.protocol}/{column}/{settings_hash(column)}/{self.condition.hash}/{fidelity.hash}/{digest}"
         stored = self._artifacts.load(name) if self._artifacts is not None else None
         if stored is not None:
-            return fit_from_bytes(stored)
+            made = fit_from_bytes(stored)
+            if max_image_runs is not None and made.image_runs > max_image_runs:
+                raise ScheduleError(f"the fit takes {made.image_runs} image runs; {max_image_runs} are left")
+            return made
         end = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
         reference = self.reference(fidelity).latents
         try:
@@ -180,6 +189,7 @@ class Worker:
                 reference=reference,
                 arguments=self._arguments,
                 stop=lambda: time.monotonic() >= end,
+                max_image_runs=max_image_runs,
             )
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             raise EvaluatorError(f"the {column} of a schedule can't be fitted: {error}") from error

@@ -9,6 +9,7 @@ from typing import Any
 from autotune.evaluators.presets import PRESETS, Preset, read_prompts
 from autotune.search.budget import Budget, parse_duration
 from autotune.search.families import check_family
+from autotune.search.ladder import LadderSettings
 from autotune.search.study_plan import StudyPlan
 from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import Fidelity
@@ -25,6 +26,7 @@ class Settings:
     """What the user chose for a study; JSON types only, so that the database keeps it and `resume` reads it back.
 
     `budget` holds `Budget`'s fields. `calibration` and `held_out` hold the prompts themselves, since files change.
+    Without `ladder` every candidate is measured on all calibration prompts.
     """
 
     model: str
@@ -40,6 +42,7 @@ class Settings:
     guidance: float | None
     calibration: tuple[str, ...]
     held_out: tuple[str, ...]
+    ladder: bool = False
 
     def plan(self, name: str) -> StudyPlan:
         """The study plan of these settings."""
@@ -52,6 +55,7 @@ class Settings:
             objectives=self.objectives,
             constraints=tuple(parse_constraint(text) for text in self.constraints),
             seed=self.seed,
+            ladder=LadderSettings() if self.ladder else LadderSettings(first=max(2, len(self.calibration))),
         )
 
     def adapt(self, preset: Preset) -> Preset:
@@ -73,6 +77,8 @@ def make_settings(
     budget: str | None = None,
     evaluations: int | None = None,
     network_calls: int | None = None,
+    cost: float | None = None,
+    price: float | None = None,
     family: str = DEFAULT_FAMILY,
     objectives: str = "latency,deviation",
     constraints: Sequence[str] = (),
@@ -83,10 +89,12 @@ def make_settings(
     steps: int | None = None,
     guidance: float | None = None,
     prompts: str | Path | None = None,
+    ladder: bool = True,
 ) -> Settings:
     """Checked settings of a study.
 
-    `budget` is a wall time such as `2h`; several budgets may be given, the first one to be used up ends the search.
+    `budget` is a wall time such as `2h`, `cost` money at `price` per worker and hour; several budgets may be given, the
+    first one to be used up ends the search. Without `ladder` no candidate is stopped before it has seen all prompts.
     `prompts` is a text file with one prompt per line, of which every second one is held out.
 
     Raises:
@@ -94,8 +102,7 @@ def make_settings(
     """
     check_family(family)
     _check_numbers(steps=steps, resolution=resolution, seed=seed, guidance=guidance)
-    wall_s = None if budget is None else parse_duration(budget)
-    limits = Budget(wall_s=wall_s, evaluations=evaluations, network_calls=network_calls)
+    limits = make_budget(budget, evaluations, network_calls, cost, price)
     for text in constraints:
         parse_constraint(text)
     calibration, held_out = _split_prompts(preset, prompts)
@@ -115,7 +122,20 @@ def make_settings(
         guidance=guidance,
         calibration=calibration,
         held_out=held_out,
+        ladder=ladder,
     )
+
+
+def make_budget(
+    wall: str | None, evaluations: int | None, network_calls: int | None, cost: float | None, price: float | None
+) -> Budget:
+    """The budget of the command line's options; None for no limit.
+
+    Raises:
+        UsageError: there is no limit at all, or one is wrong.
+    """
+    wall_s = None if wall is None else parse_duration(wall)
+    return Budget(wall_s=wall_s, evaluations=evaluations, network_calls=network_calls, cost=cost, price_per_hour=price)
 
 
 def _check_numbers(*, steps: int | None, resolution: int | None, seed: int, guidance: float | None) -> None:

@@ -1,285 +1,253 @@
 """The one loop that every search runs in."""
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
 
-from autotune.evaluators.evaluator import Evaluator
-from autotune.search.archive import ParetoArchive
+from autotune.evaluators.job import FitJob, SheetJob, TraceJob
+from autotune.evaluators.pool import WorkerPool
 from autotune.search.budget import Spent
 from autotune.search.clock import Clock
-from autotune.search.families import make_searcher
-from autotune.search.measurer import Measurer
+from autotune.search.dispatcher import Dispatcher
+from autotune.search.exploration import Exploration
+from autotune.search.heartbeat import Heartbeat
+from autotune.search.ladder import Ladder
+from autotune.search.ledger import Ledger
 from autotune.search.progress import CandidateEvent, Phase, Progress, SilentProgress
-from autotune.search.searcher import Proposal, Result, SearchContext, Searcher
+from autotune.search.searcher import Proposal, Result, SearchContext
+from autotune.search.spending import Spending
 from autotune.search.study_plan import StudyPlan
 from autotune.search.verification import Verification, verification_order
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.errors import EvaluatorError
-from autotune.spaces.evaluation import Failure, Measurement
-from autotune.spaces.front import BASELINE, RIVAL
+from autotune.spaces.evaluation import Failure
+from autotune.spaces.front import BASELINE, RIVAL, baseline_of, pick, study_front
 from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.study_record import Candidate, StudyState
 from autotune.spaces.trace import Trace
 from autotune.spaces.traced_run import N_TRACED, TRACE_LEVELS
 from autotune.storage.database import Database
 
-MAX_REPEATS = 1000
-"""Known schedules in a row after which a searcher counts as exhausted."""
-
 SAVE_EVERY_S = 1.0
 
 MAX_RESERVE_SHARE = 0.5
-"""At most this share of a wall-time budget is kept for the verification."""
+"""At most this share of a study's time is kept for the verification."""
+
+N_SHEET_IMAGES = 8
 
 
 class StudyLoop:
     """Runs a study that stands in the database, from its beginning or on from where it stopped.
 
-    Resuming is running again: everything that was measured is found by its key, so that the searchers see the same
-    history, at no cost. `used_s` is the wall time of earlier sessions; `clock` tells the seconds of this one.
-    `interrupt` is polled between candidates; once true, the study verifies its picks and stops as INTERRUPTED.
+    Resuming is running again: what the record holds is taken from there, so that the searchers see the same history, at
+    no cost. `used` is what earlier sessions took; `clock` tells the seconds of this one. `interrupt` is polled between
+    candidates; once true, the study verifies its picks and stops as INTERRUPTED. `report_s` seconds of the budget are
+    left over for what the caller does afterwards.
     """
 
     def __init__(
         self,
         plan: StudyPlan,
-        evaluator: Evaluator,
+        pool: WorkerPool,
         database: Database,
         clock: Clock,
         *,
-        used_s: float = 0.0,
+        used: Spent | None = None,
+        report_s: float = 0.0,
         progress: Progress | None = None,
         interrupt: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._plan = plan
-        self._evaluator = evaluator
-        self._database = database
-        self._clock = clock
-        self._used_s = used_s
+        self._plan, self._pool, self._database, self._clock = plan, pool, database, clock
         self._progress = progress or SilentProgress()
         self._interrupt = interrupt
-        self._measurer = Measurer(evaluator, database, clock)
-        self._verification = Verification(
-            plan.name,
-            measurer=self._measurer,
-            evaluator=evaluator,
-            database=database,
-            held_out=plan.held_out,
-            settings=plan.verification,
-        )
-        self._archive = ParetoArchive(plan.objectives, plan.constraints)
-        self._results: dict[str, Result] = {}
-        self._network_calls = 0
-        self._costs: list[float] = []
+        self._report_s = report_s
+        self._spending = Spending(plan.budget, clock.now, pool.n_workers, used or Spent())
+        self._dispatcher = Dispatcher(pool, database, clock.now)
+        self._verification = Verification(plan.held_out, plan.verification, pool.condition.batch_size)
+        n_prompts = len(plan.calibration.prompts)
+        self._ladder = Ladder(n_prompts, plan.objectives, plan.constraints, plan.ladder)
+        self._ledger = Ledger(plan, database, self._ladder)
         self._saved_s = float("-inf")
 
     def run(self) -> StudyState:
         """Search, verify, draw; the state that the study ends in.
 
         Raises:
+            StudyBusyError: another process runs this study.
             EvaluatorError: the evaluator is broken, or the pipeline's default run can't be measured.
         """
-        try:
-            self._save(StudyState.RUNNING)
-            stopped = self._search()
-            stopped = self._verify() or stopped
-            state = StudyState.INTERRUPTED if stopped else StudyState.DONE
-        except BaseException:
-            self._save(StudyState.INTERRUPTED)
-            raise
-        self._save(state)
+        self._database.claim_study(self._plan.name)
+        with Heartbeat(self._database):
+            try:
+                self._save(StudyState.RUNNING)
+                stopped = self._search()
+                stopped = self._verify() or stopped
+                self._draw_sheets()
+                stopped = stopped or self._interrupt()
+                state = StudyState.INTERRUPTED if stopped else StudyState.DONE
+            except BaseException:
+                self._save(StudyState.INTERRUPTED)
+                raise
+            self._save(state)
         return state
 
     def _search(self) -> bool:
         """Try candidates until the budget is used; True if interrupted."""
-        recorded = {c.number: c for c in self._database.load_study(self._plan.name).candidates}
-        self._progress.on_phase(Phase.BASELINE, 1)
-        condition = self._evaluator.condition
-        default = canonical_schedule(Schedule(n_steps=condition.n_steps), self._evaluator.inventory)
-        baseline = self._try(
-            Proposal(schedule=default, family=BASELINE, label=f"default, {condition.n_steps} steps"), Phase.BASELINE
+        exploration = Exploration(
+            self._plan,
+            self._pool,
+            dispatcher=self._dispatcher,
+            ladder=self._ladder,
+            ledger=self._ledger,
+            spending=self._spending,
+            record=self._database.iterate_candidates(self._plan.name),
+            has_time=self._has_time,
+            interrupt=self._interrupt,
+            announce=self._announce,
         )
-        if isinstance(baseline.outcome, Failure):
+        self._progress.on_phase(Phase.BASELINE, 1)
+        default = canonical_schedule(Schedule(n_steps=self._pool.condition.n_steps), self._pool.inventory)
+        label = f"default, {default.n_steps} steps"
+        measured = exploration.measure_baseline(Proposal(schedule=default, family=BASELINE, label=label))
+        if isinstance(measured.outcome, Failure):
             raise EvaluatorError(
-                f"the pipeline's default run must be measurable; got {baseline.outcome.kind}: "
-                f"{baseline.outcome.reason}; try a smaller resolution or batch"
+                f"the pipeline's default run must be measurable; got {measured.outcome.kind}: "
+                f"{measured.outcome.reason}; try a smaller resolution or batch"
             )
+        self._baseline = measured.outcome
+        self._verification.note_baseline(measured)
         context = SearchContext(
-            condition=condition,
-            inventory=self._evaluator.inventory,
-            own_timesteps=self._evaluator.own_timesteps,
+            condition=self._pool.condition,
+            inventory=self._pool.inventory,
+            own_timesteps=self._pool.own_timesteps,
             fit=self._fit,
             trace=self._trace,
             objectives=self._plan.objectives,
             constraints=self._plan.constraints,
         )
-        families = list(dict.fromkeys((RIVAL, self._plan.family)))
-        for family in families:
-            self._progress.on_phase(Phase.FEWER_STEPS if family == RIVAL else Phase.SEARCH)
-            searcher = make_searcher(family, context, self._plan.seed)
-            searcher.tell(list(self._results.values()))
+        for family in dict.fromkeys((RIVAL, self._plan.family)):
+            phase = Phase.FEWER_STEPS if family == RIVAL else Phase.SEARCH
+            self._progress.on_phase(phase)
             share = 1.0 if family == self._plan.family else self._plan.rival_share
-            if self._run_family(searcher, family, share, recorded):
+            if exploration.run(family, context, phase, share):
                 return True
         return False
-
-    def _run_family(self, searcher: Searcher, family: str, share: float, recorded: dict[int, Candidate]) -> bool:
-        """Ask one searcher until its share of the budget is used or it has no more; True if interrupted."""
-        phase = Phase.FEWER_STEPS if family == RIVAL else Phase.SEARCH
-        before, n_known = self._spent(), 0
-        while self._may_try_another() and n_known < MAX_REPEATS:
-            number = len(self._results)
-            # A resumed study keeps to the record, even where a new budget would have drawn the line elsewhere.
-            if number in recorded and recorded[number].family != family:
-                return False
-            if number not in recorded and share < 1.0 and self._share_used(before, share):
-                return False
-            if self._interrupt():
-                return True
-            asked = searcher.ask(1)
-            if not asked:
-                return False
-            if number in recorded and recorded[number].schedule_hash != asked[0].schedule_hash:
-                searcher.tell(self._follow_record(recorded, phase))
-            known = self._results.get(asked[0].schedule_hash)
-            n_known = 0 if known is None else n_known + 1
-            searcher.tell([known or self._try(asked[0], phase)])
-        return False
-
-    def _follow_record(self, recorded: dict[int, Candidate], phase: Phase) -> list[Result]:
-        """Take in the rest of the record as it stands: this version of the searcher would have gone another way."""
-        results = []
-        while (candidate := recorded.get(len(self._results))) is not None:
-            results.append(self._try(Proposal.of(candidate), phase))
-        return results
-
-    def _try(self, proposal: Proposal, phase: Phase) -> Result:
-        """Measure the next candidate, or find it measured, and note it in the study."""
-        plan, number = self._plan, len(self._results)
-        measured = self._measurer.measure(proposal.schedule, proposal.schedule_hash, plan.calibration)
-        result = Result(proposal=proposal, outcome=measured.outcome)
-        self._database.add_candidate(
-            plan.name,
-            number=number,
-            family=proposal.family,
-            label=proposal.label,
-            schedule=proposal.schedule,
-            schedule_hash=proposal.schedule_hash,
-            key=measured.evaluation.key,
-        )
-        self._results[proposal.schedule_hash] = result
-        if not measured.reused and number > 0:  # the first one carries warm-up and the reference
-            self._costs.append(measured.cost_s)
-        measurement = result.measurement
-        if number == 0 and measurement is not None:
-            self._verification.note_baseline(measurement, measured, len(plan.calibration.prompts))
-        calls = proposal.schedule.n_steps if measurement is None else measurement.network_calls
-        self._network_calls += calls * len(plan.calibration.prompts)
-        on_front = self._archive.add(result)
-        self._save(StudyState.RUNNING)
-        self._announce(phase, number, result, reused=measured.reused, on_front=on_front)
-        return result
 
     def _fit(self, schedule: Schedule, column: FitColumn) -> ColumnFit:
         """Fit a column on the calibration prompts, in the time that is left; its network calls count."""
-        limit = self._plan.budget.wall_s
-        left_s = None if limit is None else max(0.0, limit - self._elapsed_s - self._reserve_s(limit))
-        fit = self._evaluator.fit(schedule, column, self._plan.calibration, timeout_s=left_s)
-        self._network_calls += fit.network_calls
+        left_s = max(0.0, self._spending.left_s - self._reserve_s())
+        calibration = self._plan.calibration
+        limit, spent = self._plan.budget.network_calls, self._spending.spent
+        job = FitJob(
+            schedule=schedule,
+            column=column,
+            fidelity=calibration,
+            timeout_s=left_s if left_s < float("inf") else None,
+            max_image_runs=None if limit is None else (limit - spent.network_calls) // schedule.n_steps,
+        )
+        fit = self._dispatcher.call(job)
+        assert isinstance(fit, ColumnFit)
+        self._spending.note_calls(fit.network_calls)
         return fit
 
     def _trace(self) -> Trace:
         """Trace a few calibration prompts; the network calls count."""
         n = min(N_TRACED, len(self._plan.calibration.prompts))
-        self._network_calls += n * TRACE_LEVELS
-        return self._evaluator.trace(self._plan.calibration, n, TRACE_LEVELS)
+        self._spending.note_calls(n * TRACE_LEVELS)
+        job = TraceJob(fidelity=self._plan.calibration, n_prompts=n, n_levels=TRACE_LEVELS)
+        trace = self._dispatcher.call(job)
+        assert isinstance(trace, Trace)
+        return trace
 
     def _verify(self) -> bool:
-        """Measure the front again on held-out prompts and draw its picks; True if interrupted.
+        """Measure the front again on held-out prompts; True if interrupted.
 
         The baseline and the picks are measured even after an interrupt, which stops a study but should not leave it
-        without a result; a second one raises KeyboardInterrupt wherever it hits.
+        without a result; a second one raises KeyboardInterrupt wherever it hits. The baseline comes alone: whoever
+        measures it first makes the reference for all workers.
         """
-        plan = self._plan
-        order = verification_order(self._database.load_study(plan.name), plan.verification.max_members)
-        members = (*order.first, *order.others)
-        self._progress.on_phase(Phase.VERIFICATION, len(members))
-        stopped = False
-        for i, candidate in enumerate(members):
-            stopped = i >= len(order.first) and self._interrupt()
-            if stopped or not (self._verification.is_stored(candidate) or self._fits(self._expected_s([candidate]))):
-                break
-            measured = self._verification.measure(candidate)
-            self._save(StudyState.RUNNING)
-            self._announce(
-                Phase.VERIFICATION,
-                candidate.number,
-                Result(proposal=Proposal.of(candidate), outcome=measured.outcome),
-                reused=measured.reused,
-                on_front=True,
-            )
+        plan, dispatcher = self._plan, self._dispatcher
+        order = verification_order(self._ledger.leaders(), plan.verification.max_members)
+        waiting = deque([*order.first, *order.others])
+        self._progress.on_phase(Phase.VERIFICATION, len(waiting))
+        n_done, n_all, stopped = 0, len(waiting), False
+        running: dict[str, Candidate] = {}
+        while True:
+            while waiting and dispatcher.n_free and not (running and n_done == 0):
+                candidate = waiting[0]
+                stopped = n_all - len(waiting) >= len(order.first) and self._interrupt()
+                if stopped or not self._may_verify(candidate):
+                    waiting.clear()
+                    break
+                running[candidate.schedule_hash] = waiting.popleft()
+                dispatcher.submit([self._verification.request(candidate)])
+            if not running:
+                return stopped
+            for measured in dispatcher.collect():
+                candidate = running.pop(measured.request.schedule_hash)
+                n_done += 1
+                self._verification.note(candidate, measured)
+                self._database.set_held_out(plan.name, schedule_hash=candidate.schedule_hash, key=measured.key)
+                self._save(StudyState.RUNNING)
+                result = Result(proposal=Proposal.of(candidate), outcome=measured.outcome)
+                self._announce(Phase.VERIFICATION, candidate.number, result, reused=measured.reused)
+
+    def _may_verify(self, candidate: Candidate) -> bool:
+        key = self._dispatcher.key(candidate.schedule_hash, self._plan.held_out)
+        if self._database.find_evaluations([key]):
+            return True
+        measurement = candidate.calibration.measurement
+        return self._fits(self._verification.expected_s([] if measurement is None else [measurement]))
+
+    def _draw_sheets(self) -> None:
+        """Draw the missing ones of the contact sheets of the baseline and the picks, while there is time."""
         self._progress.on_phase(Phase.IMAGES)
-        self._verification.draw_sheets(self._database.load_study(plan.name), lambda: self._fits(0.0))
-        return stopped or self._interrupt()
+        record, held_out = self._ledger.leaders(), self._plan.held_out
+        baseline = baseline_of(record)
+        chosen = [*([baseline] if baseline else []), *pick(study_front(record), record).values()]
+        for candidate in {c.number: c for c in chosen}.values():
+            name = f"sheet-{self._dispatcher.key(candidate.schedule_hash, held_out)}"
+            if self._database.artifacts.load(name) is None:
+                if not self._fits(0.0):
+                    return
+                n_images = min(N_SHEET_IMAGES, len(held_out.prompts))
+                job = SheetJob(schedule=candidate.schedule, fidelity=held_out, n_images=n_images)
+                data = self._dispatcher.call(job)
+                assert isinstance(data, bytes)
+                self._database.artifacts.save(name, data, "image/png")
+            self._database.set_image(self._plan.name, schedule_hash=candidate.schedule_hash, artifact=name)
 
-    @property
-    def _baseline(self) -> Measurement:
-        measurement = next(iter(self._results.values())).measurement
-        assert measurement is not None  # nothing else is tried before it succeeds
-        return measurement
-
-    def _expected_s(self, candidates: Sequence[Candidate]) -> float:
-        return self._verification.expected_s([m for c in candidates if (m := c.calibration.measurement) is not None])
-
-    def _reserve_s(self, limit_s: float) -> float:
+    def _reserve_s(self) -> float:
         """Seconds to keep for verifying the front as it stands, the baseline with it; 0 if even that one won't fit."""
-        if self._verification.expected_s([self._baseline]) > MAX_RESERVE_SHARE * limit_s:
-            return 0.0
-        members, n_max = self._archive.measurements, self._plan.verification.max_members
-        expected_s = self._verification.expected_s([self._baseline, *members])
+        most_s = MAX_RESERVE_SHARE * self._spending.total_s
+        n_workers = self._pool.n_workers
+        if self._verification.expected_s([self._baseline]) > most_s:
+            return self._report_s
+        members, n_max = self._ledger.archive.measurements, self._plan.verification.max_members
+        expected_s = self._verification.expected_s([self._baseline, *members], n_workers)
         # The next candidate may join the front and cost as much to verify as the others do on average.
         n_verified = 1 + min(len(members) + 1, n_max)
-        return min(expected_s * n_verified / (1 + len(members)), MAX_RESERVE_SHARE * limit_s)
-
-    @property
-    def _elapsed_s(self) -> float:
-        return self._used_s + self._clock.now()
-
-    def _spent(self) -> Spent:
-        return Spent(wall_s=self._elapsed_s, evaluations=len(self._results), network_calls=self._network_calls)
+        return self._report_s + min(expected_s * n_verified / (1 + len(members)), most_s)
 
     def _fits(self, seconds: float) -> bool:
-        limit = self._plan.budget.wall_s
-        return limit is None or self._elapsed_s + seconds <= limit
+        return seconds + self._report_s <= self._spending.left_s
 
-    def _may_try_another(self) -> bool:
-        budget = self._plan.budget
-        if budget.wall_s is None:
-            return budget.allows(self._spent())
+    def _has_time(self) -> bool:
+        """Whether one more candidate can be measured and the front still be verified."""
+        left_s = self._spending.left_s
         # Few candidates take longer than the baseline.
-        next_s = max(self._baseline.wall_s, *self._costs[-8:], 0.0)
-        return budget.allows(self._spent(), next_s=next_s, reserve_s=self._reserve_s(budget.wall_s))
-
-    def _share_used(self, before: Spent, share: float) -> bool:
-        """Whether the share of the budget that was left `before` a searcher began is used."""
-        budget, spent = self._plan.budget, self._spent()
-        if budget.evaluations is not None and spent.evaluations - before.evaluations >= max(
-            1, int(share * budget.evaluations)
-        ):
-            return True
-        if budget.network_calls is not None and spent.network_calls >= share * budget.network_calls:
-            return True
-        return budget.wall_s is not None and spent.wall_s - before.wall_s >= share * (
-            (1.0 - MAX_RESERVE_SHARE) * budget.wall_s - before.wall_s
-        )
+        return left_s == float("inf") or self._spending.next_s(self._baseline.wall_s) + self._reserve_s() <= left_s
 
     def _save(self, state: StudyState) -> None:
         """Note the time used; while the study runs at most once a second."""
         now = self._clock.now()
         if state is not StudyState.RUNNING or now - self._saved_s >= SAVE_EVERY_S:
-            self._database.update_study(self._plan.name, state=state, wall_s=self._elapsed_s)
+            spent = self._spending.spent
+            self._database.update_study(self._plan.name, state=state, wall_s=spent.wall_s, device_s=spent.worker_s)
             self._saved_s = now
 
-    def _announce(self, phase: Phase, number: int, result: Result, *, reused: bool, on_front: bool) -> None:
+    def _announce(self, phase: Phase, number: int, result: Result, *, reused: bool, on_front: bool = True) -> None:
+        self._save(StudyState.RUNNING)
+        archive = self._ledger.archive
         self._progress.on_candidate(
             CandidateEvent(
                 phase=phase,
@@ -288,9 +256,9 @@ class StudyLoop:
                 outcome=result.outcome,
                 reused=reused,
                 on_front=on_front,
-                elapsed_s=self._elapsed_s,
-                used_fraction=self._plan.budget.used_fraction(self._spent()),
-                front_size=len(self._archive),
-                hypervolume=self._archive.hypervolume,
+                elapsed_s=self._spending.spent.wall_s,
+                used_fraction=self._spending.used_fraction,
+                front_size=len(archive),
+                hypervolume=archive.hypervolume,
             )
         )

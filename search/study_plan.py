@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from autotune.search.budget import Budget
 from autotune.search.families import check_family
+from autotune.search.ladder import LadderSettings
 from autotune.search.verification import VerificationSettings
 from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import Fidelity
@@ -28,6 +29,7 @@ class StudyPlan:
     seed: int = 0
     rival_share: float = 0.25
     verification: VerificationSettings = field(default_factory=VerificationSettings)
+    ladder: LadderSettings = field(default_factory=LadderSettings)
 
     def __post_init__(self) -> None:
         check_family(self.family)

@@ -34,6 +34,16 @@ class Fidelity:
             raise UsageError(f"the number of prompts must be in 1 .. {len(self.prompts)} for {self.name}; got {n}")
         return replace(self, prompts=self.prompts[:n], seeds=self.seeds[:n])
 
+    def after(self, n: int) -> "Fidelity":
+        """The prompts after the first `n`, with their seeds.
+
+        Raises:
+            UsageError: `n` is negative, or there are no more.
+        """
+        if not 0 <= n < len(self.prompts):
+            raise UsageError(f"the number of prompts must be in 0 .. {len(self.prompts) - 1} for {self.name}; got {n}")
+        return replace(self, prompts=self.prompts[n:], seeds=self.seeds[n:])
+
     @property
     def hash(self) -> str:
         """SHA-256 over prompts and seeds."""
@@ -56,6 +66,7 @@ class FailureKind(StrEnum):
     NAN = "nan"
     TIMEOUT = "timeout"
     INVALID = "invalid"
+    LOST = "lost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +96,11 @@ class Measurement:
     network_calls: int
     peak_memory_bytes: int
     wall_s: float
+
+    @property
+    def n_prompts(self) -> int:
+        """How many prompts it was measured on."""
+        return len(next(iter(self.quality.values())))
 
     def mean(self, metric: str) -> float:
         """Mean of a quality metric over the prompts."""

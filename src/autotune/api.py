@@ -1,5 +1,6 @@
 """The Python face: what the commands do, in a notebook."""
 
+import contextlib
 import dataclasses
 import datetime
 import time
@@ -9,18 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from autotune.evaluators.hardware import describe_machine
-from autotune.evaluators.load import LoadedModel, load_model
+from autotune.evaluators.load import LoadedModel
+from autotune.evaluators.pool import WorkerPool
 from autotune.evaluators.resolve import resolve_model
 from autotune.evaluators.user_pipeline import adopt_pipeline
-from autotune.evaluators.worker import Worker
 from autotune.reports.export import find_candidate, make_schedule_file
 from autotune.reports.report import write_report
 from autotune.reports.tables import front_rows
-from autotune.search.budget import Budget, parse_duration
+from autotune.search.budget import Spent
 from autotune.search.clock import SystemClock
 from autotune.search.progress import Progress
-from autotune.search.settings import Settings, make_settings, settings_from_json
+from autotune.search.settings import Settings, make_budget, make_settings, settings_from_json
 from autotune.search.study import StudyLoop
+from autotune.search.worker_setup import make_pool
+from autotune.spaces.condition import Condition
 from autotune.spaces.errors import StudyExistsError, UsageError
 from autotune.spaces.schedule_file import save_schedule_file
 from autotune.spaces.study_record import StudyRecord
@@ -66,13 +69,17 @@ class Sitting:
 
     The wall budget counts from `start`, a value of `time.monotonic()`. `interrupt` is polled between candidates; once
     true, the picks are verified and the study stops, resumable. `on_start` is told the study's name once the database
-    keeps it, from when on it can be resumed.
+    keeps it, from when on it can be resumed. Several `workers`, or those of a Ray cluster at `ray_address`, are
+    processes of their own. `report_s` seconds of a budget of time are left for what the caller does afterwards.
     """
 
     start: float = dataclasses.field(default_factory=time.monotonic)
     progress: Progress | None = None
     interrupt: Callable[[], bool] = lambda: False
     on_start: Callable[[str], None] = lambda name: None
+    workers: int = 1
+    ray_address: str | None = None
+    report_s: float = 0.0
 
 
 def tune(
@@ -109,17 +116,16 @@ def tune(
     settings = make_settings(model_name, preset, **options)
     with Database.open(storage) as database:
         name = _free_name(database, study, settings)
-        model = adopted or load_model(settings.model, device=settings.device, dtype=settings.dtype)
-        worker = _make_worker(settings, model, database)
-        database.create_study(
-            name,
-            settings=dataclasses.asdict(settings),
-            provenance=describe_machine(),
-            condition=worker.condition,
-            inventory=worker.inventory,
-        )
-        sitting.on_start(name)
-        _run(name, settings, worker, database, sitting)
+        with _pool(settings, database, storage, sitting, adopted) as pool:
+            database.create_study(
+                name,
+                settings=dataclasses.asdict(settings),
+                provenance=describe_machine() | {"workers": pool.n_workers},
+                condition=pool.condition,
+                inventory=pool.inventory,
+            )
+            sitting.on_start(name)
+            _run(name, settings, pool, database, sitting, Spent())
         return Study(database.load_study(name), storage)
 
 
@@ -132,6 +138,8 @@ def resume(
     budget: str | None = None,
     evaluations: int | None = None,
     network_calls: int | None = None,
+    cost: float | None = None,
+    price: float | None = None,
 ) -> Study:
     """Go on with a study where it stopped; what was measured is not measured again.
 
@@ -140,24 +148,22 @@ def resume(
 
     Raises:
         UsageError: a budget is wrong, or the model or the machine is not the one that the study began with.
+        StudyBusyError: another process runs the study.
         StorageError: no study has this name.
     """
     sitting = sitting or Sitting()
     with Database.open(storage, must_exist=storage is not None) as database:
+        database.claim_study(study)
         record = database.load_study(study)
         settings = settings_from_json(record.settings)
-        if budget is not None or evaluations is not None or network_calls is not None:
-            wall_s = None if budget is None else parse_duration(budget)
-            limits = Budget(wall_s=wall_s, evaluations=evaluations, network_calls=network_calls)
+        if any(limit is not None for limit in (budget, evaluations, network_calls, cost, price)):
+            limits = make_budget(budget, evaluations, network_calls, cost, price)
             settings = dataclasses.replace(settings, budget=dataclasses.asdict(limits))
-        if pipe is None:
-            model = load_model(settings.model, device=settings.device, dtype=settings.dtype)
-        else:
-            model = adopt_pipeline(pipe)
-        worker = _make_worker(settings, model, database)
-        _check_condition(record, worker)
-        sitting.on_start(study)
-        _run(study, settings, worker, database, sitting, used_s=record.wall_s)
+        adopted = None if pipe is None else adopt_pipeline(pipe)
+        with _pool(settings, database, storage, sitting, adopted) as pool:
+            _check_condition(record, pool.condition)
+            sitting.on_start(study)
+            _run(study, settings, pool, database, sitting, Spent(wall_s=record.wall_s, worker_s=record.device_s))
         return Study(database.load_study(study), storage)
 
 
@@ -171,27 +177,35 @@ def load_study(study: str, *, storage: str | None = None) -> Study:
         return Study(database.load_study(study), storage)
 
 
-def _make_worker(settings: Settings, model: LoadedModel, database: Database) -> Worker:
-    adapted = dataclasses.replace(model, preset=settings.adapt(model.preset))
-    return Worker(adapted, artifacts=database.artifacts)
+def _pool(
+    settings: Settings, database: Database, storage: str | None, sitting: Sitting, adopted: LoadedModel | None
+) -> "contextlib.closing[WorkerPool]":
+    pool = make_pool(
+        settings,
+        database,
+        storage=storage,
+        adopted=adopted,
+        n_workers=sitting.workers,
+        ray_address=sitting.ray_address,
+    )
+    return contextlib.closing(pool)
 
 
-def _run(
-    name: str, settings: Settings, worker: Worker, database: Database, sitting: Sitting, used_s: float = 0.0
-) -> None:
+def _run(name: str, settings: Settings, pool: WorkerPool, database: Database, sitting: Sitting, used: Spent) -> None:
     StudyLoop(
         settings.plan(name),
-        worker,
+        pool,
         database,
         SystemClock(sitting.start),
-        used_s=used_s,
+        used=used,
+        report_s=sitting.report_s,
         progress=sitting.progress,
         interrupt=sitting.interrupt,
     ).run()
 
 
-def _check_condition(record: StudyRecord, worker: Worker) -> None:
-    then, now = record.condition.to_json(), worker.condition.to_json()
+def _check_condition(record: StudyRecord, condition: Condition) -> None:
+    then, now = record.condition.to_json(), condition.to_json()
     for field, value in now.items():
         if then[field] != value:
             raise UsageError(

@@ -9,13 +9,12 @@ from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.budget import Budget
 from autotune.search.clock import SimulatedClock
 from autotune.search.searcher import SearchContext
-from autotune.search.study import StudyLoop
 from autotune.search.study_plan import StudyPlan
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.study_record import StudyRecord, StudyState
 from autotune.storage.database import Database
 
-from .onlooker import Onlooker, OpenStudy, RunStudy
+from .onlooker import Onlooker, OpenStudy, RunStudy, make_loop
 
 CALIBRATION = Fidelity(name="calibration", prompts=("a cat", "a dog"), seeds=(0, 1))
 
@@ -88,7 +87,7 @@ def undisturbed(open_study: OpenStudy) -> RunStudy:
 
     def run(plan: StudyPlan, name: str = "undisturbed") -> StudyRecord:
         database = open_study(name, plan, TabulatedEvaluator())
-        assert StudyLoop(plan, TabulatedEvaluator(), database, SimulatedClock()).run() is StudyState.DONE
+        assert make_loop(plan, TabulatedEvaluator(), database, SimulatedClock()).run() is StudyState.DONE
         return database.load_study(plan.name)
 
     return run
@@ -102,7 +101,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], StudyR
         plan = make_plan(family=family)
         path = tmp_path_factory.mktemp(family) / "study.db"
         with open_database(path, plan, TabulatedEvaluator()) as database:
-            StudyLoop(plan, TabulatedEvaluator(), database, SimulatedClock()).run()
+            make_loop(plan, TabulatedEvaluator(), database, SimulatedClock()).run()
             return database.load_study("s")
 
     return functools.cache(run)

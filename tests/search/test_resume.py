@@ -8,15 +8,14 @@ from pathlib import Path
 import pytest
 
 from autotune.evaluators.tabulated import TabulatedEvaluator
-from autotune.search.budget import Budget
+from autotune.search.budget import Budget, Spent
 from autotune.search.clock import SimulatedClock
-from autotune.search.study import StudyLoop
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
 from autotune.spaces.front import study_front
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.study_record import StudyRecord, StudyState
 
-from .onlooker import Expected, MakePlan, Onlooker, OpenStudy, RunStudy
+from .onlooker import Expected, MakePlan, Onlooker, OpenStudy, RunStudy, make_loop
 
 
 class Stopped(Exception):
@@ -60,13 +59,13 @@ def test_a_study_that_broke_down_ends_as_an_undisturbed_one(
     broken = StoppingEvaluator(n_scores)
     database = open_study("broken", study, broken)
     with pytest.raises(Stopped):
-        StudyLoop(study, broken, database, SimulatedClock()).run()
+        make_loop(study, broken, database, SimulatedClock()).run()
     stopped = database.load_study("s")
     assert stopped.state is StudyState.INTERRUPTED
     assert len(stopped.candidates) == min(n_scores, 40)
 
     database = open_study("broken", study, broken)
-    StudyLoop(study, TabulatedEvaluator(), database, SimulatedClock(), progress=onlooker).run()
+    make_loop(study, TabulatedEvaluator(), database, SimulatedClock(), progress=onlooker).run()
     record = database.load_study("s")
     assert hashes(record) == hashes(expected(family))
     assert front_values(record) == front_values(expected(family))
@@ -79,6 +78,7 @@ import os, signal, sys
 from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.budget import Budget
 from autotune.search.clock import SimulatedClock
+from autotune.evaluators.pool import InProcessPool
 from autotune.search.study import StudyLoop
 from autotune.search.study_plan import StudyPlan
 from autotune.spaces.evaluation import Fidelity
@@ -101,11 +101,11 @@ plan = StudyPlan(
     calibration=Fidelity(name="calibration", prompts=("a cat", "a dog"), seeds=(0, 1)),
     held_out=Fidelity(name="held_out", prompts=("a ship", "a deer", "a frog"), seeds=(100, 101, 102)),
 )
-StudyLoop(plan, evaluator, database, SimulatedClock()).run()
+StudyLoop(plan, InProcessPool(evaluator), database, SimulatedClock()).run()
 """
 
 
-@pytest.mark.parametrize(("where", "n"), [("score", 23), ("add_candidate", 30), ("set_held_out", 2)])
+@pytest.mark.parametrize(("where", "n"), [("score", 23), ("add_candidates", 30), ("set_held_out", 2)])
 def test_a_killed_study_ends_as_an_undisturbed_one(
     where: str, n: int, open_study: OpenStudy, tmp_path: Path, expected: Expected, plan: MakePlan
 ) -> None:
@@ -115,7 +115,7 @@ def test_a_killed_study_ends_as_an_undisturbed_one(
     assert done.returncode == -signal.SIGKILL
     database = open_study("killed", study, TabulatedEvaluator())
     assert database.load_study("s").state is StudyState.RUNNING
-    StudyLoop(study, TabulatedEvaluator(), database, SimulatedClock()).run()
+    make_loop(study, TabulatedEvaluator(), database, SimulatedClock()).run()
     record = database.load_study("s")
     assert hashes(record) == hashes(expected("ecad"))
     assert front_values(record) == front_values(expected("ecad"))
@@ -127,7 +127,7 @@ def test_resuming_a_finished_study_changes_nothing(
     study = plan()
     expected = undisturbed(study)
     database = open_study("undisturbed", study, TabulatedEvaluator())
-    StudyLoop(study, StoppingEvaluator(0), database, SimulatedClock(), progress=onlooker).run()
+    make_loop(study, StoppingEvaluator(0), database, SimulatedClock(), progress=onlooker).run()
     assert all(event.reused for event in onlooker.events)
     assert database.load_study("s").candidates == expected.candidates
 
@@ -155,12 +155,12 @@ def test_wall_time_of_earlier_sessions_counts(open_study: OpenStudy, plan: MakeP
     study = plan(Budget(wall_s=12.0), objectives=("latency", "deviation"))
     database = open_study("timed", study, evaluator)
     with pytest.raises(Stopped):
-        StudyLoop(study, evaluator, database, clock).run()
+        make_loop(study, evaluator, database, clock).run()
     used_s = database.load_study("s").wall_s
     assert used_s == pytest.approx(clock.now())
     clock = SimulatedClock()
     evaluator = StoppingEvaluator(-1, clock=clock)
-    StudyLoop(study, evaluator, database, clock, used_s=used_s).run()
+    make_loop(study, evaluator, database, clock, used=Spent(wall_s=used_s)).run()
     # A resumed study does not know what a reference takes and keeps more time for it.
     assert 0.6 * 12.0 <= used_s + clock.now() <= 12.0
     assert database.load_study("s").wall_s == pytest.approx(used_s + clock.now())

@@ -5,7 +5,6 @@ from autotune.search.budget import Budget
 from autotune.search.clock import SimulatedClock
 from autotune.search.families import FAMILIES
 from autotune.search.progress import Phase
-from autotune.search.study import StudyLoop
 from autotune.search.study_plan import StudyPlan
 from autotune.search.verification import VerificationSettings
 from autotune.spaces.errors import EvaluatorError, UsageError
@@ -16,7 +15,7 @@ from autotune.spaces.schedule import Schedule
 from autotune.spaces.study_record import StudyRecord, StudyState
 from autotune.spaces.traced_run import TRACE_LEVELS
 
-from .onlooker import Expected, MakePlan, Onlooker, OpenStudy, RunStudy
+from .onlooker import Expected, MakePlan, Onlooker, OpenStudy, RunStudy, make_loop
 
 FAILURE = Failure(kind=FailureKind.OUT_OF_MEMORY, reason="too large")
 
@@ -71,7 +70,7 @@ def test_a_wall_time_budget_is_kept_and_used(wall_s: float, family: str, open_st
     evaluator = TabulatedEvaluator(clock=clock, latency_noise=0.05)
     study = plan(Budget(wall_s=wall_s), family, objectives=("latency", "deviation"))
     database = open_study("timed", study, evaluator)
-    assert StudyLoop(study, evaluator, database, clock).run() is StudyState.DONE
+    assert make_loop(study, evaluator, database, clock).run() is StudyState.DONE
     record = database.load_study("s")
     assert clock.now() <= wall_s
     assert record.wall_s == pytest.approx(clock.now())
@@ -88,7 +87,7 @@ def test_time_too_short_to_verify_anything_goes_into_the_search(open_study: Open
     evaluator = TabulatedEvaluator(clock=clock)
     study = plan(Budget(wall_s=2.0), objectives=("latency", "deviation"))
     database = open_study("short", study, evaluator)
-    StudyLoop(study, evaluator, database, clock).run()
+    make_loop(study, evaluator, database, clock).run()
     assert len(database.load_study("s").candidates) >= 4
     assert clock.now() <= 2.0
 
@@ -96,15 +95,15 @@ def test_time_too_short_to_verify_anything_goes_into_the_search(open_study: Open
 def test_a_budget_of_network_calls_is_kept(plan: MakePlan, undisturbed: RunStudy) -> None:
     record = undisturbed(plan(Budget(network_calls=600)))
     calls = [2 * m.network_calls for c in record.candidates if (m := c.calibration.measurement) is not None]
-    assert sum(calls[:-1]) < 600 <= sum(calls)
+    assert 600 - max(calls) < sum(calls) <= 600
 
 
 def test_the_network_calls_of_a_trace_count(open_study: OpenStudy, plan: MakePlan) -> None:
     study = plan()
     evaluator = TabulatedEvaluator()
-    loop = StudyLoop(study, evaluator, open_study("traced", study, evaluator), SimulatedClock())
+    loop = make_loop(study, evaluator, open_study("traced", study, evaluator), SimulatedClock())
     trace = loop._trace()
-    assert loop._spent().network_calls == trace.n_calls * trace.n_samples == 2 * TRACE_LEVELS
+    assert loop._spending.spent.network_calls == trace.n_calls * trace.n_samples == 2 * TRACE_LEVELS
 
 
 def test_an_interrupt_ends_the_search_but_not_without_a_result(
@@ -112,7 +111,7 @@ def test_an_interrupt_ends_the_search_but_not_without_a_result(
 ) -> None:
     study = plan()
     database = open_study("stopped", study, TabulatedEvaluator())
-    loop = StudyLoop(
+    loop = make_loop(
         study,
         TabulatedEvaluator(),
         database,
@@ -126,7 +125,7 @@ def test_an_interrupt_ends_the_search_but_not_without_a_result(
     assert record.candidates[0].held_out is not None
     assert all(c.held_out is not None for c in pick(study_front(record), record).values())
     assert len(record.images) >= 2
-    StudyLoop(study, TabulatedEvaluator(), database, SimulatedClock()).run()
+    make_loop(study, TabulatedEvaluator(), database, SimulatedClock()).run()
     assert front_values(database.load_study("s")) == front_values(expected("ecad"))
 
 
@@ -139,14 +138,14 @@ def test_a_second_interrupt_leaves_a_resumable_study(open_study: OpenStudy, plan
 
     database = open_study("stopped", plan(), Impatient())
     with pytest.raises(KeyboardInterrupt):
-        StudyLoop(plan(), Impatient(), database, SimulatedClock()).run()
+        make_loop(plan(), Impatient(), database, SimulatedClock()).run()
     assert database.load_study("s").state is StudyState.INTERRUPTED
 
 
 def test_failed_candidates_are_kept_and_the_study_goes_on(open_study: OpenStudy, plan: MakePlan) -> None:
     evaluator = TabulatedEvaluator(fails=lambda s: FAILURE if s.cache and sum(s.cache.actions) % 2 else None)
     database = open_study("flaky", plan(), evaluator)
-    assert StudyLoop(plan(), evaluator, database, SimulatedClock()).run() is StudyState.DONE
+    assert make_loop(plan(), evaluator, database, SimulatedClock()).run() is StudyState.DONE
     record = database.load_study("s")
     failed = [c for c in record.candidates if c.calibration.outcome == FAILURE]
     assert len(record.candidates) == 40
@@ -158,7 +157,7 @@ def test_a_baseline_that_fails_is_an_error(open_study: OpenStudy, plan: MakePlan
     evaluator = TabulatedEvaluator(fails=lambda s: FAILURE)
     database = open_study("hopeless", plan(), evaluator)
     with pytest.raises(EvaluatorError, match="too large"):
-        StudyLoop(plan(), evaluator, database, SimulatedClock()).run()
+        make_loop(plan(), evaluator, database, SimulatedClock()).run()
 
 
 def test_measurements_of_another_study_are_used(
@@ -169,7 +168,7 @@ def test_measurements_of_another_study_are_used(
         name="t", family="ecad", calibration=plan().calibration, held_out=plan().held_out, budget=Budget(evaluations=20)
     )
     database = open_study("shared", other, TabulatedEvaluator())
-    StudyLoop(other, TabulatedEvaluator(), database, SimulatedClock(), progress=onlooker).run()
+    make_loop(other, TabulatedEvaluator(), database, SimulatedClock(), progress=onlooker).run()
     first_five = [event.reused for event in onlooker.events[:5]]
     assert first_five == [True] * 5
 
@@ -177,7 +176,7 @@ def test_measurements_of_another_study_are_used(
 def test_progress_tells_phases_and_candidates(open_study: OpenStudy, plan: MakePlan, onlooker: Onlooker) -> None:
     study = plan()
     database = open_study("watched", study, TabulatedEvaluator())
-    StudyLoop(study, TabulatedEvaluator(), database, SimulatedClock(), progress=onlooker).run()
+    make_loop(study, TabulatedEvaluator(), database, SimulatedClock(), progress=onlooker).run()
     assert onlooker.phases == [Phase.BASELINE, Phase.FEWER_STEPS, Phase.SEARCH, Phase.VERIFICATION, Phase.IMAGES]
     searched = [e for e in onlooker.events if e.phase is not Phase.VERIFICATION]
     assert [e.number for e in searched] == list(range(40))

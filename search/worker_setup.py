@@ -1,0 +1,58 @@
+"""What a study measures with: one worker in this process, or several in others."""
+
+import dataclasses
+import socket
+from functools import partial
+
+from autotune.evaluators.load import LoadedModel, load_model
+from autotune.evaluators.pool import InProcessPool, WorkerPool
+from autotune.evaluators.ray_pool import RayPool
+from autotune.evaluators.reference import ArtifactCache
+from autotune.evaluators.worker import Worker
+from autotune.search.settings import Settings
+from autotune.spaces.errors import UsageError
+from autotune.storage.database import Database
+from autotune.storage.location import parse_location
+
+
+def make_pool(
+    settings: Settings,
+    database: Database,
+    *,
+    storage: str | None,
+    adopted: LoadedModel | None = None,
+    n_workers: int = 1,
+    ray_address: str | None = None,
+) -> WorkerPool:
+    """The workers of a study.
+
+    One worker runs in this process, unless there is a cluster to use. Others load the model themselves, and share
+    references, traces and fits through the artifacts of `storage`.
+
+    Raises:
+        UsageError: the number is not positive, or several workers shall share a pipeline that the user built.
+        ModelNotFoundError: the weights can't be had.
+    """
+    if n_workers < 1:
+        raise UsageError(f"the number of workers must be at least 1; got {n_workers}")
+    if n_workers == 1 and ray_address is None:
+        model = adopted or load_model(settings.model, device=settings.device, dtype=settings.dtype)
+        return InProcessPool(_worker(settings, model, database.artifacts))
+    if adopted is not None:
+        raise UsageError("workers in other processes load the model by its name; give that, or use one worker")
+    load = partial(load_worker, settings, storage, socket.gethostname())
+    return RayPool(load, n_workers, address=ray_address)
+
+
+def load_worker(settings: Settings, storage: str | None, host: str) -> Worker:
+    """A worker in a process of its own; `host` is the machine of the study.
+
+    On another machine an SQLite file of that name would be another one: nothing is shared then.
+    """
+    model = load_model(settings.model, device=settings.device, dtype=settings.dtype)
+    is_shared = host == socket.gethostname() or parse_location(storage).path is None
+    return _worker(settings, model, Database.open(storage).artifacts if is_shared else None)
+
+
+def _worker(settings: Settings, model: LoadedModel, artifacts: ArtifactCache | None) -> Worker:
+    return Worker(dataclasses.replace(model, preset=settings.adapt(model.preset)), artifacts=artifacts)
