@@ -103,7 +103,7 @@ class Database:
         """
         if self._leases.is_used:
             with contextlib.suppress(StorageError):
-                self._sessions.write(self._release, patience_s=0.0)
+                self._sessions.write(self._release, patient=False)
         self._leases.close()
         self._sessions.engine.dispose()
 

@@ -168,7 +168,8 @@ class Evaluations:
             connection.execute(_INSERT_QUALITY, quality)
         if timings:
             connection.execute(_INSERT_TIMINGS, timings)
-        return made | find(connection, outcomes.keys() - made.keys())
+        stored = made | find(connection, outcomes.keys() - made.keys())
+        return {key: stored[key] for key in outcomes}
 
     def _load_prompt_sets(self, connection: Connection, hashes: set[str]) -> dict[str, _PromptSet]:
         unknown = sorted(hashes - self._prompt_sets.keys())

@@ -26,14 +26,15 @@ class Sessions:
     """Runs work in transactions: committed when the work returns, rolled back on an error.
 
     Where the connection to a server breaks, or the server is away, the work runs again on a new connection, for
-    `RECONNECT_S` at most. The connection may break when the commit is done and before the answer arrives, so work must
-    be such that doing it twice is doing it once. `n_outages` counts the times that a connection was lost.
+    `reconnect_s` seconds at most. The connection may break when the commit is done and before the answer arrives, so
+    work must be such that doing it twice is doing it once. `n_outages` counts the times that a connection was lost.
     """
 
-    def __init__(self, engine: Engine, location: Location) -> None:
+    def __init__(self, engine: Engine, location: Location, reconnect_s: float = RECONNECT_S) -> None:
         self.engine = engine
         self.location = location
         self.n_outages = 0
+        self._reconnect_s = reconnect_s
         self._is_server = location.path is None
         self._for_writing = engine.execution_options(**{WRITES: True})
         # What one read sees must be of one moment, however many queries it takes; SQLite does so by itself.
@@ -63,15 +64,17 @@ class Sessions:
         Raises:
             StorageError: the database can't be used.
         """
-        return self._run(self._for_reading, work, RECONNECT_S)
+        return self._run(self._for_reading, work, self._reconnect_s)
 
-    def write(self, work: Callable[[Connection], T], *, patience_s: float = RECONNECT_S) -> T:
+    def write(self, work: Callable[[Connection], T], *, patient: bool = True) -> T:
         """The result of `work`, committed; it may run more than once, so it must be safe to repeat.
+
+        With `patient` false, a server that is away is an error at once.
 
         Raises:
             StorageError: the database can't be used; the work may have been done if the connection broke.
         """
-        return self._run(self._for_writing, work, patience_s)
+        return self._run(self._for_writing, work, self._reconnect_s if patient else 0.0)
 
     def _run(self, engine: Engine, work: Callable[[Connection], T], patience_s: float) -> T:
         deadline, wait_s = time.monotonic() + patience_s, _FIRST_WAIT_S
