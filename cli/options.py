@@ -11,6 +11,15 @@ Evaluations = Annotated[int | None, typer.Option("--evaluations", help="Number o
 NetworkCalls = Annotated[
     int | None, typer.Option("--network-calls", help="Number of network calls, summed over images.")
 ]
+Cost = Annotated[float | None, typer.Option("--cost", help="Money to spend, with --price.")]
+Price = Annotated[float | None, typer.Option("--price", help="Price of an hour of one worker.")]
+Workers = Annotated[int, typer.Option("--workers", help="Workers, each with a model of its own; needs Ray.")]
+RayAddress = Annotated[
+    str | None, typer.Option("--ray-address", help="HOST:PORT of a Ray cluster; without it workers run here.")
+]
+Ladder = Annotated[
+    bool, typer.Option("--ladder/--no-ladder", help="Stop hopeless candidates after a part of the prompts.")
+]
 Family = Annotated[str, typer.Option("--family", help="What to search, and how; see `autotune list families`.")]
 Objective = Annotated[
     str, typer.Option("--objective", help="What to minimise, a cost first: latency, macs, calls, memory; deviation...")

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
@@ -19,8 +19,18 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT = Path("autotune-out")
 
+REPORT_S = 3.0
+"""Seconds of a budget of time that are left for report and schedule files."""
+
 EXIT_NO_FEASIBLE_POINT = 3
 EXIT_INTERRUPTED = 130
+
+
+class Crew(NamedTuple):
+    """How many workers, and on which Ray cluster."""
+
+    workers: int
+    ray_address: str | None
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +44,10 @@ def run(
     budget: options.Budget = None,
     evaluations: options.Evaluations = None,
     network_calls: options.NetworkCalls = None,
+    cost: options.Cost = None,
+    price: options.Price = None,
+    workers: options.Workers = 1,
+    ray_address: options.RayAddress = None,
     family: options.Family = "ecad",
     objective: options.Objective = "latency,deviation",
     constraint: options.Constraints = None,
@@ -41,6 +55,7 @@ def run(
     guidance: options.Guidance = None,
     resolution: options.Resolution = None,
     prompts: options.Prompts = None,
+    ladder: options.Ladder = True,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     dtype: options.Dtype = None,
@@ -68,6 +83,8 @@ def run(
             budget=budget,
             evaluations=evaluations,
             network_calls=network_calls,
+            cost=cost,
+            price=price,
             family=family,
             objectives=objective,
             constraints=tuple(constraint or ()),
@@ -78,9 +95,11 @@ def run(
             steps=steps,
             guidance=guidance,
             prompts=prompts,
+            ladder=ladder,
         )
 
-    _search_and_write(search, model, began, storage=storage, out=out, form=form, quiet=quiet)
+    crew = Crew(workers, ray_address)
+    _search_and_write(search, model, began, crew, storage=storage, out=out, form=form, quiet=quiet)
 
 
 def resume(
@@ -88,6 +107,10 @@ def resume(
     budget: options.Budget = None,
     evaluations: options.Evaluations = None,
     network_calls: options.NetworkCalls = None,
+    cost: options.Cost = None,
+    price: options.Price = None,
+    workers: options.Workers = 1,
+    ray_address: options.RayAddress = None,
     storage: StorageOption = None,
     out: options.Out = DEFAULT_OUT,
     form: FormatOption = Format.TABLE,
@@ -103,16 +126,25 @@ def resume(
         from autotune import api
 
         return api.resume(
-            study, storage=storage, sitting=sitting, budget=budget, evaluations=evaluations, network_calls=network_calls
+            study,
+            storage=storage,
+            sitting=sitting,
+            budget=budget,
+            evaluations=evaluations,
+            network_calls=network_calls,
+            cost=cost,
+            price=price,
         )
 
-    _search_and_write(search, study, began, storage=storage, out=out, form=form, quiet=quiet)
+    crew = Crew(workers, ray_address)
+    _search_and_write(search, study, began, crew, storage=storage, out=out, form=form, quiet=quiet)
 
 
 def _search_and_write(
     search: "Callable[[Sitting], Study]",
     title: str,
     began: float,
+    crew: Crew,
     *,
     storage: str | None,
     out: Path,
@@ -137,7 +169,17 @@ def _search_and_write(
             with Interrupt(display.on_interrupt) as interrupt, display:
                 from autotune.api import Sitting  # seconds of imports, which the display and Ctrl-C shall not wait for
 
-                study = search(Sitting(start=began, progress=display, interrupt=interrupt, on_start=begin))
+                study = search(
+                    Sitting(
+                        start=began,
+                        progress=display,
+                        interrupt=interrupt,
+                        on_start=begin,
+                        workers=crew.workers,
+                        ray_address=crew.ray_address,
+                        report_s=REPORT_S,
+                    )
+                )
             report = _write_results(study, out / study.name)
     except KeyboardInterrupt:
         how = f"go on with   {_command('resume', names[0], storage)}" if names else "no study had begun"

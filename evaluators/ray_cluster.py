@@ -21,7 +21,7 @@ PROBE_S = 5.0
 
 
 class RayCluster:
-    """Connects to a cluster, or starts one on this machine that no other can reach; Ray's token authentication stays on.
+    """A connection to a cluster, or one on this machine that no other can reach; Ray's token authentication stays on.
 
     A cluster that this process is connected to already is used as it is. Ray reads its settings from the environment
     when it is imported.

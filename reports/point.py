@@ -64,10 +64,10 @@ def cost_and_deviation(measurement: Measurement | None, cost: str) -> tuple[floa
 
 
 def study_points(record: StudyRecord) -> tuple[Point, ...]:
-    """All complete candidates with a finite cost and deviation, in the order in which they were tried."""
+    """All candidates measured in full with a finite cost and deviation, in the order in which they were tried."""
     cost = cost_name(record)
     points = []
-    for candidate in record.candidates:
+    for candidate in record.whole:
         final = final_measurement(candidate)
         if final is None:
             continue

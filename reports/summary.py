@@ -27,6 +27,7 @@ def summarise(record: StudyRecord) -> dict[str, object]:
         "wall_s": round(record.wall_s, 1),
         "candidates": len(record.candidates),
         "candidates_by_family": dict(families),
+        "stopped_early": len(record.candidates) - len(record.whole) - failures.total(),
         "failures": dict(failures),
         "front_members": len(front),
         "hypervolume": front_hypervolume([m.relative_latency for m in front], [m.mean("deviation") for m in front]),

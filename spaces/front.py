@@ -1,6 +1,6 @@
 """The front of a study, and the three of its members that a user would look at first.
 
-*Which* candidates stand on the front is decided by the calibration values, which all candidates have. *How good* they
+*Which* candidates stand on the front is decided by the values on all calibration prompts. *How good* they
 are is said by the held-out values, where a member was re-measured: members that fail, break a constraint or
 are dominated by another re-measured member on the held-out values leave the front. Calibration and held-out values are
 never compared with each other to decide dominance, since their prompts differ.
@@ -51,11 +51,11 @@ def record_constraints(record: StudyRecord) -> tuple[Constraint, ...]:
 
 
 def calibration_front(record: StudyRecord, family: str | None = None) -> tuple[Candidate, ...]:
-    """The feasible complete candidates, of one family or of all, that no other of them dominates on the calibration.
+    """The feasible candidates, of one family or of all, that no other of them dominates on the whole calibration.
 
     Cheapest first.
     """
-    candidates = [c for c in record.candidates if family in (None, c.family)]
+    candidates = [c for c in record.whole if family in (None, c.family)]
     return _front(record, candidates, lambda candidate: candidate.calibration.measurement)
 
 

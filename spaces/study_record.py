@@ -58,3 +58,14 @@ class StudyRecord:
     candidates: tuple[Candidate, ...]
     images: Mapping[str, str]
     device_s: float = 0.0
+
+    @property
+    def whole(self) -> tuple[Candidate, ...]:
+        """The candidates that were measured on all calibration prompts.
+
+        Left out are those that failed, and those that were stopped on fewer prompts, which no other values can be
+        compared with. The default run, which every study begins with, is always measured in full.
+        """
+        counts = [0 if (m := c.calibration.measurement) is None else m.n_prompts for c in self.candidates]
+        most = max(counts, default=0)
+        return tuple(c for c, count in zip(self.candidates, counts, strict=True) if count == most > 0)
