@@ -17,12 +17,16 @@ VERSION_TABLE = "autotune_version"
 _LOCK = 0x6175746F  # any number that every version of this package agrees on
 
 
-def upgrade(engine: Engine, location: Location) -> None:
+def upgrade(engine: Engine, location: Location, target: str = HEAD) -> str | None:
     """Create or upgrade the tables, whole or not at all; two processes may do so at the same time.
 
     Args:
         engine: an engine whose transactions are for writing, so that an unwritable database is found here.
         location: named in errors.
+        target: the revision to bring the tables to; an older one is for tests.
+
+    Returns:
+        The revision that the database had; None if it was new.
 
     Raises:
         StorageError: the database was made by a newer version, or by another program.
@@ -31,11 +35,12 @@ def upgrade(engine: Engine, location: Location) -> None:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         stored = stored_revision(connection)
-        if stored == HEAD:
-            return
+        if stored == target:
+            return stored
         if stored is None:
             _refuse_foreign(connection, location)
-        _run_revisions(connection, stored, location)
+        _run_revisions(connection, stored, location, target)
+        return stored
 
 
 def stored_revision(connection: Connection) -> str | None:
@@ -56,7 +61,7 @@ def _refuse_foreign(connection: Connection, location: Location) -> None:
         )
 
 
-def _run_revisions(connection: Connection, stored: str | None, location: Location) -> None:
+def _run_revisions(connection: Connection, stored: str | None, location: Location, target: str) -> None:
     from alembic import command
     from alembic.config import Config
     from alembic.script import ScriptDirectory
@@ -70,4 +75,4 @@ def _run_revisions(connection: Connection, stored: str | None, location: Locatio
             "made by a newer version: pip install --upgrade diffusion-autotune"
         )
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, target)

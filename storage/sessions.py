@@ -41,10 +41,10 @@ class Sessions:
         level = {"isolation_level": "REPEATABLE READ"} if self._is_server else {}
         self._for_reading = engine.execution_options(**level)
 
-    def upgrade(self) -> None:
+    def upgrade(self) -> str | None:
         """Bring the tables to this version; see `autotune.storage.migrate.upgrade`. Fails at once."""
         with storage_errors(self.location):
-            upgrade(self._for_writing, self.location)
+            return upgrade(self._for_writing, self.location)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:

@@ -10,18 +10,19 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import inspect
 
 from autotune.spaces.errors import StorageError
 from autotune.storage import migrate
+from autotune.storage.connection import make_engine
 from autotune.storage.database import Database
+from autotune.storage.location import parse_location
 from autotune.storage.tables import Base
 
 
-def test_the_revisions_build_the_tables_that_the_code_expects(tmp_path: Path) -> None:
-    path = tmp_path / "a.db"
-    Database.open(str(path)).close()
-    engine = create_engine(f"sqlite:///{path}")
+def test_the_revisions_build_the_tables_that_the_code_expects(url: str) -> None:
+    Database.open(url).close()
+    engine = make_engine(parse_location(url))
     options = {"version_table": migrate.VERSION_TABLE, "compare_type": True, "compare_server_default": True}
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts=options)
@@ -30,8 +31,12 @@ def test_the_revisions_build_the_tables_that_the_code_expects(tmp_path: Path) ->
             primary = inspect(connection).get_pk_constraint(name)
             assert primary["constrained_columns"] == [column.name for column in table.primary_key]
             assert primary["name"] == table.primary_key.name
-            options_of = connection.exec_driver_sql("SELECT wr FROM pragma_table_list(?)", (name,)).scalar()
-            assert bool(options_of) == (table.dialect_options["sqlite"]["with_rowid"] is False)
+            if engine.dialect.name == "sqlite":
+                options_of = connection.exec_driver_sql("SELECT wr FROM pragma_table_list(?)", (name,)).scalar()
+                assert bool(options_of) == (table.dialect_options["sqlite"]["with_rowid"] is False)
+        (index,) = [i for i in inspect(connection).get_indexes("evaluation") if i["column_names"] == ["owner"]]
+        (where,) = [str(v) for k, v in index["dialect_options"].items() if k.endswith("_where")]
+        assert where.strip("()") == "owner IS NOT NULL"
     engine.dispose()
 
 
