@@ -14,36 +14,31 @@ Columns = NDArray[np.intp]
 class SiteGrid:
     """Column indices of an inventory, grouped.
 
-    `blocks` are in order of first appearance, which is depth. `ancestors` of a site are its parent, the parent's parent
-    and so on; `descendants` the sites that it is an ancestor of.
+    `blocks` are in order of first appearance, which is depth. `ancestry` is 1 where the column's site is an ancestor of
+    the row's (its parent, the parent's parent and so on) and 0 elsewhere: float32 (n_sites, n_sites).
     """
 
     n_calls: int
     n_sites: int
     blocks: tuple[Columns, ...]
     components: tuple[Columns, ...]
-    ancestors: tuple[Columns, ...]
-    descendants: tuple[Columns, ...]
+    ancestry: NDArray[np.float32]
 
     @classmethod
     def of(cls, inventory: Inventory, n_calls: int) -> "SiteGrid":
         """The grid of an inventory for a run of `n_calls` network calls."""
-        up: list[list[int]] = []
-        for site in inventory.sites:
-            chain: list[int] = []
+        ancestry = np.zeros((len(inventory), len(inventory)), np.float32)
+        for i, site in enumerate(inventory.sites):
             parent = site.parent
             while parent is not None:
-                chain.append(parent)
+                ancestry[i, parent] = 1.0
                 parent = inventory.sites[parent].parent
-            up.append(chain)
-        down = [[i for i, chain in enumerate(up) if site in chain] for site in range(len(inventory))]
         return cls(
             n_calls=n_calls,
             n_sites=len(inventory),
             blocks=_grouped([site.block for site in inventory.sites]),
             components=_grouped([site.component for site in inventory.sites]),
-            ancestors=tuple(np.array(chain, np.intp) for chain in up),
-            descendants=tuple(np.array(sites, np.intp) for sites in down),
+            ancestry=ancestry,
         )
 
 

@@ -190,11 +190,6 @@ def _interval(n: int, rng: np.random.Generator) -> tuple[int, int]:
 
 
 def _woken(before: Genome, after: Genome, grid: SiteGrid, *, with_descendants: bool) -> Genome:
-    woken = after.copy()
     fresh = before & ~after
-    for site in np.flatnonzero(fresh.any(axis=0)):
-        rows = np.flatnonzero(fresh[:, site])
-        woken[np.ix_(rows, grid.ancestors[site])] = False
-        if with_descendants:
-            woken[np.ix_(rows, grid.descendants[site])] = False
-    return woken
+    reach = grid.ancestry + grid.ancestry.T if with_descendants else grid.ancestry
+    return np.asarray(after & ~(fresh @ reach > 0.0))
