@@ -102,7 +102,7 @@ class Ladder:
         Raises:
             ValueError: the number of prompts is no rung.
         """
-        k = n_measured(measurement)
+        k = measurement.n_prompts
         if k not in self.rungs:
             raise ValueError(f"a measurement must end at one of the rungs {self.rungs}; got {k} prompts")
         if k == self._n_prompts or self._breaks_constraint(measurement) or self._is_dominated(measurement, k):
@@ -115,8 +115,8 @@ class Ladder:
         Raises:
             ValueError: it is not of all prompts.
         """
-        if n_measured(measurement) != self._n_prompts:
-            raise ValueError(f"a full result has {self._n_prompts} prompts; got {n_measured(measurement)}")
+        if measurement.n_prompts != self._n_prompts:
+            raise ValueError(f"a full result has {self._n_prompts} prompts; got {measurement.n_prompts}")
         self._effects.note(measurement.quality)
         if total_violation(self._constraints, measurement) > 0.0:
             return
@@ -142,7 +142,7 @@ class Ladder:
     def _signed(self, measurement: Measurement) -> Array:
         """Values (n_qualities, k) of the quality objectives, less is better."""
         rows = [np.asarray(_values_of(measurement, name), np.float64) * _sign(name) for name in self._qualities]
-        return np.array(rows).reshape(len(rows), n_measured(measurement))
+        return np.array(rows).reshape(len(rows), measurement.n_prompts)
 
     def _is_dominated(self, measurement: Measurement, k: int) -> bool:
         """Whether some full result costs no more and is confidently better in every quality objective."""
@@ -187,24 +187,13 @@ def merged(lower: Measurement, upper: Measurement) -> Measurement:
                 f"the parts of a measurement must agree in {name}; got {getattr(lower, name)} and "
                 f"{getattr(upper, name)}: the evaluator does not do the same for every prompt"
             )
-    timed = lower if n_measured(lower) > n_measured(upper) else upper
+    timed = lower if lower.n_prompts > upper.n_prompts else upper
     return replace(
         timed,
         quality={n: (*values, *upper.quality[n]) for n, values in lower.quality.items() if n in upper.quality},
         peak_memory_bytes=max(lower.peak_memory_bytes, upper.peak_memory_bytes),
         wall_s=lower.wall_s + upper.wall_s,
     )
-
-
-def n_measured(measurement: Measurement) -> int:
-    """Prompts that a measurement is of.
-
-    Raises:
-        ValueError: it has no quality metric.
-    """
-    if not measurement.quality:
-        raise ValueError("a measurement needs at least one quality metric to tell its prompts; got none")
-    return len(next(iter(measurement.quality.values())))
 
 
 def _values_of(measurement: Measurement, name: str) -> tuple[float, ...]:
