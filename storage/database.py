@@ -21,10 +21,9 @@ from sqlalchemy import Connection
 
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import StorageError
-from autotune.spaces.evaluation import Evaluation, Failure, Fidelity, Measurement
+from autotune.spaces.evaluation import Evaluation, Failure, Measurement
 from autotune.spaces.evaluation_request import EvaluationRequest
 from autotune.spaces.inventory import Inventory
-from autotune.spaces.schedule import Schedule
 from autotune.spaces.study_record import Candidate, StudyRecord, StudyState
 from autotune.storage import studies, study_loading
 from autotune.storage.artifacts import ArtifactStore
@@ -198,23 +197,6 @@ class Database:
         """The complete and failed ones of these evaluations, by key, whichever study made them."""
         return self._evaluations.find(keys)
 
-    def find_evaluation(self, key: str) -> Evaluation | None:
-        """The complete or failed evaluation of this key; None if it is not finished."""
-        return self.find_evaluations([key]).get(key)
-
-    def start_evaluation(
-        self, key: str, *, schedule: Schedule, schedule_hash: str, condition: Condition, fidelity: Fidelity
-    ) -> Claim:
-        """Ask for one evaluation to make; see `start_evaluations`."""
-        request = EvaluationRequest(
-            key=key, schedule=schedule, schedule_hash=schedule_hash, condition=condition, fidelity=fidelity
-        )
-        return self.start_evaluations([request])[key]
-
-    def finish_evaluation(self, key: str, outcome: Measurement | Failure) -> Evaluation:
-        """Store what came of one evaluation; see `finish_evaluations`."""
-        return self.finish_evaluations({key: outcome})[key]
-
     def add_candidates(self, study: str, entries: Sequence[CandidateEntry]) -> None:
         """Note candidates, before or after their evaluations are made; again for the same numbers changes nothing.
 
@@ -225,15 +207,6 @@ class Database:
             StudyBusyError: another process drives the study.
         """
         self._sessions.write(lambda connection: studies.add_candidates(connection, study, entries, self._leases))
-
-    def add_candidate(
-        self, study: str, *, number: int, family: str, label: str, schedule: Schedule, schedule_hash: str, key: str
-    ) -> None:
-        """Note one candidate; see `add_candidates`."""
-        entry = CandidateEntry(
-            number=number, family=family, label=label, schedule=schedule, schedule_hash=schedule_hash, key=key
-        )
-        self.add_candidates(study, [entry])
 
     def set_held_out(self, study: str, *, schedule_hash: str, key: str) -> None:
         """Note the held-out evaluation of a candidate, before or after it is made."""

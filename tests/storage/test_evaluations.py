@@ -19,8 +19,7 @@ MakeMeasurement = Callable[[float], Measurement]
 
 def test_a_running_evaluation_is_not_found(database: Database, start: Callable[..., str]) -> None:
     start("k")
-    assert database.find_evaluation("k") is None
-    assert database.find_evaluation("other") is None
+    assert database.find_evaluations(["k", "other"]) == {}
 
 
 def test_a_finished_evaluation_comes_back_equal(
@@ -31,8 +30,8 @@ def test_a_finished_evaluation_comes_back_equal(
     expected = Evaluation(
         key="k", schedule_hash=digest, fidelity="calibration", state=EvaluationState.COMPLETE, outcome=measurement
     )
-    assert database.finish_evaluation("k", measurement) == expected
-    assert database.find_evaluation("k") == expected
+    assert database.finish_evaluations({"k": measurement})["k"] == expected
+    assert database.find_evaluations(["k"]) == {"k": expected}
 
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -61,8 +60,8 @@ def test_every_finite_measurement_survives_bit_for_bit(
 ) -> None:
     key = f"k{time.perf_counter_ns()}"
     start(key)
-    database.finish_evaluation(key, measurement)
-    found = database.find_evaluation(key)
+    database.finish_evaluations({key: measurement})
+    found = database.find_evaluations([key]).get(key)
     assert found is not None
     assert found.outcome == measurement  # equal finite doubles have equal bits, except for the sign of zero
 
@@ -76,9 +75,9 @@ def test_a_non_finite_value_is_refused_and_the_evaluation_stays_running(
     values: dict[str, object] = {"quality": {"deviation": (0.1, bad)}, "latency_ms": (bad,), "wall_s": bad}
     measurement = dataclasses.replace(make_measurement(0), **{field: values[field]})  # type: ignore[arg-type]
     with pytest.raises(StorageError, match=r"finite.*Failure of kind 'nan'"):
-        database.finish_evaluation("k", measurement)
-    assert database.find_evaluation("k") is None
-    assert database.finish_evaluation("k", make_measurement(1)).outcome == make_measurement(1)
+        database.finish_evaluations({"k": measurement})
+    assert database.find_evaluations(["k", "other"]) == {}
+    assert database.finish_evaluations({"k": make_measurement(1)})["k"].outcome == make_measurement(1)
 
 
 def test_a_measurement_that_misses_a_prompt_is_refused(
@@ -86,30 +85,30 @@ def test_a_measurement_that_misses_a_prompt_is_refused(
 ) -> None:
     start("k")
     with pytest.raises(StorageError, match="got 1 values of psnr for 2 prompts"):
-        database.finish_evaluation("k", dataclasses.replace(make_measurement(0), quality={"psnr": (30.0,)}))
+        database.finish_evaluations({"k": dataclasses.replace(make_measurement(0), quality={"psnr": (30.0,)})})
 
 
 def test_the_first_outcome_wins(
     database: Database, start: Callable[..., str], make_measurement: MakeMeasurement
 ) -> None:
     start("k")
-    first = database.finish_evaluation("k", make_measurement(1))
-    assert database.finish_evaluation("k", make_measurement(2)) == first
-    assert database.finish_evaluation("k", Failure(kind=FailureKind.NAN, reason="late")) == first
+    first = database.finish_evaluations({"k": make_measurement(1)})["k"]
+    assert database.finish_evaluations({"k": make_measurement(2)})["k"] == first
+    assert database.finish_evaluations({"k": Failure(kind=FailureKind.NAN, reason="late")})["k"] == first
     start("k")
-    assert database.find_evaluation("k") == first
+    assert database.find_evaluations(["k"]) == {"k": first}
 
 
 def test_an_evaluation_left_running_can_be_started_again_and_finished(
     database: Database, start: Callable[..., str], make_measurement: MakeMeasurement
 ) -> None:
     assert start("k") == start("k")
-    assert database.finish_evaluation("k", make_measurement(1)).state is EvaluationState.COMPLETE
+    assert database.finish_evaluations({"k": make_measurement(1)})["k"].state is EvaluationState.COMPLETE
 
 
 def test_finishing_what_was_never_started_is_refused(database: Database, make_measurement: MakeMeasurement) -> None:
     with pytest.raises(StorageError, match="must be started before it is finished; got the unknown key 'k'"):
-        database.finish_evaluation("k", make_measurement(0))
+        database.finish_evaluations({"k": make_measurement(0)})
 
 
 @pytest.mark.parametrize(
@@ -123,8 +122,8 @@ def test_a_failure_is_a_result_whatever_its_text(
     database: Database, start: Callable[..., str], reason: str, stored: str
 ) -> None:
     start("k")
-    database.finish_evaluation("k", Failure(kind=FailureKind.OUT_OF_MEMORY, reason=reason))
-    found = database.find_evaluation("k")
+    database.finish_evaluations({"k": Failure(kind=FailureKind.OUT_OF_MEMORY, reason=reason)})
+    found = database.find_evaluations(["k"]).get("k")
     assert found is not None
     assert found.state is EvaluationState.FAILED
     assert found.outcome == Failure(kind=FailureKind.OUT_OF_MEMORY, reason=stored)

@@ -69,6 +69,18 @@ def test_postgresql_goes_through_psycopg_and_keeps_artifacts_in_the_data_folder(
     assert location.shown == "postgresql+psycopg://me:***@host:5433/runs"
 
 
+@pytest.mark.parametrize("scheme", ["sqlite:////runs/a.db", "postgresql://me@host/runs"])
+def test_artifacts_lie_where_the_url_says(scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    separator = "?timeout=3&" if scheme.startswith("sqlite") else "?sslmode=require&"
+    assert parse_location(f"{scheme}?artifacts=/shared/a%20b").artifacts == Path("/shared/a b")
+    assert parse_location(f"{scheme}?artifacts=~/files").artifacts == Path("/home/me/files")
+    location = parse_location(f"{scheme}{separator}artifacts=here")
+    assert location.artifacts == tmp_path / "here"
+    assert set(location.url.query) == {separator[1:].partition("=")[0]}  # the driver would not know the option
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [
@@ -84,6 +96,8 @@ def test_postgresql_goes_through_psycopg_and_keeps_artifacts_in_the_data_folder(
         ("sqlite://a.db", "sqlite:////absolute/path.db"),
         ("sqlite:///a.db?mode=ro", "no option but"),
         ("sqlite:///a.db?timeout=soon", "no option but"),
+        ("sqlite:///a.db?artifacts=", r"\?artifacts= must name one folder; got \[''\]"),
+        ("postgresql://me:secret@host/x?artifacts=a&artifacts=b", "must name one folder; got .*'a', 'b'"),
     ],
 )
 def test_a_url_of_another_form_is_one_clear_error_without_the_password(url: str, message: str) -> None:

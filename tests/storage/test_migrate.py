@@ -4,6 +4,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,14 @@ from autotune.storage.connection import make_engine
 from autotune.storage.database import Database
 from autotune.storage.location import parse_location
 from autotune.storage.tables import Base
+
+from .postgres import KINDS, make_database
+
+
+@pytest.fixture(params=KINDS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database of each kind without tables."""
+    yield from make_database(request, tmp_path, bare=True)
 
 
 def test_the_revisions_build_the_tables_that_the_code_expects(url: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from autotune.spaces.condition import Condition
 from autotune.spaces.evaluation import Fidelity, Measurement
+from autotune.spaces.evaluation_request import EvaluationRequest
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule, schedule_hash
 from autotune.storage.database import Database
@@ -21,8 +22,9 @@ CHILD = """
 import json, sys
 from autotune.spaces.condition import condition_from_json
 from autotune.spaces.evaluation import Fidelity, Measurement
+from autotune.spaces.evaluation_request import EvaluationRequest
 from autotune.spaces.schedule import Schedule, schedule_hash
-from autotune.storage.database import Database
+from autotune.storage.database import CandidateEntry, Database
 
 path, name, condition = sys.argv[1], int(sys.argv[2]), condition_from_json(json.loads(sys.argv[3]))
 database = Database.open(path)
@@ -36,16 +38,22 @@ for i in range(first, first + n_keys):
     schedule = Schedule(n_steps=i + 1)
     digest = schedule_hash(schedule)
     key = f"k{i}"
-    database.start_evaluation(key, schedule=schedule, schedule_hash=digest, condition=condition, fidelity=fidelity)
+    request = EvaluationRequest(
+        key=key, schedule=schedule, schedule_hash=digest, condition=condition, fidelity=fidelity
+    )
+    database.start_evaluations([request])
     mine = Measurement(
         quality={metric: (i + 0.25, i + 0.5) for metric in ("deviation", "psnr", "ssim")},
         latency_ms=(1.0 + i,) * 4, baseline_latency_ms=(2.0 + i,) * 4, macs=i, baseline_macs=i, network_calls=i + 1,
         peak_memory_bytes=name, wall_s=0.5,
     )
-    kept = database.finish_evaluation(key, mine)
+    kept = database.finish_evaluations({key: mine})[key]
     print(key, kept.outcome.peak_memory_bytes, flush=True)
     if study:
-        database.add_candidate(study, number=i, family="f", label=key, schedule=schedule, schedule_hash=digest, key=key)
+        entry = CandidateEntry(
+            number=i, family="f", label=key, schedule=schedule, schedule_hash=digest, key=key
+        )
+        database.add_candidates(study, [entry])
 """
 
 
@@ -95,7 +103,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_finished(
 
     reopened = Database.open(url)
     for i, key in enumerate(confirmed):
-        found = reopened.find_evaluation(key)
+        found = reopened.find_evaluations([key]).get(key)
         assert found is not None
         assert isinstance(found.outcome, Measurement)
         assert found.outcome.quality == dict.fromkeys(("deviation", "psnr", "ssim"), (i + 0.25, i + 0.5))
@@ -128,7 +136,7 @@ def test_of_two_processes_that_finish_one_key_the_first_wins(
     for key in told[0].keys() & told[1].keys():
         assert told[0][key] == told[1][key]  # both were told the same outcome
     for key, winner in (told[0] | told[1]).items():
-        found = database.find_evaluation(key)
+        found = database.find_evaluations([key]).get(key)
         assert found is not None
         assert found.measurement is not None
         assert found.measurement.peak_memory_bytes == int(winner)
@@ -140,10 +148,18 @@ def test_threads_may_share_a_database(
 ) -> None:
     def work(i: int) -> float:
         schedule = Schedule(n_steps=i + 1)
-        database.start_evaluation(
-            f"k{i}", schedule=schedule, schedule_hash=schedule_hash(schedule), condition=condition, fidelity=fidelity
+        database.start_evaluations(
+            [
+                EvaluationRequest(
+                    key=f"k{i}",
+                    schedule=schedule,
+                    schedule_hash=schedule_hash(schedule),
+                    condition=condition,
+                    fidelity=fidelity,
+                )
+            ]
         )
-        measurement = database.finish_evaluation(f"k{i}", make_measurement(i)).measurement
+        measurement = database.finish_evaluations({f"k{i}": make_measurement(i)})[f"k{i}"].measurement
         assert measurement is not None
         return measurement.wall_s
 

@@ -13,7 +13,7 @@ from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measureme
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule, schedule_hash
 from autotune.spaces.study_record import StudyState
-from autotune.storage.database import Database
+from autotune.storage.database import CandidateEntry, Database
 
 MakeSchedule = Callable[[int], Schedule]
 MakeMeasurement = Callable[[float], Measurement]
@@ -32,15 +32,15 @@ def test_a_study_comes_back_as_it_was_put_in(
     held_out = Fidelity(name="held_out", prompts=("c",), seeds=(1,))
     add(1, "k1")  # before its evaluation starts
     start("k1", 1)
-    database.finish_evaluation("k1", Failure(kind=FailureKind.TIMEOUT, reason="slow"))
+    database.finish_evaluations({"k1": Failure(kind=FailureKind.TIMEOUT, reason="slow")})
     first = start("k0", 0)
-    database.finish_evaluation("k0", make_measurement(0))
+    database.finish_evaluations({"k0": make_measurement(0)})
     add(0, "k0")  # after it is finished
     start("h0", 0, held_out)
     again = dataclasses.replace(make_measurement(3), quality={"deviation": (0.2,)})
     database.set_held_out("flux", schedule_hash=first, key="h0")
     assert database.load_study("flux").candidates[0].held_out is None
-    database.finish_evaluation("h0", again)
+    database.finish_evaluations({"h0": again})
     database.set_image("flux", schedule_hash=first, artifact="sheet-0")
     add(2, "k2")
     start("k2", 2)  # in flight
@@ -77,11 +77,16 @@ def test_an_evaluation_of_one_study_serves_another(
     make_measurement: MakeMeasurement,
 ) -> None:
     digest = start("k0")
-    database.finish_evaluation("k0", make_measurement(0))
+    database.finish_evaluations({"k0": make_measurement(0)})
     add(0, "k0")
     database.create_study("second", settings={}, provenance={}, condition=condition, inventory=inventory)
-    database.add_candidate(
-        "second", number=0, family="random", label="same", schedule=make_schedule(0), schedule_hash=digest, key="k0"
+    database.add_candidates(
+        "second",
+        [
+            CandidateEntry(
+                number=0, family="random", label="same", schedule=make_schedule(0), schedule_hash=digest, key="k0"
+            )
+        ],
     )
     assert (
         database.load_study("second").candidates[0].calibration == database.load_study("flux").candidates[0].calibration
@@ -93,7 +98,7 @@ def test_adding_a_candidate_again_changes_nothing(
 ) -> None:
     start("k0")
     add(0, "k0")
-    database.finish_evaluation("k0", make_measurement(0))
+    database.finish_evaluations({"k0": make_measurement(0)})
     record = database.load_study("flux")
     add(0, "k0")
     assert database.load_study("flux") == record
@@ -112,11 +117,16 @@ def test_a_number_whose_evaluation_is_final_can_not_be_given_to_another_schedule
     add(0, "k0")
 
     def add_other() -> None:
-        database.add_candidate(
-            study, number=0, family="f", label="l", schedule=other, schedule_hash=schedule_hash(other), key="k9"
+        database.add_candidates(
+            study,
+            [
+                CandidateEntry(
+                    number=0, family="f", label="l", schedule=other, schedule_hash=schedule_hash(other), key="k9"
+                )
+            ],
         )
 
-    database.finish_evaluation("k0", make_measurement(0))
+    database.finish_evaluations({"k0": make_measurement(0)})
     with pytest.raises(StorageError, match="one driver per study"):
         add_other()
 
@@ -129,8 +139,10 @@ def test_a_candidate_that_was_in_flight_gives_its_number_away(
     add(0, "k0")  # and killed here
     other = make_schedule(9)
     digest = start("k9", 9)
-    database.finish_evaluation("k9", make_measurement(9))
-    database.add_candidate("flux", number=0, family="f", label="l", schedule=other, schedule_hash=digest, key="k9")
+    database.finish_evaluations({"k9": make_measurement(9)})
+    database.add_candidates(
+        "flux", [CandidateEntry(number=0, family="f", label="l", schedule=other, schedule_hash=digest, key="k9")]
+    )
     (candidate,) = database.load_study("flux").candidates
     assert (candidate.schedule, candidate.label, candidate.calibration.key) == (other, "l", "k9")
 
@@ -181,8 +193,8 @@ def test_the_list_counts_final_candidates_only(
     for i in range(3):
         start(f"k{i}", i)
         add(i, f"k{i}")
-    database.finish_evaluation("k0", make_measurement(0))
-    database.finish_evaluation("k2", Failure(kind=FailureKind.NAN, reason=""))
+    database.finish_evaluations({"k0": make_measurement(0)})
+    database.finish_evaluations({"k2": Failure(kind=FailureKind.NAN, reason="")})
     (summary,) = database.list_studies()
     assert (summary.name, summary.model, summary.family) == ("flux", "toy/model", "ecad")
     assert (summary.state, summary.n_candidates, summary.wall_s) == (StudyState.RUNNING, 2, 0.0)
@@ -195,7 +207,7 @@ def test_everything_is_there_after_opening_again(
 ) -> None:  # fmt: skip
     start("k0")
     add(0, "k0")
-    database.finish_evaluation("k0", make_measurement(0))
+    database.finish_evaluations({"k0": make_measurement(0)})
     record = database.load_study("flux")
     database.close()
     with Database.open(url) as again:
@@ -217,7 +229,7 @@ def test_a_damaged_row_is_one_clear_error(
 ) -> None:  # fmt: skip
     start("k0")
     add(0, "k0")
-    database.finish_evaluation("k0", make_measurement(0))
+    database.finish_evaluations({"k0": make_measurement(0)})
     query(damage)
     with pytest.raises(StorageError, match=r"must be as autotune wrote them.*restore a backup"):
         database.load_study("flux")

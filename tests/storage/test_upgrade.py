@@ -1,7 +1,7 @@
 """A database of any earlier revision is brought to this one with everything in it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,10 +18,18 @@ from autotune.storage.connection import WRITES, make_engine
 from autotune.storage.database import Claim, Database
 from autotune.storage.location import parse_location
 
+from .postgres import KINDS, make_database
+
 SCRIPTS = ScriptDirectory(str(Path(migrate.__file__).with_name("migrations")))
 EARLIER = sorted(script.revision for script in SCRIPTS.walk_revisions() if script.revision != migrate.HEAD)
 
 Insert = Callable[..., object]
+
+
+@pytest.fixture(params=KINDS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database of each kind without tables."""
+    yield from make_database(request, tmp_path, bare=True)
 
 
 @pytest.fixture
@@ -133,7 +141,7 @@ def test_everything_in_an_older_database_is_there_after_the_upgrade(
         )
         assert database.start_evaluations([request]) == {"k2": Claim()}
         database.claim_study("old")
-        assert database.finish_evaluation("k2", measurement).outcome == measurement
+        assert database.finish_evaluations({"k2": measurement})["k2"].outcome == measurement
         assert len(database.load_study("old").candidates) == 3
 
 
