@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, select, update
 
 from autotune.spaces.errors import StorageError
 from autotune.spaces.evaluation import Evaluation, EvaluationState, Failure, Measurement
 from autotune.spaces.evaluation_request import EvaluationRequest
 from autotune.storage.insert import insert_missing
 from autotune.storage.leases import Leases
-from autotune.storage.outcomes import chunks, find, measurement_rows, outcome_columns, stored_form, timing_rows
+from autotune.storage.outcomes import Finished, chunks, find, stored_form, write_finished
 from autotune.storage.sessions import Sessions
-from autotune.storage.tables import EvaluationRow, MeasurementRow, PromptSetRow, TimingRow
+from autotune.storage.tables import EvaluationRow, PromptSetRow
 from autotune.storage.values import save_conditions, save_prompt_sets, save_schedules, storable_text
 
 # SQLite has one writer at a time and ignores FOR UPDATE. In one order, or two processes would deadlock.
@@ -31,7 +31,6 @@ _LOCK = (
     .with_for_update()
 )  # fmt: skip
 _UPDATE = update(EvaluationRow).where(EvaluationRow.id == bindparam("row_id"))
-_INSERT_QUALITY, _INSERT_TIMINGS = insert(MeasurementRow), insert(TimingRow)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +118,7 @@ class Evaluations:
         text = None if reason is None else storable_text(reason)
 
         def work(connection: Connection) -> None:
-            mine = [row for row in _lock(connection, wanted) if row.owner == self._leases.owner]
+            mine = [row for row in lock(connection, wanted) if row.owner == self._leases.owner]
             lost = 0 if text is None else 1
             _update(
                 connection,
@@ -138,14 +137,14 @@ class Evaluations:
         connection.execute(update(EvaluationRow).where(mine).values(owner=None))
 
     def _finish(self, connection: Connection, outcomes: Mapping[str, Measurement | Failure]) -> dict[str, Evaluation]:
-        rows = {row.key: row for row in _lock(connection, outcomes)}
+        rows = {row.key: row for row in lock(connection, outcomes)}
         for key in outcomes:
             if key not in rows:
                 raise StorageError(f"an evaluation must be started before it is finished; got the unknown key {key!r}")
         prompt_sets = self._load_prompt_sets(connection, {row.prompt_set_hash for row in rows.values()})
         now = datetime.now(UTC)
         made: dict[str, Evaluation] = {}
-        changes, quality, timings = [], [], []
+        ended: list[Finished] = []
         for key, given in outcomes.items():
             row = rows[key]
             prompt_set = prompt_sets[row.prompt_set_hash]
@@ -154,20 +153,13 @@ class Evaluations:
                 continue
             if isinstance(outcome, Measurement):
                 state, wall_s = EvaluationState.COMPLETE, outcome.wall_s
-                quality += measurement_rows(row.id, outcome)
-                timings += timing_rows(row.id, outcome)
             else:
                 state, wall_s = EvaluationState.FAILED, max(0.0, (now - row.started).total_seconds())
-            changes.append({"row_id": row.id, "state": state, "finished": now, "wall_s": wall_s, "owner": None,
-                            **outcome_columns(outcome)})  # fmt: skip
+            ended.append(Finished(row_id=row.id, outcome=outcome, finished=now, wall_s=wall_s))
             made[key] = Evaluation(
                 key=key, schedule_hash=row.schedule_hash, fidelity=prompt_set.name, state=state, outcome=outcome
             )
-        _update(connection, changes)
-        if quality:
-            connection.execute(_INSERT_QUALITY, quality)
-        if timings:
-            connection.execute(_INSERT_TIMINGS, timings)
+        write_finished(connection, ended)
         stored = made | find(connection, outcomes.keys() - made.keys())
         return {key: stored[key] for key in outcomes}
 
@@ -180,7 +172,7 @@ class Evaluations:
         return self._prompt_sets
 
 
-def _lock(connection: Connection, keys: Collection[str]) -> list[Row[Any]]:
+def lock(connection: Connection, keys: Collection[str]) -> list[Row[Any]]:
     """The evaluations of these keys, held so that another process that changes one waits for us."""
     rows: list[Row[Any]] = []
     for chunk in chunks(sorted(keys)):
@@ -190,7 +182,7 @@ def _lock(connection: Connection, keys: Collection[str]) -> list[Row[Any]]:
 
 def _take(connection: Connection, keys: Collection[str], leases: Leases) -> dict[str, Claim]:
     """Take those of these evaluations that wait for an owner or have a dead one, and find out about the others."""
-    rows = _lock(connection, keys)
+    rows = lock(connection, keys)
     finished = find(connection, [row.key for row in rows if row.state != EvaluationState.RUNNING])
     held = {row.owner for row in rows if row.key not in finished and row.owner is not None}
     deaths = leases.deaths(connection, held)

@@ -2,11 +2,13 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy import ColumnElement, Connection, bindparam, insert, select, update
 
 from autotune.spaces.errors import StorageError
 from autotune.spaces.evaluation import Evaluation, EvaluationState, Failure, FailureKind, Measurement
@@ -18,6 +20,9 @@ RUNS = {"schedule": "latency_ms", "baseline": "baseline_latency_ms"}
 
 CHUNK = 500
 """At most so many values in one IN list: databases limit the number of parameters."""
+
+_FINISH = update(EvaluationRow).where(EvaluationRow.id == bindparam("row_id")).values(owner=None)
+_INSERT_QUALITY, _INSERT_TIMINGS = insert(MeasurementRow), insert(TimingRow)
 
 T = TypeVar("T")
 
@@ -69,29 +74,48 @@ def _count(name: str, value: int) -> int:
     return int(value)
 
 
-def outcome_columns(outcome: Measurement | Failure) -> dict[str, object]:
-    """The columns of a finished evaluation that depend on its kind, all of them in both cases."""
-    if isinstance(outcome, Failure):
-        return {"failure_kind": str(outcome.kind), "failure_reason": outcome.reason, **dict.fromkeys(COUNTS)}
-    return {"failure_kind": None, "failure_reason": None, **{name: getattr(outcome, name) for name in COUNTS}}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """An outcome in its stored form, and the row of the running evaluation that it ends."""
+
+    row_id: int
+    outcome: Measurement | Failure
+    finished: datetime
+    wall_s: float
 
 
-def measurement_rows(evaluation_id: int, measurement: Measurement) -> list[dict[str, object]]:
-    """The rows of its quality, one per metric and prompt."""
-    return [
-        {"evaluation_id": evaluation_id, "metric": metric, "prompt_index": i, "value": value}
+def write_finished(connection: Connection, ended: Sequence[Finished]) -> None:
+    """Write outcomes; this transaction holds the rows, which are in the state `running`."""
+    if not ended:
+        return
+    changes = [{"row_id": e.row_id, "finished": e.finished, "wall_s": e.wall_s, **_columns(e.outcome)} for e in ended]
+    connection.execute(_FINISH, changes)
+    measured = [(e.row_id, e.outcome) for e in ended if isinstance(e.outcome, Measurement)]
+    quality = [
+        {"evaluation_id": row_id, "metric": metric, "prompt_index": i, "value": value}
+        for row_id, measurement in measured
         for metric, values in measurement.quality.items()
         for i, value in enumerate(values)
     ]
-
-
-def timing_rows(evaluation_id: int, measurement: Measurement) -> list[dict[str, object]]:
-    """The rows of its timed runs."""
-    return [
-        {"evaluation_id": evaluation_id, "run": run, "repeat": i, "latency_ms": value}
+    timings = [
+        {"evaluation_id": row_id, "run": run, "repeat": i, "latency_ms": value}
+        for row_id, measurement in measured
         for run, name in RUNS.items()
         for i, value in enumerate(getattr(measurement, name))
     ]
+    if quality:
+        connection.execute(_INSERT_QUALITY, quality)
+    if timings:
+        connection.execute(_INSERT_TIMINGS, timings)
+
+
+def _columns(outcome: Measurement | Failure) -> dict[str, object]:
+    """The same columns whatever the outcome, so that many rows are one statement."""
+    if isinstance(outcome, Failure):
+        failed = {"failure_kind": str(outcome.kind), "failure_reason": outcome.reason, **dict.fromkeys(COUNTS)}
+        return {"state": EvaluationState.FAILED, **failed}
+    counts = {name: getattr(outcome, name) for name in COUNTS}
+    return {"state": EvaluationState.COMPLETE, "failure_kind": None, "failure_reason": None, **counts}
 
 
 def find(connection: Connection, keys: Collection[str]) -> dict[str, Evaluation]:
