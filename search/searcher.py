@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, Self
 
+from autotune.search.hash_index import HashIndex
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import ScheduleError, UsageError
@@ -92,19 +93,15 @@ class Searcher(Protocol):
 
 
 class Novelty:
-    """Remembers which schedules were tried, by the hash of their canonical form.
-
-    Of the SHA-256 it keeps 120 bits, as a number of 40 bytes: among a million schedules, the chance that any two are
-    taken for one is below 1e-24.
-    """
+    """Remembers which schedules were tried, by the hash of their canonical form."""
 
     def __init__(self, inventory: Inventory) -> None:
         self._inventory = inventory
-        self._seen: set[int] = set()
+        self._seen = HashIndex()
 
     def mark(self, proposal: Proposal) -> None:
         """Remember a proposal."""
-        self._seen.add(_short(proposal.schedule_hash))
+        self._seen.add(proposal.schedule_hash)
 
     def admit(self, schedule: Schedule, *, family: str, label: str) -> Proposal | None:
         """A proposal of the schedule's canonical form, remembered; None if it is known or does not fit the model."""
@@ -113,11 +110,7 @@ class Novelty:
         except ScheduleError:
             return None
         proposal = Proposal(schedule=canonical, family=family, label=label)
-        if _short(proposal.schedule_hash) in self._seen:
+        if proposal.schedule_hash in self._seen:
             return None
         self.mark(proposal)
         return proposal
-
-
-def _short(schedule_hash: str) -> int:
-    return int(schedule_hash[:30], 16)
