@@ -99,7 +99,7 @@ def evaluator_overhead(bench: Benchmark, worker: Worker, model: LoadedModel, rep
     worker.score(schedule, fidelity)
     ratios = []
     for _ in range(repeats):
-        worker.refresh_baseline(fidelity)  # so that none is due within the timed call
+        worker.timing.refresh(fidelity)  # so that none is due within the timed call
         with ForwardTimer(model.pipe) as timer:
             began = time.perf_counter()
             worker.score(schedule, fidelity)

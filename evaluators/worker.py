@@ -2,12 +2,12 @@
 
 import contextlib
 import time
-from collections import deque
 
 import torch
 
 from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.apply import attach, remove
+from autotune.evaluators.baseline_timing import BaselineTiming
 from autotune.evaluators.contact_sheet import make_contact_sheet
 from autotune.evaluators.feature_net import class_probability, load_feature_net
 from autotune.evaluators.fit_column import fit_column, settings_hash
@@ -18,7 +18,7 @@ from autotune.evaluators.noise import flow_mu, noise_schedule_of, own_timesteps,
 from autotune.evaluators.peak_memory import measure_peak_memory
 from autotune.evaluators.prompt_embedding import embed_prompts
 from autotune.evaluators.quality import score_deviation, score_psnr, score_ssim
-from autotune.evaluators.reference import ArtifactCache, load_or_make_reference
+from autotune.evaluators.reference import ArtifactCache, References
 from autotune.evaluators.sampling import Deadline, Samples, run_pipeline
 from autotune.evaluators.trace import StepRecorder, load_or_make_trace
 from autotune.spaces.cache_plan import call_macs
@@ -28,9 +28,6 @@ from autotune.spaces.errors import EvaluatorError, ScheduleError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
 from autotune.spaces.schedule import GuidanceAction, Schedule, canonical_schedule, schedule_hash
 from autotune.spaces.trace import Trace
-
-BASELINE_SHARE = 1 / 15
-"""Share of the scoring time that goes into re-timing the baseline between candidates."""
 
 THUMBNAILS = 8
 """Images of each scored schedule that are kept for a contact sheet."""
@@ -76,9 +73,9 @@ class Worker:
             versions=library_versions(),
         )
         self._baseline = Schedule(n_steps=preset.n_steps)
-        self._baseline_ms: deque[float] = deque(maxlen=3)
-        self._baseline_due = 0.0
+        self.timing = BaselineTiming(lambda fidelity: self._time(self._baseline, fidelity), preset.batch_size)
         self._embeddings: dict[str, dict[str, torch.Tensor]] = {}
+        self._reference_samples = References(self.condition, lambda s, f: self._run(s, f, None), artifacts)
         self._references: dict[str, Samples] = {}
         self._thumbnails: dict[tuple[Schedule, str], torch.Tensor] = {}
         self._feature_net = load_feature_net(torch.device("cpu")) if preset.name.startswith("mini-") else None
@@ -88,11 +85,9 @@ class Worker:
         return own_timesteps(self._pipe.scheduler, n_steps, self._mu)
 
     def reference(self, fidelity: Fidelity) -> Samples:
-        """The converged run from the same starting noise, made once per fidelity."""
+        """The converged run from the same starting noise, made once per prompt and seed."""
         if fidelity.hash not in self._references:
-            self._references[fidelity.hash] = load_or_make_reference(
-                self.condition, fidelity, lambda schedule: self._run(schedule, fidelity, None), self._artifacts
-            )
+            self._references[fidelity.hash] = self._reference_samples.of(fidelity)
         return self._references[fidelity.hash]
 
     def trace(self, fidelity: Fidelity, n_prompts: int, n_levels: int) -> Trace:
@@ -114,14 +109,14 @@ class Worker:
         """Measure a schedule: quality on the whole fidelity, latency over `repeats` runs.
 
         With several repeats every timed run is preceded by one of the baseline. With one, the baseline's last timings
-        stand in, refreshed so that they take `BASELINE_SHARE` of the time.
+        in batches of this size stand in.
 
         Raises:
             EvaluatorError: the run failed for a reason that is not the schedule's.
         """
         reference = self.reference(fidelity)
         began = time.monotonic()
-        baseline_ms = [self.refresh_baseline(fidelity)] if repeats > 1 else self._recent_baseline(fidelity)
+        baseline_ms = [self.timing.refresh(fidelity)] if repeats > 1 else self.timing.recent(fidelity)
         try:
             with measure_peak_memory(self._pipe._execution_device) as peak:
                 samples = self._run(schedule, fidelity, self._limit(baseline_ms, fidelity))
@@ -129,7 +124,7 @@ class Worker:
                 return Failure(kind=FailureKind.NAN, reason="the final latents hold NaN or infinite values")
             latency_ms = [1000.0 * samples.seconds / len(fidelity.prompts)]
             for _ in range(repeats - 1):
-                baseline_ms.append(self.refresh_baseline(fidelity))
+                baseline_ms.append(self.timing.refresh(fidelity))
                 latency_ms.append(self._time(schedule, fidelity))
         except Deadline as error:
             return Failure(kind=FailureKind.TIMEOUT, reason=str(error))
@@ -247,21 +242,6 @@ class Worker:
         """Milliseconds per image of one pipeline call over the first batch."""
         n = min(self._preset.batch_size, len(fidelity.prompts))
         return 1000.0 * self._run(schedule, fidelity.first(n), None).seconds / n
-
-    def refresh_baseline(self, fidelity: Fidelity) -> float:
-        """Time the pipeline's default run now, over the first batch: milliseconds per image."""
-        if not self._baseline_ms:
-            self._time(self._baseline, fidelity)  # warm-up: the first run allocates and picks kernels
-        began = time.monotonic()
-        ms = self._time(self._baseline, fidelity)
-        self._baseline_ms.append(ms)
-        self._baseline_due = time.monotonic() + (time.monotonic() - began) / BASELINE_SHARE
-        return ms
-
-    def _recent_baseline(self, fidelity: Fidelity) -> list[float]:
-        if time.monotonic() >= self._baseline_due:
-            self.refresh_baseline(fidelity)
-        return list(self._baseline_ms)
 
     def _limit(self, baseline_ms: list[float], fidelity: Fidelity) -> float:
         if self._timeout_s is not None:

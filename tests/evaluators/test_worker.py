@@ -6,6 +6,7 @@ from autotune.evaluators import worker as worker_module
 from autotune.evaluators.load import load_model
 from autotune.evaluators.quality import score_deviation
 from autotune.evaluators.reference import reference_schedule
+from autotune.evaluators.sampling import Samples
 from autotune.evaluators.worker import N_KEPT, Worker
 from autotune.spaces.cache_plan import CachePlan, plan_macs
 from autotune.spaces.errors import EvaluatorError
@@ -61,6 +62,26 @@ def test_the_reference_is_read_back_by_the_next_process(
     second = Worker(load_model("mini-flux"), artifacts=artifacts)
     monkeypatch.setattr(worker_module, "run_pipeline", None)  # nothing may be drawn
     assert torch.equal(second.reference(PROMPTS).latents, first.latents)
+    last = PROMPTS.after(len(PROMPTS.prompts) - 1)
+    assert torch.equal(second.reference(last).images, first.images[-1:])
+
+
+def test_a_reference_is_made_once_per_prompt_and_seed(
+    flux: Worker, artifacts: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[str, ...]] = []
+    run = worker_module.run_pipeline
+
+    def counting(pipe: object, embeddings: object, fidelity: Fidelity, **options: object) -> Samples:
+        drawn.append(fidelity.prompts)
+        return run(pipe, embeddings, fidelity, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(worker_module, "run_pipeline", counting)
+    known = Fidelity(name="calibration", prompts=("a frog", "a horse"), seeds=(31, 32))
+    flux.reference(known)
+    flux.reference(Fidelity(name="held_out", prompts=("a horse", "a truck", "a frog"), seeds=(32, 33, 31)))
+    flux.reference(Fidelity(name="held_out", prompts=("a frog",), seeds=(99,)))  # another seed, another sample
+    assert drawn == [("a frog", "a horse"), ("a truck",), ("a frog",)]
 
 
 def test_scoring_leaves_the_pipeline_as_it_was(flux: Worker) -> None:
