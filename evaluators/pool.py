@@ -7,6 +7,7 @@ from typing import Protocol
 
 from autotune.evaluators.evaluator import Evaluator
 from autotune.evaluators.job import Job, JobValue
+from autotune.evaluators.spare_process import run_apart
 from autotune.spaces.condition import Condition
 from autotune.spaces.inventory import Inventory
 
@@ -50,8 +51,8 @@ class WorkerPool(Protocol):
         """Jobs that can be submitted now and would begin at once."""
         ...
 
-    def submit(self, job: Job) -> int:
-        """Hand a job to a free worker; returns its ticket.
+    def submit(self, job: Job, *, apart: bool = False) -> int:
+        """Hand a job to a free worker, `apart` from this process whatever the pool; returns its ticket.
 
         Raises:
             RuntimeError: no worker is free.
@@ -74,15 +75,24 @@ class WorkerPool(Protocol):
 
 
 class InProcessPool:
-    """One worker, in this process: a job is done while its end is waited for."""
+    """One worker, in this process: a job is done while its end is waited for.
+
+    `make_spare` makes another evaluator, in another process, for jobs that shall be done apart. `now` tells seconds.
+    """
 
     n_workers = 1
 
-    def __init__(self, evaluator: Evaluator, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        now: Callable[[], float] = time.monotonic,
+        make_spare: Callable[[], Evaluator] | None = None,
+    ) -> None:
         self.condition, self.inventory = evaluator.condition, evaluator.inventory
         self.protocol = evaluator.protocol
-        self._evaluator, self._now = evaluator, now
+        self._evaluator, self._now, self._make_spare = evaluator, now, make_spare
         self._job: Job | None = None
+        self._apart = False
         self._ticket = 0
 
     def own_timesteps(self, n_steps: int) -> tuple[float, ...]:
@@ -94,7 +104,7 @@ class InProcessPool:
         """1, or 0 while a job waits to be done."""
         return 0 if self._job else 1
 
-    def submit(self, job: Job) -> int:
+    def submit(self, job: Job, *, apart: bool = False) -> int:
         """Keep a job for `wait`; returns its ticket.
 
         Raises:
@@ -102,7 +112,7 @@ class InProcessPool:
         """
         if self._job is not None:
             raise RuntimeError("the worker has a job; wait for its end first")
-        self._job = job
+        self._job, self._apart = job, apart
         self._ticket += 1
         return self._ticket
 
@@ -112,12 +122,21 @@ class InProcessPool:
             return []
         job, self._job = self._job, None
         began = self._now()
-        value, error = None, None
-        try:
-            value = job.run(self._evaluator)
-        except Exception as raised:
-            error = raised
-        return [Done(ticket=self._ticket, job=job, seconds=self._now() - began, value=value, error=error)]
+        value, error, lost = None, None, ""
+        if self._apart:
+            value, error, lost = self._run_apart(job)
+        else:
+            try:
+                value = job.run(self._evaluator)
+            except Exception as raised:
+                error = raised
+        seconds = self._now() - began
+        return [Done(ticket=self._ticket, job=job, seconds=seconds, value=value, error=error, lost=lost or None)]
+
+    def _run_apart(self, job: Job) -> tuple[JobValue | None, Exception | None, str]:
+        if self._make_spare is None:
+            return None, None, "it can't be tried in another process, since the pipeline is the user's own"
+        return run_apart(self._make_spare, job)
 
     def close(self) -> None:
         """Forget the job."""

@@ -106,8 +106,8 @@ class RayPool:
         """Workers that are ready and have no job."""
         return sum(m.description is not None and m.job is None for m in self._members)
 
-    def submit(self, job: Job) -> int:
-        """Hand a job to a free worker; returns its ticket.
+    def submit(self, job: Job, *, apart: bool = False) -> int:
+        """Hand a job to a free worker, which is always apart from this process; returns its ticket.
 
         Raises:
             RuntimeError: no worker is free.

@@ -91,7 +91,7 @@ class SimulatedPool:
         """Workers without a job."""
         return len(self._free)
 
-    def submit(self, job: Job) -> int:
+    def submit(self, job: Job, *, apart: bool = False) -> int:
         """Hand a job to a free worker; returns its ticket.
 
         Raises:

@@ -15,7 +15,10 @@ from autotune.spaces.schedule import Schedule
 from autotune.storage.database import Database
 
 MAX_LOST = 3
-"""A schedule whose evaluation was lost with its worker so often is a failure, and is left alone."""
+"""A schedule whose evaluation was lost so often is a failure, and is left alone, if it was seen to take a worker along.
+
+What was lost with the whole process of a study may have been killed by anybody: the next one tries it apart.
+"""
 
 POLL_S = 0.5
 """How often to look whether another process has finished, or given up, what is waited for."""
@@ -57,7 +60,7 @@ class Dispatcher:
     """Keeps the workers of a pool busy with evaluations under leases of the database.
 
     What the database knows is taken from there; what another process is at is waited for. An evaluation that is lost
-    with its worker is begun again, up to `MAX_LOST` times, over all processes and studies.
+    with its worker is begun again, until it has been lost `MAX_LOST` times, over all processes and studies.
     """
 
     def __init__(self, pool: WorkerPool, database: Database, now: Callable[[], float] = time.monotonic) -> None:
@@ -65,6 +68,7 @@ class Dispatcher:
         self._ready: deque[Measured] = deque()
         self._running: dict[int, Request] = {}
         self._lost: deque[Request] = deque()
+        self._losses: dict[str, tuple[int, str]] = {}
         self._elsewhere: dict[str, Request] = {}
         self._calls: set[int] = set()
         self._answers: dict[int, Done] = {}
@@ -153,7 +157,6 @@ class Dispatcher:
                 for key, r in requests.items()
             ]
         )
-        given_up: dict[str, tuple[Request, Measurement | Failure, float]] = {}
         for key, request in requests.items():
             claim = claims[key]
             if claim.evaluation is not None and claim.evaluation.outcome is not None:
@@ -162,12 +165,9 @@ class Dispatcher:
                 )
             elif claim.holder is not None:
                 self._elsewhere[key] = request
-            elif claim.n_lost >= MAX_LOST:
-                reason = f"lost {claim.n_lost} times with its worker: {claim.lost_reason}"
-                given_up[key] = (request, Failure(kind=FailureKind.LOST, reason=reason), 0.0)
             else:
-                self._running[self._pool.submit(request.job)] = request
-        self._finish(given_up)
+                self._losses[key] = (claim.n_lost, claim.lost_reason)
+                self._running[self._pool.submit(request.job, apart=claim.n_lost >= MAX_LOST)] = request
 
     def _take_in(self, timeout_s: float | None) -> None:
         """Wait for whatever comes next, and put it where it belongs."""
@@ -193,14 +193,23 @@ class Dispatcher:
             if request is None:
                 continue
             key = self.key(request.schedule_hash, request.fidelity)
-            if isinstance(done.value, Measurement) and request.lower is not None:
+            n_before, reasons = self._losses.pop(key)
+            if isinstance(done.value, Measurement) and done.value.not_finite:
+                reason = f"a measurement must be finite; got {', '.join(done.value.not_finite[:3])}"
+                finished[key] = (request, Failure(kind=FailureKind.NAN, reason=reason), done.seconds)
+            elif isinstance(done.value, Measurement) and request.lower is not None:
                 finished[key] = (request, merged(request.lower, done.value), done.seconds)
             elif isinstance(done.value, Measurement | Failure):
                 finished[key] = (request, done.value, done.seconds)
+            elif done.error is not None:
+                self._database.return_evaluations([key])
+                errors.append(done.error)
             else:
-                self._database.return_evaluations([key], done.lost)
-                if done.error is not None:
-                    errors.append(done.error)
+                lost = done.lost or "its worker gave nothing back"
+                self._database.return_evaluations([key], lost)
+                if n_before + 1 >= MAX_LOST:
+                    reason = f"lost {n_before + 1} times with its worker: {'; '.join([*reasons.splitlines(), lost])}"
+                    finished[key] = (request, Failure(kind=FailureKind.LOST, reason=reason), done.seconds)
                 else:
                     self._lost.append(request)
         self._finish(finished)

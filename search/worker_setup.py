@@ -35,12 +35,13 @@ def make_pool(
     """
     if n_workers < 1:
         raise UsageError(f"the number of workers must be at least 1; got {n_workers}")
+    load = partial(load_worker, settings, storage, socket.gethostname())
     if n_workers == 1 and ray_address is None:
         model = adopted or load_model(settings.model, device=settings.device, dtype=settings.dtype)
-        return InProcessPool(_worker(settings, model, database.artifacts))
+        spare = None if adopted else load
+        return InProcessPool(_worker(settings, model, database.artifacts), make_spare=spare)
     if adopted is not None:
         raise UsageError("workers in other processes load the model by its name; give that, or use one worker")
-    load = partial(load_worker, settings, storage, socket.gethostname())
     return RayPool(load, n_workers, address=ray_address)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -105,6 +106,18 @@ class Measurement:
     def mean(self, metric: str) -> float:
         """Mean of a quality metric over the prompts."""
         return statistics.fmean(self.quality[metric])
+
+    @property
+    def not_finite(self) -> tuple[str, ...]:
+        """The values that are NaN or infinite, such as `deviation[3] = nan`."""
+        series = {**self.quality, "latency_ms": self.latency_ms, "baseline_latency_ms": self.baseline_latency_ms}
+        series["wall_s"] = (self.wall_s,)
+        return tuple(
+            f"{name}[{i}] = {value}"
+            for name, values in series.items()
+            for i, value in enumerate(values)
+            if not math.isfinite(value)
+        )
 
     @property
     def relative_latency(self) -> float:
