@@ -2,7 +2,10 @@
 
 import contextlib
 import hashlib
+import os
+import re
 import time
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +17,10 @@ from autotune.storage.insert import insert_missing
 from autotune.storage.sessions import Sessions
 from autotune.storage.tables import ArtifactRow
 
-_STALE_S = 24 * 3600.0
+STALE_S = 24 * 3600.0
+"""What nothing refers to is left alone for so long: it may be in the making."""
+
+_HASH = re.compile("[0-9a-f]{64}")
 
 
 class ArtifactStore:
@@ -36,10 +42,7 @@ class ArtifactStore:
             StorageError: the file can't be written; the name stands for what it did before.
         """
         digest = hashlib.sha256(data).hexdigest()
-        path = self._path(digest)
-        if self._read(digest) is None:
-            self._make_folder(path.parent)
-            write_atomically(path, data)
+        self.put(digest, data)
         values = {"sha256": digest, "kind": kind, "n_bytes": len(data), "created": datetime.now(UTC)}
 
         def note(connection: Connection) -> None:
@@ -47,6 +50,21 @@ class ArtifactStore:
                 connection.execute(update(ArtifactRow).where(ArtifactRow.name == name).values(values))
 
         self._sessions.write(note)
+
+    def put(self, digest: str, data: bytes) -> Path | None:
+        """Write the file of this content, without a name; its path if it was not there.
+
+        Raises:
+            StorageError: the file can't be written.
+        """
+        path = self._path(digest)
+        if self.read(digest) is not None:
+            with contextlib.suppress(OSError):
+                os.utime(path)  # what is young is not removed before it has its name
+            return None
+        self._make_folder(path.parent)
+        write_atomically(path, data)
+        return path
 
     def load(self, name: str) -> bytes | None:
         """The bytes saved under `name`; None if there are none, or the file is gone or damaged.
@@ -56,12 +74,14 @@ class ArtifactStore:
         """
         query = select(ArtifactRow.sha256).where(ArtifactRow.name == name)
         digest = self._sessions.read(lambda connection: connection.execute(query).scalar_one_or_none())
-        return None if digest is None else self._read(digest)
+        return None if digest is None else self.read(digest)
 
-    def _path(self, digest: str) -> Path:
-        return self.folder / digest[:2] / digest[2:]
+    def read(self, digest: str) -> bytes | None:
+        """The content of this hash; None if its file is gone or damaged.
 
-    def _read(self, digest: str) -> bytes | None:
+        Raises:
+            StorageError: the file is there and can't be read.
+        """
         path = self._path(digest)
         try:
             data = path.read_bytes()
@@ -73,6 +93,18 @@ class ArtifactStore:
                 "check its permissions, or delete it"
             ) from error
         return data if hashlib.sha256(data).hexdigest() == digest else None
+
+    def _path(self, digest: str) -> Path:
+        return self.folder / digest[:2] / digest[2:]
+
+    def remove_unnamed(self, digests: Collection[str]) -> list[int]:
+        """Remove the files whose content is none of these, and which are older than a day; their sizes in bytes."""
+        sizes = []
+        for path in self.folder.glob("[0-9a-f][0-9a-f]/*"):
+            name = path.parent.name + path.name
+            if path.name.startswith(".") or (_HASH.fullmatch(name) and name not in digests):
+                sizes += self._remove_stale(path)
+        return sizes
 
     def _make_folder(self, folder: Path) -> None:
         try:
@@ -89,6 +121,13 @@ class ArtifactStore:
     def _remove_leftovers(self) -> None:
         # A process killed while it wrote leaves a temporary file; younger ones may still be in the making.
         for path in self.folder.glob("??/.*"):
-            with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > _STALE_S:
-                    path.unlink()
+            self._remove_stale(path)
+
+    def _remove_stale(self, path: Path) -> list[int]:
+        """Remove a file unless it is young; its size, or nothing where it stays."""
+        with contextlib.suppress(OSError):
+            found = path.stat()
+            if time.time() - found.st_mtime > STALE_S:
+                path.unlink()
+                return [found.st_size]
+        return []

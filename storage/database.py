@@ -27,11 +27,10 @@ from autotune.spaces.inventory import Inventory
 from autotune.spaces.study_record import Candidate, StudyRecord, StudyState
 from autotune.storage import studies, study_loading
 from autotune.storage.artifacts import ArtifactStore
-from autotune.storage.connection import make_engine
 from autotune.storage.evaluations import Claim, Evaluations
 from autotune.storage.leases import Leases
-from autotune.storage.location import Location, make_folder, parse_location
-from autotune.storage.sessions import Sessions
+from autotune.storage.location import Location
+from autotune.storage.sessions import Sessions, open_sessions
 from autotune.storage.studies import CandidateEntry, StudySummary
 
 __all__ = ["CandidateEntry", "Claim", "Database", "StudySummary"]
@@ -41,13 +40,13 @@ class Database:
     """Studies, evaluations and artifacts on SQLite or PostgreSQL; see `open`.
 
     `owner` names this object in what it holds. What it holds is another's after `LEASE_S` seconds without a call of
-    `renew_lease`, or at once when its process is gone.
+    `renew_lease`, or at once when its process is gone. `sessions` and `leases` are for the other modules of `storage`.
     """
 
     def __init__(self, sessions: Sessions, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._sessions = sessions
-        self._leases = Leases(sessions, monotonic)
-        self._evaluations = Evaluations(sessions, self._leases)
+        self.sessions = sessions
+        self.leases = Leases(sessions, monotonic)
+        self._evaluations = Evaluations(sessions, self.leases)
         self.artifacts = ArtifactStore(sessions)
 
     @classmethod
@@ -67,22 +66,12 @@ class Database:
         Raises:
             StorageError: it can't be opened, is not ours, or was made by a newer version. No message shows a password.
         """
-        location = parse_location(url)
-        if must_exist and location.path is not None and not location.path.exists():
-            raise StorageError(f"the database must exist; there is none at {location.path}: check --storage")
-        make_folder(location)
-        sessions = Sessions(make_engine(location), location)
-        try:
-            sessions.upgrade()
-        except BaseException:
-            sessions.engine.dispose()
-            raise
-        return cls(sessions, monotonic)
+        return cls(open_sessions(url, must_exist=must_exist)[0], monotonic)
 
     @property
     def location(self) -> Location:
         """Where the database lies."""
-        return self._sessions.location
+        return self.sessions.location
 
     @property
     def url(self) -> str:
@@ -92,7 +81,7 @@ class Database:
     @property
     def owner(self) -> str:
         """The name of this object in what it holds: host, machine, process and a random word."""
-        return self._leases.owner
+        return self.leases.owner
 
     def close(self) -> None:
         """Give back what is held, as `release_leases` does, and close all connections.
@@ -100,11 +89,11 @@ class Database:
         A database that was only read is not written to. One that can't be written now is left as it is: what it holds
         is taken for dead soon.
         """
-        if self._leases.is_used:
+        if self.leases.is_used:
             with contextlib.suppress(StorageError):
-                self._sessions.write(self._release, patient=False)
-        self._leases.close()
-        self._sessions.engine.dispose()
+                self.sessions.write(self._release, patient=False)
+        self.leases.close()
+        self.sessions.engine.dispose()
 
     def __enter__(self) -> Self:
         return self
@@ -116,20 +105,20 @@ class Database:
 
     def renew_lease(self) -> None:
         """Show that this owner lives; call it every few seconds while it holds something, from any thread."""
-        self._sessions.write(self._leases.renew)
+        self.sessions.write(self.leases.renew)
 
     def release_leases(self) -> None:
         """Give back all that this owner holds: running evaluations wait for somebody again, studies for a driver.
 
         They do not count as lost.
         """
-        self._sessions.write(self._release)
-        self._leases.is_used = False
+        self.sessions.write(self._release)
+        self.leases.is_used = False
 
     def _release(self, connection: Connection) -> None:
         self._evaluations.release(connection)
         studies.release(connection, self.owner)
-        self._leases.end(connection)
+        self.leases.end(connection)
 
     def create_study(
         self,
@@ -146,9 +135,9 @@ class Database:
             StudyExistsError: the name is taken.
             UsageError: the name can't be one, or settings or provenance hold something that JSON does not know.
         """
-        self._leases.is_used = True
+        self.leases.is_used = True
         now = datetime.now(UTC)
-        self._sessions.write(
+        self.sessions.write(
             lambda connection: studies.create(
                 connection, name, settings=settings, provenance=provenance, condition=condition, inventory=inventory,
                 created=now, owner=self.owner,
@@ -164,8 +153,8 @@ class Database:
             StudyBusyError: another process drives it, and lives.
             StorageError: there is no such study.
         """
-        self._leases.is_used = True
-        studies.claim(self._sessions, study, self._leases)
+        self.leases.is_used = True
+        studies.claim(self.sessions, study, self.leases)
 
     def start_evaluations(self, requests: Sequence[EvaluationRequest]) -> dict[str, Claim]:
         """Ask for evaluations to make; the answer of each, by key.
@@ -206,7 +195,7 @@ class Database:
             StorageError: no such study, or a number belongs to another schedule that has been evaluated.
             StudyBusyError: another process drives the study.
         """
-        self._sessions.write(lambda connection: studies.add_candidates(connection, study, entries, self._leases))
+        self.sessions.write(lambda connection: studies.add_candidates(connection, study, entries, self.leases))
 
     def set_held_out(self, study: str, *, schedule_hash: str, key: str) -> None:
         """Note the held-out evaluation of a candidate, before or after it is made."""
@@ -217,8 +206,8 @@ class Database:
         self._set_on_candidate(study, schedule_hash, image=artifact)
 
     def _set_on_candidate(self, study: str, schedule_hash: str, **values: str) -> None:
-        self._sessions.write(
-            lambda connection: studies.set_on_candidate(connection, study, schedule_hash, self._leases, **values)
+        self.sessions.write(
+            lambda connection: studies.set_on_candidate(connection, study, schedule_hash, self.leases, **values)
         )
 
     def update_study(self, study: str, *, state: StudyState, wall_s: float, device_s: float | None = None) -> None:
@@ -234,9 +223,9 @@ class Database:
             StorageError: there is no such study.
             StudyBusyError: another process drives it.
         """
-        self._sessions.write(
+        self.sessions.write(
             lambda connection: studies.update_state(
-                connection, study, self._leases, state=state, wall_s=wall_s, device_s=device_s
+                connection, study, self.leases, state=state, wall_s=wall_s, device_s=device_s
             )
         )
 
@@ -250,19 +239,19 @@ class Database:
         Raises:
             StorageError: there is no such study (the message names near ones), or a row can't be read.
         """
-        return self._sessions.read(lambda connection: study_loading.load(connection, study, numbers))
+        return self.sessions.read(lambda connection: study_loading.load(connection, study, numbers))
 
     def iterate_candidates(self, study: str, page: int = 500) -> Iterator[Candidate]:
         """The candidates with a final evaluation, by number, `page` of them in memory at a time.
 
         Each page is read by itself, so that candidates that are finished meanwhile may be among the later ones.
         """
-        return study_loading.iterate(self._sessions, study, page)
+        return study_loading.iterate(self.sessions, study, page)
 
     def candidate_hashes(self, study: str) -> list[tuple[int, str, str]]:
         """Number, family and schedule hash of the candidates with a final evaluation, by number."""
-        return self._sessions.read(lambda connection: study_loading.hashes(connection, study))
+        return self.sessions.read(lambda connection: study_loading.hashes(connection, study))
 
     def list_studies(self) -> tuple[StudySummary, ...]:
         """All studies, oldest first."""
-        return self._sessions.read(studies.summaries)
+        return self.sessions.read(studies.summaries)

@@ -22,8 +22,8 @@ _LOCK = (
     select(
         *[
             EvaluationRow.__table__.columns[name]
-            for name in ("id", "key", "state", "started", "schedule_hash", "prompt_set_hash", "owner", "n_lost",
-                         "lost_reason")
+            for name in ("id", "key", "state", "started", "condition_hash", "schedule_hash", "prompt_set_hash", "owner",
+                         "n_lost", "lost_reason")
         ]
     )
     .where(EvaluationRow.key.in_(bindparam("keys", expanding=True)))
@@ -95,9 +95,12 @@ class Evaluations:
             save_conditions(connection, new_conditions)
             save_prompt_sets(connection, new_fidelities)
             save_schedules(connection, schedules)
-            if insert_missing(connection, EvaluationRow, rows) == len(rows):
-                return {r.key: Claim() for r in wanted}
-            return _take(connection, [r.key for r in wanted], self._leases)
+            claims: dict[str, Claim] = {}
+            while len(claims) < len(rows):  # again where one was deleted between the two statements
+                if insert_missing(connection, EvaluationRow, rows) == len(rows):
+                    return {r.key: Claim() for r in wanted}
+                claims = _take(connection, [r.key for r in wanted], self._leases)
+            return claims
 
         self._leases.is_used = True
         claims = self._sessions.write(work)

@@ -140,7 +140,7 @@ class Leases:
             self._seen.clear()
         seen = self._seen.get(owner)
         if seen is None or seen.beat != beat:
-            self._seen[owner] = _Seen(beat, now, moved=seen is not None)
+            self._seen[owner] = _Seen(beat, now, moved=seen is not None and beat is not None)
             return False
         return now - seen.since >= LEASE_S
 

@@ -23,11 +23,15 @@ _DRIVERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Location:
-    """A database's URL and the folder of its artifacts. `path` is the file of an SQLite database, else None."""
+    """A database's URL and the folder of its artifacts. `path` is the file of an SQLite database, else None.
+
+    `is_shared` says that other databases of this user, and none on other machines, keep their artifacts in the folder.
+    """
 
     url: URL
     artifacts: Path
     path: Path | None
+    is_shared: bool = False
 
     @property
     def shown(self) -> str:
@@ -65,7 +69,8 @@ def parse_location(url: str | None) -> Location:
     parsed = parsed.difference_update_query(["artifacts"])
     if parsed.get_backend_name() == "sqlite":
         return _sqlite(parsed, parsed.database or "", artifacts)
-    return Location(url=parsed, artifacts=artifacts or user_data_folder() / "artifacts", path=None)
+    folder = artifacts or user_data_folder() / "artifacts"
+    return Location(url=parsed, artifacts=folder, path=None, is_shared=artifacts is None)
 
 
 def _artifacts_folder(url: str) -> Path | None:

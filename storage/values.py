@@ -13,24 +13,26 @@ from autotune.storage.insert import insert_missing
 from autotune.storage.tables import ConditionRow, ModelRow, PromptSetRow, ScheduleRow
 
 
-def save_conditions(connection: Connection, conditions: Mapping[str, Condition]) -> None:
-    """Store conditions, given by their hash, and their models."""
+def save_conditions(connection: Connection, conditions: Mapping[str, Condition]) -> int:
+    """Store conditions, given by their hash, and their models; returns how many are new."""
+    n_new = 0
     for condition_hash, condition in sorted(conditions.items()):
         insert_missing(connection, ModelRow, [{"name": condition.model, "revision": condition.revision}])
         is_model = (ModelRow.name == condition.model) & (ModelRow.revision == condition.revision)
         model_id = connection.execute(select(ModelRow.id).where(is_model)).scalar_one()
         row = {"hash": condition_hash, "model_id": model_id, "data": condition.to_json()}
-        insert_missing(connection, ConditionRow, [row])
+        n_new += insert_missing(connection, ConditionRow, [row])
+    return n_new
 
 
-def save_schedules(connection: Connection, schedules: Mapping[str, Schedule]) -> None:
-    """Store schedules, given by the hash of their canonical form."""
+def save_schedules(connection: Connection, schedules: Mapping[str, Schedule]) -> int:
+    """Store schedules, given by the hash of their canonical form; returns how many are new."""
     rows = [{"hash": digest, "data": schedule_to_json(schedule)} for digest, schedule in sorted(schedules.items())]
-    insert_missing(connection, ScheduleRow, rows)
+    return insert_missing(connection, ScheduleRow, rows)
 
 
-def save_prompt_sets(connection: Connection, fidelities: Mapping[str, Fidelity]) -> None:
-    """Store the prompts and seeds of fidelities, given by their hash."""
+def save_prompt_sets(connection: Connection, fidelities: Mapping[str, Fidelity]) -> int:
+    """Store the prompts and seeds of fidelities, given by their hash; returns how many are new."""
     rows = [
         {
             "hash": digest,
@@ -40,7 +42,7 @@ def save_prompt_sets(connection: Connection, fidelities: Mapping[str, Fidelity])
         }
         for digest, fidelity in sorted(fidelities.items())
     ]
-    insert_missing(connection, PromptSetRow, rows)
+    return insert_missing(connection, PromptSetRow, rows)
 
 
 def storable_text(text: str) -> str:
