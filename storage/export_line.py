@@ -2,8 +2,8 @@
 
 import contextlib
 import json
-import math
 import re
+import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -85,10 +85,10 @@ class Line:
 
     def number_of(self, name: str) -> float:
         """A field that is a number."""
-        value = float(self._take(name, "a number", int, float))
-        if not math.isfinite(value):
-            raise self.error(f"{name} must be finite; got {value}")
-        return value
+        value = self._take(name, "a number", int, float)
+        if not abs(value) <= sys.float_info.max:
+            raise self.error(f"{name} must be finite; got {shown(value)}")
+        return float(value)
 
     def mapping(self, name: str) -> dict[str, Any]:
         """A field that is an object."""

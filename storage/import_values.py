@@ -73,7 +73,10 @@ def _hashed(lines: Iterable[Line], parse: Callable[[Line], T], hash_of: Callable
 
 def import_evaluations(connection: Connection, lines: Sequence[Line]) -> int:
     """Store finished evaluations; one that is finished here keeps its outcome, one that runs here ends with this."""
-    parsed = {evaluation.key: (line, evaluation) for line in lines for evaluation in [_evaluation(line)]}
+    parsed: dict[str, tuple[Line, _Evaluation]] = {}
+    for line in lines:
+        evaluation = _evaluation(line)
+        parsed.setdefault(evaluation.key, (line, evaluation))
     given = list(parsed.values())
     require(connection, ConditionRow.hash, [(line, "condition", e.condition_hash) for line, e in given])
     require(connection, ScheduleRow.hash, [(line, "schedule", e.schedule_hash) for line, e in given])

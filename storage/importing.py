@@ -181,7 +181,11 @@ class _Import:
         require(self._connection, EvaluationRow.key, [*keys, *held_out])
         n_new = 0
         for study, group in itertools.groupby(parsed, key=lambda pair: pair[1].pop("study")):
-            n_new += self._add(study, {c["number"]: (line, c) for line, c in group})
+            given: dict[int, tuple[Line, dict[str, Any]]] = {}
+            for line, candidate in group:
+                if given.setdefault(candidate["number"], (line, candidate))[0] is not line:
+                    raise line.error(f"number {candidate['number']} of study {study!r} stands twice")
+            n_new += self._add(study, given)
         return n_new
 
     def _candidate(self, line: Line) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
-from sqlalchemy import Connection, delete, exists, select
+from sqlalchemy import Connection, bindparam, delete, exists, select
 
 from autotune.spaces.evaluation import EvaluationState
 from autotune.storage.artifacts import STALE_S
@@ -84,13 +85,11 @@ def _clean_artifacts(database: Database, notes: list[str]) -> tuple[list[int], i
         return [], 0
     query = select(ArtifactRow.name, ArtifactRow.sha256)
     rows = database.sessions.read(lambda connection: connection.execute(query).all())
-    broken = [(name, digest) for name, digest in rows if artifacts.read(digest) is None]
+    broken = [{"of": name, "digest": digest} for name, digest in rows if artifacts.read(digest) is None]
+    same = (ArtifactRow.name == bindparam("of")) & (ArtifactRow.sha256 == bindparam("digest"))
 
     def remove(connection: Connection) -> tuple[int, set[str]]:
-        n_removed = 0
-        for name, digest in broken:
-            same = (ArtifactRow.name == name) & (ArtifactRow.sha256 == digest)
-            n_removed += connection.execute(delete(ArtifactRow).where(same)).rowcount
+        n_removed = connection.execute(delete(ArtifactRow).where(same), broken).rowcount if broken else 0
         return n_removed, set(connection.scalars(select(ArtifactRow.sha256)))
 
     n_artifacts, named = database.sessions.write(remove)
@@ -111,8 +110,13 @@ def _compact(database: Database, alive: set[str], notes: list[str]) -> int:
                 for name in Base.metadata.tables:
                     connection.exec_driver_sql(f'VACUUM "{name}"')
             return 0
-        before = path.stat().st_size
+        before = _size(path)
         with closing(engine.raw_connection()) as raw:  # outside of any transaction
             for statement in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
                 raw.cursor().execute(statement)
-        return max(0, before - path.stat().st_size)
+        return max(0, before - _size(path))
+
+
+def _size(path: Path) -> int:
+    log = path.with_name(path.name + "-wal")
+    return path.stat().st_size + (log.stat().st_size if log.exists() else 0)
