@@ -186,9 +186,11 @@ class RayPool:
                 self._bury(member, _reason(error))
                 continue
             except AutotuneError as error:
-                _LOG.warning("a worker was not started, the others go on: %s", error)
                 self._members.remove(member)
-                self.n_workers = max(1, len(self._members))
+                if not self._members:
+                    raise
+                _LOG.warning("a worker was not started, the others go on: %s", error)
+                self.n_workers = len(self._members)
                 continue
             assert isinstance(description, Description)
             difference = description.differs(self.condition, self.protocol)

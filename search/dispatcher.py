@@ -114,6 +114,11 @@ class Dispatcher:
         self._ready.clear()
         return ended
 
+    def await_worker(self) -> None:
+        """Wait until a worker is free; at times all of them are being replaced."""
+        while self.n_free == 0:
+            self._take_in(None)
+
     def call(self, job: Job) -> JobValue:
         """Do another job, and wait for it; evaluations that end meanwhile are kept for `collect`.
 
@@ -122,8 +127,7 @@ class Dispatcher:
         """
         reason = ""
         for _ in range(MAX_LOST):
-            while self._pool.n_free == 0:
-                self._take_in(None)
+            self.await_worker()
             ticket = self._pool.submit(job)
             self._calls.add(ticket)
             while ticket not in self._answers:

@@ -92,7 +92,10 @@ class Exploration:
         n_known, is_dry = 0, False
         while True:
             stopped = self._interrupt()
-            room = 0 if stopped or is_dry or n_known >= MAX_REPEATS else self._room(before, share)
+            wanted = 0 if stopped or is_dry or n_known >= MAX_REPEATS else self._wanted(before, share)
+            if wanted and not self._climbs:
+                self._dispatcher.await_worker()
+            room = min(wanted, self._dispatcher.n_free)
             if room:
                 asked, left_over = left_over or searcher.ask(room), []
                 is_dry = not asked
@@ -136,23 +139,23 @@ class Exploration:
         self._announce(phase, noted.number, noted.result, reused=True, on_front=noted.on_front)
         return noted.told
 
-    def _room(self, before: Spent, share: float) -> int:
-        """How many proposals to ask for now."""
-        room = self._dispatcher.n_free
+    def _wanted(self, before: Spent, share: float) -> int:
+        """How many proposals the budget has room for, at most as many as there are workers."""
+        wanted = self._pool.n_workers
         budget, spent = self._spending.budget, self._spending.spent
-        if self._is_full or not room or not self._has_time():
+        if self._is_full or not self._has_time():
             return 0
         if budget.evaluations is not None:
-            room = min(room, budget.evaluations - spent.evaluations)
+            wanted = min(wanted, budget.evaluations - spent.evaluations)
         if share < 1.0:
             if budget.evaluations is not None:
                 used = spent.evaluations - before.evaluations
-                room = min(room, max(1, int(share * budget.evaluations)) - used)
+                wanted = min(wanted, max(1, int(share * budget.evaluations)) - used)
             if budget.network_calls is not None and spent.network_calls >= share * budget.network_calls:
                 return 0
             if spent.wall_s - before.wall_s >= share * self._spending.search_s(before):
                 return 0
-        return max(0, room)
+        return max(0, wanted)
 
     def _begin(self, asked: Sequence[Proposal], searcher: Searcher) -> int:
         """Begin to measure proposals; what is known is told at once. Returns how many are new."""

@@ -172,6 +172,8 @@ class StudyLoop:
         n_done, n_all, stopped = 0, len(waiting), False
         running: dict[str, Candidate] = {}
         while True:
+            if waiting and not running:
+                dispatcher.await_worker()
             while waiting and dispatcher.n_free and not (running and n_done == 0):
                 candidate = waiting[0]
                 stopped = n_all - len(waiting) >= len(order.first) and self._interrupt()

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from autotune.evaluators import sampling
 from autotune.evaluators import worker as worker_module
 from autotune.evaluators.load import load_model
 from autotune.evaluators.quality import score_deviation
@@ -70,7 +71,7 @@ def test_a_reference_is_made_once_per_prompt_and_seed(
     flux: Worker, artifacts: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[tuple[str, ...]] = []
-    run = worker_module.run_pipeline
+    run = sampling.run_pipeline
 
     def counting(pipe: object, embeddings: object, fidelity: Fidelity, **options: object) -> Samples:
         drawn.append(fidelity.prompts)

@@ -103,10 +103,10 @@ def set_clock_back(database: Database) -> None:
         @classmethod
         def now(cls, tz: module.tzinfo | None = None) -> "Datetime":
             cls.n_asked += 1
-            return super().now(tz) - module.timedelta(hours=cls.n_asked // 10)  # type: ignore[return-value]
+            return super().now(tz) - module.timedelta(hours=cls.n_asked // 10)
 
     now = time.time
-    time.time = lambda: now() - 3600.0 * (Datetime.n_asked // 10)  # type: ignore[assignment]
+    time.time = lambda: now() - 3600.0 * (Datetime.n_asked // 10)
     for name, imported in list(sys.modules.items()):
         if name.startswith("autotune.") and getattr(imported, "datetime", None) is module.datetime:
             imported.datetime = Datetime  # type: ignore[attr-defined]
