@@ -5,8 +5,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from autotune.spaces.bucketed_front import BucketedFront
-from autotune.spaces.staircase import DominatedArea, Staircase
+from autotune.spaces.dominance import unbeaten_by_earlier
+from autotune.spaces.staircase import DominatedArea
 
 COST_REFERENCE = 1.0
 LOG_DEVIATION_REFERENCE = 0.0
@@ -18,16 +18,19 @@ def non_dominated(points: ArrayLike) -> NDArray[np.bool_]:
     """Which points no other point dominates: bool (n,) of points (n, n_objectives).
 
     A point dominates another if it is nowhere larger and somewhere smaller. Of identical points the first is kept and
-    the others are not. A point with a NaN is never kept; an infinite value is a value like any other.
+    the others are not. A point with a NaN is never kept; an infinite value is a value like any other. The time is
+    O(n log n) for two objectives and O(n log^(d - 1) n) for d.
     """
     table = _as_table(points)
     kept = np.zeros(len(table), bool)
     valid = np.flatnonzero(~np.isnan(table).any(axis=1))
     if len(valid) == 0:
         return kept
-    # In lexicographic order no point is dominated by a later one; the sort is stable.
+    # In lexicographic order no point is dominated by a later one, and the first objective needs no comparison any more;
+    # the sort is stable, so that of identical points the first comes first.
     order = valid[np.lexsort(table[valid].T[::-1])]
-    kept[order] = _none_before_is_as_good(table[order])
+    others = table[order, 1:]
+    kept[order] = unbeaten_by_earlier(others) if others.shape[1] else np.arange(len(order)) == 0
     return kept
 
 
@@ -84,23 +87,6 @@ def _as_table(points: ArrayLike) -> NDArray[np.float64]:
     if table.ndim != 2:
         raise ValueError(f"points are a table (n, n_objectives); got {table.ndim} dimensions")
     return table
-
-
-def _none_before_is_as_good(rows: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether no earlier row is nowhere larger: bool (n,) of rows (n, n_objectives) in lexicographic order.
-
-    O(n log n) up to three objectives: sorted by the first, a row is as good as all before if the others are.
-    """
-    if rows.shape[1] == 1:
-        return np.asarray(np.arange(len(rows)) == 0)
-    if rows.shape[1] == 2:
-        lowest = np.minimum.accumulate(rows[:, 1])
-        return np.concatenate([[True], rows[1:, 1] < lowest[:-1]])
-    if rows.shape[1] == 3:
-        front = Staircase()
-        return np.array([front.add(y, z) is not None for _, y, z in rows.tolist()], bool)
-    others = BucketedFront(rows.shape[1] - 1)
-    return np.array([others.add(i, row) is not None for i, row in enumerate(rows[:, 1:].tolist())], bool)
 
 
 def _volume(front: NDArray[np.float64], corner: NDArray[np.float64]) -> float:

@@ -60,7 +60,19 @@ def test_hypervolume_of_a_long_front_agrees_with_moocore(n_objectives: int) -> N
     assert hypervolume(points, corner) == pytest.approx(moocore.hypervolume(points, ref=corner), rel=1e-12)
 
 
-@pytest.mark.parametrize("n_objectives", [2, 3])
+@pytest.mark.parametrize("n_objectives", [2, 3, 4, 5])
+@pytest.mark.parametrize("n_values", [2, 8, 50])
+def test_non_dominated_agrees_with_moocore_where_points_are_many(n_objectives: int, n_values: int) -> None:
+    rng = np.random.default_rng(0)
+    points = rng.integers(0, n_values, (1500, n_objectives)).astype(float)
+    front = rng.random((1500, n_objectives))
+    front = np.floor(n_values * front / front.sum(axis=1, keepdims=True))
+    front[front == front.max()] = np.inf
+    for table in (points, front):
+        assert non_dominated(table).tolist() == moocore.is_nondominated(table).tolist()
+
+
+@pytest.mark.parametrize("n_objectives", [2, 3, 4])
 def test_time_of_non_dominated_grows_less_than_quadratically(n_objectives: int) -> None:
     def seconds(n: int) -> float:
         points = np.random.default_rng(0).random((n, n_objectives))
