@@ -99,8 +99,8 @@ def vacuum(storage: StorageOption = None) -> None:
     with Database.open(storage, must_exist=True) as database:
         freed = clean(database)
     print(
-        f"removed {freed.n_files} unused files ({_size(freed.file_bytes)}), {freed.n_artifacts} names of lost files, "
-        f"{freed.n_evaluations} evaluations that were given up, {freed.n_leases} leases of dead processes; "
+        f"removed: unused files {freed.n_files} ({_size(freed.file_bytes)}), names of lost files {freed.n_artifacts}, "
+        f"evaluations that were given up {freed.n_evaluations}, leases of dead processes {freed.n_leases}; "
         f"the database shrank by {_size(freed.database_bytes)}"
     )
     for note in freed.notes:
