@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT = Path("autotune-out")
 
-REPORT_S = 3.0
-"""Seconds of a budget of time that are left for report and schedule files."""
-
 EXIT_NO_FEASIBLE_POINT = 3
 EXIT_INTERRUPTED = 130
 
@@ -177,7 +174,7 @@ def _search_and_write(
                         on_start=begin,
                         workers=crew.workers,
                         ray_address=crew.ray_address,
-                        report_s=REPORT_S,
+                        writes_report=True,
                     )
                 )
             report = _write_results(study, out / study.name)

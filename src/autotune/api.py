@@ -31,6 +31,10 @@ from autotune.storage.database import Database
 from autotune.storage.studies import check_name
 
 
+MIN_REPORT_S, MAX_REPORT_S = 3.0, 10.0
+"""Seconds of a budget of time that are left for writing a report."""
+
+
 @dataclass(frozen=True)
 class Study:
     """A study of the database: its front, and what to do with it. `storage` is where it lies, None for the default."""
@@ -70,7 +74,7 @@ class Sitting:
     The wall budget counts from `start`, a value of `time.monotonic()`. `interrupt` is polled between candidates; once
     true, the picks are verified and the study stops, resumable. `on_start` is told the study's name once the database
     keeps it, from when on it can be resumed. Several `workers`, or those of a Ray cluster at `ray_address`, are
-    processes of their own. `report_s` seconds of a budget of time are left for what the caller does afterwards.
+    processes of their own. With `writes_report` a budget of time covers the report that the caller writes afterwards.
     """
 
     start: float = dataclasses.field(default_factory=time.monotonic)
@@ -79,7 +83,7 @@ class Sitting:
     on_start: Callable[[str], None] = lambda name: None
     workers: int = 1
     ray_address: str | None = None
-    report_s: float = 0.0
+    writes_report: bool = False
 
 
 def tune(
@@ -192,13 +196,16 @@ def _pool(
 
 
 def _run(name: str, settings: Settings, pool: WorkerPool, database: Database, sitting: Sitting, used: Spent) -> None:
+    clock = SystemClock(sitting.start)
+    # Like the start-up, a report is mostly imports: the slower the machine, the longer both take.
+    report_s = min(MAX_REPORT_S, max(MIN_REPORT_S, 0.5 * clock.now())) if sitting.writes_report else 0.0
     StudyLoop(
         settings.plan(name),
         pool,
         database,
-        SystemClock(sitting.start),
+        clock,
         used=used,
-        report_s=sitting.report_s,
+        report_s=report_s,
         progress=sitting.progress,
         interrupt=sitting.interrupt,
     ).run()
