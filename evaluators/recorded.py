@@ -40,14 +40,14 @@ class RecordedEvaluator:
     quality by `QualityModel`, MACs as they are, latency by `LatencyModel`, peak memory as the median of the rows. All
     else is a failure: caches on other samplers, fitted corrections, and whatever the table has too few of.
 
-    Prompts and seeds must be among the table's, in any order and number. `clock`, if given, is advanced by what a
+    Prompts and seeds must be among the table's, its `fidelity`, in any order and number. `clock`, if given, is advanced by what a
     measurement would cost. The same schedule on the same prompts always measures the same.
     """
 
     protocol = "recorded-1"
 
     def __init__(self, table: RecordedTable, *, clock: SimulatedTime | None = None, seed: int = 0) -> None:
-        self.condition, self.inventory = table.condition, table.inventory
+        self.condition, self.inventory, self.fidelity = table.condition, table.inventory, table.fidelity
         self._table, self._clock, self._seed = table, clock, seed
         self._rows = {schedule_hash(row.schedule): row.outcome for row in table.rows}
         pairs = zip(table.fidelity.prompts, table.fidelity.seeds, strict=True)
@@ -101,7 +101,13 @@ class RecordedEvaluator:
         return cross_validate(features, logs.mean(axis=1), self._seed)
 
     def fit(
-        self, schedule: Schedule, column: FitColumn, fidelity: Fidelity, *, timeout_s: float | None = None
+        self,
+        schedule: Schedule,
+        column: FitColumn,
+        fidelity: Fidelity,
+        *,
+        timeout_s: float | None = None,
+        max_image_runs: int | None = None,
     ) -> ColumnFit:
         """Nothing: a table holds no gradients.
 
