@@ -37,11 +37,11 @@ def worker(
     ray = shutil.which("ray", path=str(Path(sys.executable).parent))
     if ray is None:
         raise UsageError("a worker needs Ray; pip install 'diffusion-autotune[ray]'")
-    from autotune.evaluators.ray_cluster import SLOT  # without torch
+    from autotune.evaluators.ray_cluster import SETTINGS, SLOT  # without torch
 
     print(f"offering {number} worker{'s' * (number > 1)} to {ray_address}; Ctrl-C leaves", file=sys.stderr, flush=True)
     command = [ray, "start", "--address", ray_address, "--resources", json.dumps({SLOT: number}), "--block"]
-    process = subprocess.Popen(command, env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"})
+    process = subprocess.Popen(command, env=SETTINGS | os.environ)
     try:
         code = process.wait()
     except KeyboardInterrupt:

@@ -17,6 +17,9 @@ SLOT = "autotune"
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """The setting by which Ray binds a local cluster's servers to 127.0.0.1, as it does by default on other systems."""
 
+SETTINGS = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
+"""Only who knows the cluster's token may run code on it; nothing is sent anywhere."""
+
 PROBE_S = 5.0
 
 
@@ -28,7 +31,8 @@ class RayCluster:
     """
 
     def __init__(self, n_workers: int, address: str | None) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
         if address is None:
             os.environ.update(LOOPBACK_ONLY)
         self._ray = _import_ray()
@@ -42,7 +46,7 @@ class RayCluster:
         try:
             if self._is_ours:
                 self._ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except (self._ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
             where = "on this machine" if address is None else f"at {address}"
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UsageError(
