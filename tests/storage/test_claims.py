@@ -230,3 +230,38 @@ def test_opening_a_database_that_is_up_to_date_leaves_leases_alone(
     database.renew_lease()
     Database.open(url).close()
     assert query("SELECT owner FROM evaluation") == query("SELECT owner FROM lease") == [(database.owner,)]
+
+
+def test_an_owner_with_our_own_pid_that_is_not_open_here_is_dead_at_once(
+    other: Database, url: str, ask: Ask, query: Query
+) -> None:
+    """It was closed without a word, or its pid was given away again: containers start with the same pids."""
+    with Database.open(url) as closed:
+        ask(closed, 0)
+    query("UPDATE evaluation SET owner = :owner", owner=closed.owner)
+    host, _, pid, _ = closed.owner.split("/")
+    assert ask(other, 0) == {"k0": Claim(n_lost=1, lost_reason=f"its process {pid} on {host} ended")}
+
+
+def test_a_lease_does_not_run_out_while_the_server_is_away(
+    other: Database, ask: Ask, query: Query, ticker: Ticker
+) -> None:
+    ask(other, 0)
+    hold_elsewhere(query, "k0", 7)
+    assert ask(other, 0) == {"k0": Claim(holder=ELSEWHERE)}
+    ticker.seconds += 2 * LEASE_S
+    other.sessions.n_outages += 1  # nobody could raise a counter in this time
+    assert ask(other, 0) == {"k0": Claim(holder=ELSEWHERE)}
+    ticker.seconds += LEASE_S
+    assert ask(other, 0)["k0"].n_lost == 1
+
+
+def test_a_beat_that_is_taken_away_is_no_sign_of_life(other: Database, ask: Ask, query: Query, ticker: Ticker) -> None:
+    ask(other, 0)
+    hold_elsewhere(query, "k0", 7)
+    ask(other, 0)
+    query("DELETE FROM lease")
+    ask(other, 0)
+    assert not other.leases.is_alive(ELSEWHERE)
+    ticker.seconds += LEASE_S
+    assert ask(other, 0)["k0"].n_lost == 1

@@ -78,6 +78,7 @@ def test_a_creation_that_fails_leaves_no_table(tmp_path: Path, monkeypatch: pyte
     Database.open(str(path)).close()
 
 
+@pytest.mark.slow
 def test_processes_that_create_one_database_together_all_succeed(tmp_path: Path) -> None:
     code = (
         "import sys, time\n"

@@ -72,6 +72,7 @@ def url(postgres: PostgresServer, tmp_path: Path) -> Iterator[str]:
         yield made
 
 
+@pytest.mark.slow
 def test_a_server_that_crashes_and_comes_back_costs_a_writer_time_and_nothing_else(
     postgres: PostgresServer, url: str, condition: Condition, inventory: Inventory,
     query: Callable[[str], list[tuple[object, ...]]],
@@ -185,6 +186,7 @@ def use_everything(
     return [*told, dataclasses.replace(record, created=""), database.artifacts.load("a")]
 
 
+@pytest.mark.slow
 def test_a_commit_whose_answer_is_lost_is_done_once(
     postgres: PostgresServer, url: str, tmp_path: Path, condition: Condition, inventory: Inventory,
     fidelity: Fidelity, make_measurement: Callable[[float], Measurement],

@@ -81,6 +81,7 @@ def go(firsts: dict[subprocess.Popen[str], int], *, n_keys: int, study: str = ""
         child.stdin.flush()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 def test_a_kill_at_any_moment_loses_nothing_that_was_finished(
     database: Database, url: str, inventory: Inventory, condition: Condition,
@@ -124,6 +125,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_finished(
     assert len(counts) <= first + 1
 
 
+@pytest.mark.slow
 def test_of_two_processes_that_finish_one_key_the_first_wins(
     database: Database, start_child: Callable[[int], subprocess.Popen[str]]
 ) -> None:

@@ -90,6 +90,7 @@ def go(children: list[Child]) -> list[dict[str, object]]:
     return [json.loads(child.stdout.readline()) for child in children if child.stdout is not None]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 @pytest.mark.parametrize("left_by_a_dead_one", [False, True], ids=["new", "left by a dead process"])
 def test_of_processes_that_claim_the_same_exactly_one_gets_each_thing(

@@ -256,6 +256,7 @@ def test_a_study_that_somebody_drives_is_not_added_to(
     assert import_file(filled, file, rename={"flux": "copy"})["candidate"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_the_memory_of_an_export_does_not_grow_with_the_studies(
     tmp_path: Path, condition: Condition, inventory: Inventory
