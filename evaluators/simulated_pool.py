@@ -47,7 +47,8 @@ class SimulatedPool:
 
     The evaluator must not move the clock itself. A job takes the `wall_s` of its measurement, or `duration_s` where
     there is none, times the `pace` of its worker. `loses` may say why a worker vanishes over a job, when that would
-    have ended. A free worker with the lowest number takes the next job, so that a run repeats exactly.
+    have ended; with `replaces` another one takes its place. A free worker with the lowest number takes the next job, so
+    that a run repeats exactly.
 
     `wait` returns all jobs that end within `granularity_s` seconds of the first, so that the results of many workers
     come in batches.
@@ -62,6 +63,7 @@ class SimulatedPool:
         duration_s: Callable[[Job], float] = lambda job: 1.0,
         pace: Callable[[int], float] = lambda worker: 1.0,
         loses: Callable[[Job, int], str | None] = lambda job, worker: None,
+        replaces: bool = False,
         granularity_s: float = 0.0,
     ) -> None:
         if n_workers < 1:
@@ -71,7 +73,8 @@ class SimulatedPool:
         self.condition, self.inventory = evaluator.condition, evaluator.inventory
         self.protocol = evaluator.protocol
         self._evaluator, self._clock = evaluator, clock
-        self._duration_s, self._loses, self._granularity_s = duration_s, loses, granularity_s
+        self._duration_s, self._granularity_s = duration_s, granularity_s
+        self._loses, self._replaces = loses, replaces
         self._pace = [pace(worker) for worker in range(n_workers)]
         self._free = list(range(n_workers))  # a heap
         self._running: list[_Running] = []  # a heap
@@ -124,7 +127,7 @@ class SimulatedPool:
             ended.append(heapq.heappop(self._running))
         self._clock.advance(max(0.0, (ended[-1].end_s if ended else latest_s) - now))
         for running in ended:
-            if running.done.lost is None:
+            if running.done.lost is None or self._replaces:
                 heapq.heappush(self._free, running.worker)
         return [running.done for running in ended]
 

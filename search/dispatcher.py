@@ -178,8 +178,6 @@ class Dispatcher:
         while self._lost and self._pool.n_free:
             request = self._lost.popleft()
             self._start({self.key(request.schedule_hash, request.fidelity): request})
-        if self._ready:
-            return
         if self._elsewhere:
             timeout_s = POLL_S if timeout_s is None else min(POLL_S, timeout_s)
             if not self._running and not self._calls:

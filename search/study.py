@@ -16,7 +16,7 @@ from autotune.search.progress import CandidateEvent, Phase, Progress, SilentProg
 from autotune.search.searcher import Proposal, Result, SearchContext
 from autotune.search.spending import Spending
 from autotune.search.study_plan import StudyPlan
-from autotune.search.verification import Verification, verification_order
+from autotune.search.verification import N_SHEET_IMAGES, N_SHEETS, Verification, verification_order
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.errors import EvaluatorError
 from autotune.spaces.evaluation import Failure
@@ -31,9 +31,6 @@ SAVE_EVERY_S = 1.0
 
 MAX_RESERVE_SHARE = 0.5
 """At most this share of a study's time is kept for the verification."""
-
-N_SHEET_IMAGES = 8
-
 
 class StudyLoop:
     """Runs a study that stands in the database, from its beginning or on from where it stopped.
@@ -209,7 +206,9 @@ class StudyLoop:
         for candidate in {c.number: c for c in chosen}.values():
             name = f"sheet-{self._dispatcher.key(candidate.schedule_hash, held_out)}"
             if self._database.artifacts.load(name) is None:
-                if not self._fits(0.0):
+                measurement = candidate.calibration.measurement
+                assert measurement is not None  # it stands on the front
+                if not self._fits(self._verification.sheet_s(measurement, self._pool.n_workers)):
                     return
                 n_images = min(N_SHEET_IMAGES, len(held_out.prompts))
                 job = SheetJob(schedule=candidate.schedule, fidelity=held_out, n_images=n_images)
@@ -226,9 +225,10 @@ class StudyLoop:
             return self._report_s
         members, n_max = self._ledger.archive.measurements, self._plan.verification.max_members
         expected_s = self._verification.expected_s([self._baseline, *members], n_workers)
+        sheets_s = N_SHEETS * self._verification.sheet_s(self._baseline, n_workers)
         # The next candidate may join the front and cost as much to verify as the others do on average.
         n_verified = 1 + min(len(members) + 1, n_max)
-        return self._report_s + min(expected_s * n_verified / (1 + len(members)), most_s)
+        return self._report_s + sheets_s + min(expected_s * n_verified / (1 + len(members)), most_s)
 
     def _fits(self, seconds: float) -> bool:
         return seconds + self._report_s <= self._spending.left_s

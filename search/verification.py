@@ -18,6 +18,12 @@ MARGIN = 1.1
 """Estimates of time are stretched by this, since timings vary."""
 
 
+N_SHEET_IMAGES = 8
+
+N_SHEETS = 4
+"""The baseline's and those of the picks."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class VerificationSettings:
     """How many front members are measured again, and with how many interleaved timing repeats."""
@@ -103,6 +109,11 @@ class Verification:
         slowdown = max(self._slowdowns[1:], default=1.0)
         reference_s = self._reference_s if not self._slowdowns else 0.0
         return MARGIN * (reference_s + slowdown * (first_s + sum(others_s) / n_workers))
+
+    def sheet_s(self, member: Measurement, n_workers: int) -> float:
+        """Seconds that a contact sheet may take; a single worker still has the images from measuring the member."""
+        n_images = min(N_SHEET_IMAGES, len(self._held_out.prompts))
+        return 0.0 if n_workers == 1 else MARGIN * n_images * median(member.latency_ms) / 1000.0
 
     def _member_s(self, member: Measurement) -> float:
         n_prompts = len(self._held_out.prompts)
