@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
@@ -68,6 +68,7 @@ def run(
     In Python: autotune.tune(MODEL, budget="2h").
     """
     began = time.monotonic()
+    limits = _limits(budget, evaluations, network_calls, cost, price)
 
     def search(sitting: "Sitting") -> "Study":
         from autotune import api
@@ -77,11 +78,7 @@ def run(
             study=study,
             storage=storage,
             sitting=sitting,
-            budget=budget,
-            evaluations=evaluations,
-            network_calls=network_calls,
-            cost=cost,
-            price=price,
+            **limits,
             family=family,
             objectives=objective,
             constraints=tuple(constraint or ()),
@@ -118,6 +115,7 @@ def resume(
     In Python: autotune.resume(STUDY).
     """
     began = time.monotonic()
+    limits = _limits(budget, evaluations, network_calls, cost, price)
 
     def search(sitting: "Sitting") -> "Study":
         from autotune import api
@@ -126,15 +124,23 @@ def resume(
             study,
             storage=storage,
             sitting=sitting,
-            budget=budget,
-            evaluations=evaluations,
-            network_calls=network_calls,
-            cost=cost,
-            price=price,
+            **limits,
         )
 
     crew = Crew(workers, ray_address)
     _search_and_write(search, study, began, crew, storage=storage, out=out, form=form, quiet=quiet)
+
+
+def _limits(
+    budget: str | None, evaluations: int | None, network_calls: int | None, cost: float | None, price: float | None
+) -> dict[str, Any]:
+    return {
+        "budget": budget,
+        "evaluations": evaluations,
+        "network_calls": network_calls,
+        "cost": cost,
+        "price": price,
+    }
 
 
 def _search_and_write(

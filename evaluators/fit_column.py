@@ -45,8 +45,7 @@ def fit_column(
 ) -> ColumnFit:
     """Fit `column` so that the final latents come close to the converged run's.
 
-    The loss is the relative deviation of the final latents, through all steps at once. DC-Solver fits its ratios
-    greedily, each to the state after its step; what counts is the end.
+    The loss is their relative deviation, through all steps at once. DC-Solver fits each ratio to the state after it.
 
     Args:
         pipe: the pipeline, without a schedule applied.
@@ -58,8 +57,7 @@ def fit_column(
         reference: (n, channels, height, width) final latents of the converged run.
         arguments: the pipeline call's others.
         settings: by default those of `SETTINGS`.
-        stop: polled between iterations; once true, the best so far is returned.
-        max_image_runs: what the fit may cost, as `ColumnFit.image_runs` counts; then, too, the best so far is returned.
+        stop: polled between iterations; once true, or before more than `max_image_runs`, the best so far is returned.
 
     Raises:
         ScheduleError: the schedule has no solver or a stochastic one, or too few steps for the column.
