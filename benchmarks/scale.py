@@ -62,13 +62,14 @@ def main() -> None:
     for family in FAMILIES:
         # Two processes may run, so that this one part gets a process, and with it a memory, of its own.
         bench.run(study, [(family, marks)], jobs=2)
-    sizes = (1_000, 3_000, 10_000) if arguments.quick else (1_000, 10_000, 100_000)
+    sizes = (1_000, 10_000, 100_000)
+    archive_sizes = (1_000, 3_000, 10_000) if arguments.quick else sizes
     seed = arguments.seed
     for objectives in (("macs", "deviation"), ("macs", "deviation", "psnr")):
         growth(
             bench,
             f"archive of {len(objectives)} objectives",
-            sizes,
+            archive_sizes,
             partial(archive_seconds, objectives=objectives, seed=seed),
         )
     for n_objectives in (2, 3, 4):
