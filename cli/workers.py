@@ -41,13 +41,7 @@ def worker(
 
     print(f"offering {number} worker{'s' * (number > 1)} to {ray_address}; Ctrl-C leaves", file=sys.stderr, flush=True)
     command = [ray, "start", "--address", ray_address, "--resources", json.dumps({SLOT: number}), "--block"]
-    process = subprocess.Popen(command, env=SETTINGS | os.environ)
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:
-        code = process.wait()
-    if code:
-        raise typer.Exit(1)
+    os.execve(ray, command, SETTINGS | os.environ)  # from here on this process is Ray's, and signals reach it
 
 
 def _default_number() -> int:

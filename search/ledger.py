@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from autotune.search.archive import ParetoArchive
+from autotune.search.hash_index import HashIndex
 from autotune.search.ladder import Ladder
 from autotune.search.searcher import Proposal, Result
 from autotune.search.study_plan import StudyPlan
@@ -36,7 +37,7 @@ class Ledger:
 
     def __init__(self, plan: StudyPlan, database: Database, ladder: Ladder) -> None:
         self._plan, self._database, self._ladder = plan, database, ladder
-        self._numbers: dict[bytes, int] = {}
+        self._numbers = HashIndex()
         self.archive = ParetoArchive(plan.objectives, plan.constraints)
         self._rivals = ParetoArchive(plan.objectives, plan.constraints)
 
@@ -44,7 +45,7 @@ class Ledger:
         return len(self._numbers)
 
     def __contains__(self, schedule_hash: str) -> bool:
-        return bytes.fromhex(schedule_hash) in self._numbers
+        return schedule_hash in self._numbers
 
     def add(self, settled: Sequence[tuple[Proposal, str, Measurement | Failure]]) -> list[Noted]:
         """Number proposals with the keys of their evaluations and their outcomes, and note them in the database."""
@@ -65,8 +66,7 @@ class Ledger:
 
     def note(self, proposal: Proposal, outcome: Measurement | Failure) -> Noted:
         """Take in a candidate that the database has already."""
-        number = len(self._numbers)
-        self._numbers[bytes.fromhex(proposal.schedule_hash)] = number
+        number = self._numbers.add(proposal.schedule_hash)
         result = Result(proposal=proposal, outcome=outcome)
         on_front = False
         if isinstance(outcome, Measurement) and self._is_whole(outcome):
@@ -78,7 +78,10 @@ class Ledger:
 
     def number(self, proposal: Proposal) -> int:
         """The number of a candidate."""
-        return self._numbers[bytes.fromhex(proposal.schedule_hash)]
+        number = self._numbers.find(proposal.schedule_hash)
+        if number is None:
+            raise KeyError(proposal.schedule_hash)
+        return number
 
     def result(self, proposal: Proposal) -> Result:
         """What a searcher is told of a candidate."""
