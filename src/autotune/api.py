@@ -19,6 +19,7 @@ from autotune.reports.report import write_report
 from autotune.reports.tables import front_rows
 from autotune.search.budget import Spent
 from autotune.search.clock import SystemClock
+from autotune.search.heartbeat import Heartbeat
 from autotune.search.progress import Progress
 from autotune.search.settings import Settings, make_budget, make_settings, settings_from_json
 from autotune.search.study import StudyLoop
@@ -156,7 +157,8 @@ def resume(
         StorageError: no study has this name.
     """
     sitting = sitting or Sitting()
-    with Database.open(storage, must_exist=storage is not None) as database:
+    # The beat begins with the claim: a large model takes longer to load than a silent owner is believed in.
+    with Database.open(storage, must_exist=storage is not None) as database, Heartbeat(database):
         database.claim_study(study)
         record = database.load_study(study)
         settings = settings_from_json(record.settings)
