@@ -23,14 +23,18 @@ Array = NDArray[np.float64]
 SHORTEST_RISE = 1.5
 """The last rung has at least this many times the prompts of the one before."""
 
+LATENCY_SLACK = 0.05
+"""A latency on few runs breaks a limit if it does so by this share."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LadderSettings:
-    """The rungs, and how sure a stop must be.
+    """The rungs, how sure a stop must be, and what is worth a full measurement.
 
-    The first rung has `first` prompts, each next one `growth` times as many. `alpha` limits the chance that a candidate
-    as good as the front is stopped on its whole way up. A latency, measured on few runs, counts as higher than
-    another's if it is so by the share `latency_slack`.
+    The first rung has `first` prompts, each next one `growth` times as many. To be worth all prompts, a candidate must
+    beat every full result by the share `cost_margin` in a cost, or by `quality_margin` in a quality: of small steps
+    along the front most are overtaken soon, and the searcher is told of them anyway. `alpha` limits the chance that one
+    that is worth more is stopped on its whole way up.
 
     Raises:
         UsageError: a number is out of its range.
@@ -38,8 +42,9 @@ class LadderSettings:
 
     first: int = 4
     growth: float = 2.0
-    alpha: float = 0.05
-    latency_slack: float = 0.05
+    alpha: float = 0.2
+    cost_margin: float = 0.05
+    quality_margin: float = 0.02
 
     def __post_init__(self) -> None:
         if self.first < 2:
@@ -48,8 +53,9 @@ class LadderSettings:
             raise UsageError(f"rungs must grow by a factor of {SHORTEST_RISE} or more; got {self.growth}")
         if not 0.0 < self.alpha < 1.0:
             raise UsageError(f"alpha is a probability between 0 and 1; got {self.alpha}")
-        if not 0.0 <= self.latency_slack < math.inf:
-            raise UsageError(f"the slack of latencies is a share of 0 or more; got {self.latency_slack}")
+        for name in ("cost_margin", "quality_margin"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise UsageError(f"{name} is a share from 0 to below 1; got {getattr(self, name)}")
 
     def rungs(self, n_prompts: int) -> tuple[int, ...]:
         """Numbers of prompts, ascending; the last is `n_prompts`."""
@@ -63,15 +69,19 @@ class LadderSettings:
 class Ladder:
     """Decides, rung by rung, whether a candidate is worth more prompts.
 
-    What is decided is whether the full measurement would stand on the front, so the bounds are those of the mean over
-    all prompts (`lower_bound`). For each quality objective the differences to a full result are taken prompt by
-    prompt, same prompt and same seed, and must lie above 0 with confidence; all of them must, which needs no
+    What is decided is whether the full measurement would be worth it, so the bounds are those of the mean over all
+    prompts (`lower_bound`). For each quality objective the differences to a full result are taken prompt by prompt,
+    same prompt and same seed, and must, plus the margin, lie above 0 with confidence; all of them must, which needs no
     correction (an intersection-union test, Berger 1982). `alpha` is shared evenly by the rungs below the top. With one
     quality objective the candidate is compared with the best of the full results that cost no more, chosen before its
     values are looked at; with several, with all of these, which share alpha too.
 
-    Costs are compared as they are: MACs and network calls are exact, a latency needs a slack, and a peak memory, which
-    grows with the prompts that run together, can only have been underrated on few prompts.
+    A full result costs no more if it does so within the margin. A latency on few runs is noisier than that, so of
+    latencies the margin is left out. A peak memory, which grows with the prompts that run together, can only have been
+    underrated on few prompts.
+
+    So the front approximates that of all that was tried, within the margins (an epsilon-approximate set, Laumanns et al.
+    2002, Evolutionary Computation 10(3)). With both at 0, and an `alpha` near 0, nothing is lost.
     """
 
     def __init__(
@@ -93,6 +103,8 @@ class Ladder:
         self._cost_table = np.empty((0, len(self._costs)))
         self._means = np.empty((0, len(self._qualities)))
         self._values = np.empty((0, len(self._qualities), n_prompts))
+        margin = self._settings.cost_margin
+        self._tolerance = np.array([1.0 if name == "latency" else 1.0 + margin for name in self._costs])
 
     def judge(self, measurement: Measurement) -> int | None:
         """The next rung of a candidate that was measured on the first prompts; None if it is settled.
@@ -146,16 +158,21 @@ class Ladder:
 
     def _is_dominated(self, measurement: Measurement, k: int) -> bool:
         """Whether some full result costs no more and is confidently better in every quality objective."""
-        costs = [objective_value(name, measurement) for name in self._costs]
-        slack = [1.0 + self._settings.latency_slack if name == "latency" else 1.0 for name in self._costs]
-        rivals = np.flatnonzero((self._cost_table * slack <= costs).all(axis=1))
+        costs = np.array([objective_value(name, measurement) for name in self._costs])
+        rivals = np.flatnonzero((self._cost_table <= costs * self._tolerance).all(axis=1))
         if len(rivals) == 0:
             return False
         if len(self._qualities) == 1:
             rivals = rivals[[int(np.argmin(self._means[rivals, 0]))]]
         differences = self._signed(measurement) - self._values[rivals, :, :k]
         bounds = lower_bound(differences, self._n_prompts, self._alpha / len(rivals))
-        return bool((bounds > 0.0).all(axis=1).any())
+        return bool((bounds + self._margins(self._means[rivals]) > 0.0).all(axis=1).any())
+
+    def _margins(self, means: Array) -> Array:
+        """What counts as no gain on signed means (n, n_qualities), in their units."""
+        share = self._settings.quality_margin
+        columns = [_margin(name, means[:, i], share) for i, name in enumerate(self._qualities)]
+        return np.array(columns).reshape(len(columns), len(means)).T
 
     def _breaks_constraint(self, measurement: Measurement) -> bool:
         return any(self._breaks(constraint, measurement) for constraint in self._constraints)
@@ -168,7 +185,7 @@ class Ladder:
             return bool(lower_bound(excess, self._n_prompts, self._alpha) > 0.0)
         if name.startswith("memory") and constraint.operator == ">=":
             return False
-        slack = self._settings.latency_slack if name.startswith("latency") else 0.0
+        slack = LATENCY_SLACK if name.startswith("latency") else 0.0
         return constraint.violation(measurement) > slack
 
 
@@ -205,3 +222,15 @@ def _values_of(measurement: Measurement, name: str) -> tuple[float, ...]:
 
 def _sign(name: str) -> float:
     return -1.0 if OBJECTIVES[name].higher_is_better else 1.0
+
+
+def _margin(name: str, means: Array, share: float) -> Array:
+    """The gain on signed means (n,) that corresponds to a deviation that is smaller by a share.
+
+    Of a PSNR that is the gain in dB; metrics up to 1 count by their distance to it.
+    """
+    if name == "psnr":
+        return np.full(len(means), -20.0 * math.log10(1.0 - share))
+    if OBJECTIVES[name].higher_is_better:
+        return share * np.maximum(1.0 + means, 0.0)
+    return share * means

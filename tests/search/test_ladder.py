@@ -87,25 +87,47 @@ def test_what_beats_everything_or_costs_less_reaches_the_top() -> None:
     assert climb(ladder, measurement(9.0 * HARDNESS, latency=0.15)) == N
 
 
-def test_a_latency_within_the_slack_of_its_noise_does_not_count_as_higher() -> None:
-    ladder = Ladder(N, ("latency", "deviation"), (), LadderSettings(latency_slack=0.1))
+@pytest.mark.parametrize(
+    ("metric", "member", "gain"),
+    [
+        ("deviation", 0.1, -0.002),
+        ("psnr", 30.0, 20.0 * np.log10(1.0 / 0.98)),
+        ("ssim", 0.9, 0.002),
+        ("alignment", 0.6, 0.008),
+    ],
+)
+def test_a_gain_counts_from_the_margin_on(metric: str, member: float, gain: float) -> None:
+    noise = 1e-4 * np.random.default_rng(2).normal(size=N)
+    ladder = Ladder(N, ("macs", metric), (), LadderSettings(quality_margin=0.02, cost_margin=0.05))
+    ladder.note(measurement(np.full(N, member), metric, macs=1000))
+    assert climb(ladder, measurement(member + 0.8 * gain + gain * noise, metric, macs=1000)) == 4
+    assert climb(ladder, measurement(member + 1.2 * gain + gain * noise, metric, macs=1000)) == N
+    assert climb(ladder, measurement(member + gain * noise, metric, macs=953)) == 4
+    assert climb(ladder, measurement(member + gain * noise, metric, macs=952)) == N
+
+
+def test_latencies_which_are_noisy_have_no_margin() -> None:
+    ladder = Ladder(N, ("latency", "deviation"), (), LadderSettings(cost_margin=0.1))
     ladder.note(measurement(0.1 * HARDNESS, latency=0.5))
-    assert climb(ladder, measurement(0.3 * HARDNESS, latency=0.54)) == N
-    assert climb(ladder, measurement(0.3 * HARDNESS, latency=0.56)) == 4
+    assert climb(ladder, measurement(0.3 * HARDNESS, latency=0.499)) == N
+    assert climb(ladder, measurement(0.3 * HARDNESS, latency=0.5)) == 4
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.3])
-def test_an_equal_of_the_front_is_stopped_in_alpha_of_the_cases_at_most(alpha: float) -> None:
-    """Its full mean equals a member's, its values per prompt are others, and the whole front is there to stop it."""
+@pytest.mark.parametrize("margin", [0.0, 0.02])
+def test_what_is_just_worth_it_is_stopped_in_alpha_of_the_cases_at_most(alpha: float, margin: float) -> None:
+    """Its full mean is a member's less the margin, its values per prompt are others; the whole front may stop it."""
     rng = np.random.default_rng(3)
-    ladder = Ladder(N, ("macs", "deviation"), (), LadderSettings(alpha=alpha))
+    settings = LadderSettings(alpha=alpha, quality_margin=margin, cost_margin=0.0)
+    ladder = Ladder(N, ("macs", "deviation"), (), settings)
     members = {cost: 0.1 / cost * HARDNESS * np.exp(rng.normal(0.0, 0.1, N)) for cost in np.linspace(0.2, 1.0, 20)}
     for cost, values in members.items():
         ladder.note(measurement(values, latency=float(cost)))
-    n_stopped, n_trials, (cost, member) = 0, 1500, list(members.items())[10]
+    n_stopped, n_trials, (cost, member) = 0, 1000, list(members.items())[10]
     for _ in range(n_trials):
         noise = rng.normal(0.0, 0.02, N)
-        n_stopped += climb(ladder, measurement(member + noise - noise.mean(), latency=float(cost))) < N
+        values = member - margin * member.mean() + noise - noise.mean()
+        n_stopped += climb(ladder, measurement(values, latency=float(cost))) < N
     assert n_stopped / n_trials <= alpha + 3.0 * np.sqrt(alpha * (1.0 - alpha) / n_trials)
     assert n_stopped / n_trials >= 0.3 * alpha  # the bounds are no wider than the sharing of alpha makes them
 
@@ -173,7 +195,8 @@ def test_measurements_are_of_a_rung_and_full_results_of_all_prompts() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"first": 1}, {"growth": 1.2}, {"alpha": 0.0}, {"alpha": 1.0}, {"latency_slack": -0.1}]
+    "changes",
+    [{"first": 1}, {"growth": 1.2}, {"alpha": 0.0}, {"alpha": 1.0}, {"cost_margin": -0.1}, {"quality_margin": 1.0}],
 )
 def test_settings_are_checked(changes: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=r"got (-|1\.?2?|0)"):
