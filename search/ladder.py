@@ -80,8 +80,8 @@ class Ladder:
     latencies the margin is left out. A peak memory, which grows with the prompts that run together, can only have been
     underrated on few prompts.
 
-    So the front approximates that of all that was tried, within the margins (an epsilon-approximate set, Laumanns et al.
-    2002, Evolutionary Computation 10(3)). With both at 0, and an `alpha` near 0, nothing is lost.
+    So the front approximates that of all that was tried, within the margins (an epsilon-approximate set, Laumanns et
+    al. 2002, Evolutionary Computation 10(3)). With both at 0, and an `alpha` near 0, nothing is lost.
     """
 
     def __init__(
