@@ -88,7 +88,7 @@ def make_pool(trouble: str, folder: Path, workers: int) -> WorkerPool:
         return InProcessPool(make(), make_spare=make)
     from autotune.evaluators.ray_pool import RayPool
 
-    return RayPool(make, workers, silence_s=3.0, hang_s=6.0)
+    return RayPool(make, workers, silence_s=8.0, hang_s=12.0)
 
 
 def set_clock_back(database: Database) -> None:

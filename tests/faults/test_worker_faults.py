@@ -54,7 +54,7 @@ def test_nothing_happens(study: StudyProcess) -> None:
 
 
 @pytest.mark.parametrize(
-    ("trouble", "reason"), [("falls silent once", "was silent for 3 s"), ("hangs once", "hung: no answer after 6 s")]
+    ("trouble", "reason"), [("falls silent once", "was silent for 8 s"), ("hangs once", "hung: no answer after 12 s")]
 )
 def test_a_worker_that_falls_silent_or_hangs_is_replaced_and_its_work_done_again(
     trouble: str, reason: str, study: StudyProcess
