@@ -1,0 +1,169 @@
+"""What the fidelity ladder saves: network calls to the hypervolume that a search on all prompts ends with.
+
+For each seed, `ecad` runs twice on a recorded table, in the real study loop: with every candidate measured on all
+calibration prompts, and with the ladder. Both count the same hypervolume, of MACs and deviation on all calibration
+prompts; the ladder's front holds no member that was measured on fewer. The ratio is that of the network calls after
+which the two first had the hypervolume that the full search has at its end. Then the fronts on held-out prompts.
+
+Prints a table and takes `--quick`, `--seed`, `--json FILE`, `--jobs`; `--device` has no effect. `--table` replays another
+table.
+"""
+
+import argparse
+import statistics
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness import ROOT, Benchmark, parse_arguments
+
+from autotune.evaluators.pool import InProcessPool
+from autotune.evaluators.recorded import RecordedEvaluator
+from autotune.search.budget import Budget
+from autotune.search.clock import SimulatedClock
+from autotune.search.ladder import LadderSettings
+from autotune.search.progress import CandidateEvent, Phase
+from autotune.search.study import StudyLoop
+from autotune.search.study_plan import StudyPlan
+from autotune.spaces.evaluation import Fidelity, Measurement
+from autotune.spaces.front import calibration_front
+from autotune.spaces.pareto import front_hypervolume
+from autotune.spaces.recorded_table import read_table
+from autotune.spaces.study_record import StudyRecord
+from autotune.storage.database import Database
+
+TABLE = ROOT / "benchmarks" / "tables" / "mini-flux.table.gz"
+N_HELD_OUT = 12
+N_SEEDS = 5
+TARGET = 1 / 3
+
+
+def main() -> None:
+    arguments = parse_arguments(__doc__, add_options)
+    bench = Benchmark("ladder", arguments)
+    seeds = range(arguments.seed, arguments.seed + N_SEEDS)
+    n = 100 if arguments.quick else 400
+    bench.run(compare, [(arguments.table, seed, n) for seed in seeds], jobs=arguments.jobs)
+    ratios = [float(str(row["value"])) for row in bench.rows if row["figure"] == RATIO]
+    interval = [min(ratios), max(ratios)]
+    bench.target(
+        "network calls with the ladder over those without", statistics.median(ratios), interval, at_most=TARGET
+    )
+    bench.finish()
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--jobs", type=int, default=1)
+
+
+RATIO = "network calls, ladder over full"
+
+
+@dataclass
+class Course:
+    """An onlooker that keeps how the hypervolume grew with the network calls, and where candidates ended.
+
+    The study stops once it has the hypervolume `goal`.
+    """
+
+    budget: int
+    goal: float = float("inf")
+    points: list[tuple[float, float]] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+
+    def on_phase(self, phase: Phase, total: int | None = None) -> None:
+        """Nothing to keep."""
+
+    def on_candidate(self, event: CandidateEvent) -> None:
+        """Keep what the search has reached so far."""
+        if event.phase is not Phase.VERIFICATION:
+            self.points.append((event.used_fraction * self.budget, event.hypervolume))
+            self.ends.append(event.outcome.n_prompts if isinstance(event.outcome, Measurement) else 0)
+
+    @property
+    def hypervolume(self) -> float:
+        """At the end."""
+        return self.points[-1][1]
+
+    def is_done(self) -> bool:
+        """Whether the goal is reached."""
+        return bool(self.points) and self.hypervolume >= self.goal
+
+    def calls_to(self, hypervolume: float) -> float:
+        """Network calls at which it was first reached; infinite if it was not."""
+        return next((calls for calls, value in self.points if value >= hypervolume), float("inf"))
+
+
+def compare(bench: Benchmark, path: Path, seed: int, n: int) -> None:
+    """One seed, with and without the ladder, on a budget of `n` full evaluations of the default run."""
+    replay = Replay(path)
+    budget = n * replay.n_calls * len(replay.calibration.prompts)
+    full, ladder = Course(budget), Course(budget)
+    with_all = LadderSettings(first=len(replay.calibration.prompts))
+    record = replay.run(seed, full, with_all)
+    ladder.goal = full.hypervolume
+    ladder_record = replay.run(seed, ladder, LadderSettings())
+    goal_calls = full.calls_to(ladder.goal), ladder.calls_to(ladder.goal)
+    bench.row("hypervolume of the full search", full.hypervolume, seed=seed)
+    bench.row("hypervolume with the ladder", ladder.hypervolume, seed=seed)
+    bench.row("network calls to it, full", goal_calls[0], seed=seed)
+    bench.row("network calls to it, ladder", goal_calls[1], seed=seed)
+    bench.row(RATIO, goal_calls[1] / goal_calls[0], seed=seed)
+    bench.row("candidates, full", len(full.points), seed=seed)
+    bench.row("candidates, ladder", len(ladder.points), seed=seed)
+    for rung in sorted(set(ladder.ends)):
+        share = ladder.ends.count(rung) / len(ladder.ends)
+        bench.row(f"share of candidates that ended on {rung} prompts", share, seed=seed)
+    bench.row("held-out hypervolume, full", replay.held_out_hypervolume(record), seed=seed)
+    bench.row("held-out hypervolume, ladder", replay.held_out_hypervolume(ladder_record), seed=seed)
+
+
+class Replay:
+    """Studies on a recorded table, its last prompts held out."""
+
+    def __init__(self, path: Path) -> None:
+        self._clock = SimulatedClock()
+        table = read_table(path)
+        self._evaluator = RecordedEvaluator(table, clock=self._clock)
+        n = len(table.fidelity.prompts) - N_HELD_OUT
+        after = table.fidelity.after(n)
+        self.calibration = table.fidelity.first(n)
+        self._held_out = Fidelity(name="held_out", prompts=after.prompts, seeds=after.seeds)
+        self.n_calls = len(self._evaluator.own_timesteps(table.condition.n_steps))
+
+    def run(self, seed: int, course: Course, ladder: LadderSettings) -> StudyRecord:
+        """A study of `ecad` with as little of `fewer-steps` as can be: one candidate."""
+        plan = StudyPlan(
+            name="replay",
+            family="ecad",
+            calibration=self.calibration,
+            held_out=self._held_out,
+            budget=Budget(network_calls=course.budget),
+            objectives=("macs", "deviation"),
+            seed=seed,
+            rival_share=1e-9,
+            ladder=ladder,
+        )
+        evaluator, clock = self._evaluator, self._clock
+        with tempfile.TemporaryDirectory() as folder, Database.open(f"{folder}/replay.db") as database:
+            database.create_study(
+                plan.name,
+                settings={"objectives": list(plan.objectives)},
+                provenance={},
+                condition=evaluator.condition,
+                inventory=evaluator.inventory,
+            )
+            pool = InProcessPool(evaluator, clock.now)
+            StudyLoop(plan, pool, database, clock, progress=course, interrupt=course.is_done).run()
+            return database.load_study(plan.name)
+
+    def held_out_hypervolume(self, record: StudyRecord) -> float:
+        """Of the front's members, all measured on the held-out prompts."""
+        scores = [self._evaluator.score(c.schedule, self._held_out) for c in calibration_front(record)]
+        measured = [m for m in scores if isinstance(m, Measurement)]
+        return front_hypervolume([m.relative_macs for m in measured], [m.mean("deviation") for m in measured])
+
+
+if __name__ == "__main__":
+    main()
