@@ -5,8 +5,7 @@ calibration prompts, and with the ladder. Both count the same hypervolume, of MA
 prompts; the ladder's front holds no member that was measured on fewer. The ratio is that of the network calls after
 which the two first had the hypervolume that the full search has at its end. Then the fronts on held-out prompts.
 
-Prints a table and takes `--quick`, `--seed`, `--json FILE`, `--jobs`; `--device` has no effect. `--table` replays another
-table.
+Prints a table and takes `--quick`, `--seed`, `--json FILE`, `--jobs`, `--table FILE`; `--device` has no effect.
 """
 
 import argparse
