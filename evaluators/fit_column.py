@@ -43,21 +43,20 @@ def fit_column(
     stop: Callable[[], bool] = lambda: False,
     max_image_runs: int | None = None,
 ) -> ColumnFit:
-    """Fit `column` so that the final latents come close to the converged run's.
-
-    The loss is their relative deviation, through all steps at once. DC-Solver fits each ratio to the state after it.
+    """Fit `column` so that the final latents come close to the converged run's: all steps at once, unlike DC-Solver.
 
     Args:
         pipe: the pipeline, without a schedule applied.
         schedule: with a solver; other columns stay as they are, caches and guidance are not run.
-        column: what to fit.
+        column: to be fitted.
         condition: what the schedule is for.
         embeddings: call arguments in place of the prompts, one row per seed.
         seeds: of the starting noise; every fourth prompt is held out for early stopping.
         reference: (n, channels, height, width) final latents of the converged run.
         arguments: the pipeline call's others.
         settings: by default those of `SETTINGS`.
-        stop: polled between iterations; once true, or before more than `max_image_runs`, the best so far is returned.
+        stop: polled between iterations; once true, the best so far is returned.
+        max_image_runs: what it may cost; before more, too, the best so far is returned.
 
     Raises:
         ScheduleError: the schedule has no solver or a stochastic one, or too few steps for the column.

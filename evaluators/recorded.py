@@ -40,8 +40,8 @@ class RecordedEvaluator:
     quality by `QualityModel`, MACs as they are, latency by `LatencyModel`, peak memory as the median of the rows. All
     else is a failure: caches on other samplers, fitted corrections, and whatever the table has too few of.
 
-    Prompts and seeds must be among the table's, its `fidelity`, in any order and number. `clock`, if given, is advanced by what a
-    measurement would cost. The same schedule on the same prompts always measures the same.
+    Prompts and seeds must be among the table's, its `fidelity`, in any order and number. `clock`, if given, is advanced
+    by what a measurement would cost. The same schedule on the same prompts always measures the same.
     """
 
     protocol = "recorded-1"

@@ -21,7 +21,9 @@ def hypervolume_history(record: StudyRecord) -> History:
     best = 0.0
     for done, candidate in enumerate(sorted(record.candidates, key=lambda c: c.number), 1):
         place = cost_and_deviation(candidate.calibration.measurement, cost)
-        if candidate.number in whole and place is not None and not any(x <= place[0] and y <= place[1] for x, y in front):
+        if candidate.number not in whole:
+            place = None
+        if place is not None and not any(x <= place[0] and y <= place[1] for x, y in front):
             front = [p for p in front if not (place[0] <= p[0] and place[1] <= p[1])] + [place]
             best = volume(front)
         if not history or best != history[-1][1] or done == len(record.candidates):

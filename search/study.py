@@ -32,6 +32,7 @@ SAVE_EVERY_S = 1.0
 MAX_RESERVE_SHARE = 0.5
 """At most this share of a study's time is kept for the verification."""
 
+
 class StudyLoop:
     """Runs a study that stands in the database, from its beginning or on from where it stopped.
 

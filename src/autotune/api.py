@@ -31,7 +31,6 @@ from autotune.spaces.study_record import StudyRecord
 from autotune.storage.database import Database
 from autotune.storage.studies import check_name
 
-
 MIN_REPORT_S, MAX_REPORT_S = 3.0, 10.0
 """Seconds of a budget of time that are left for writing a report."""
 

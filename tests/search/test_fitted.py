@@ -12,8 +12,7 @@ from autotune.search.fewer_steps import FewerStepsSearcher
 from autotune.search.fitted import N_FITTED, CompensationSearcher, DistillSearcher
 from autotune.search.searcher import Proposal, Result, SearchContext
 from autotune.spaces.column_fit import ColumnFit, FitColumn
-from autotune.spaces.errors import StorageError, UsageError
-from autotune.spaces.errors import ScheduleError
+from autotune.spaces.errors import ScheduleError, StorageError, UsageError
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.study_record import StudyRecord, StudyState
