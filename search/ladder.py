@@ -42,9 +42,9 @@ class LadderSettings:
 
     first: int = 4
     growth: float = 2.0
-    alpha: float = 0.2
-    cost_margin: float = 0.05
-    quality_margin: float = 0.02
+    alpha: float = 0.5
+    cost_margin: float = 0.03
+    quality_margin: float = 0.015
 
     def __post_init__(self) -> None:
         if self.first < 2:
