@@ -40,6 +40,7 @@ class RayCluster:
         if address is None:
             options |= {"resources": {SLOT: n_workers}, "address": "local"}
         else:
+            _probe(address)
             del options["include_dashboard"]
             options["address"] = address
         self._is_ours = not self._ray.is_initialized()
@@ -134,6 +135,19 @@ class RayCluster:
 
     def _n_nodes(self) -> int:
         return max(1, sum(1 for node in self._ray.nodes() if node["Alive"] and SLOT in node["Resources"]))
+
+
+def _probe(address: str) -> None:
+    """Raise a UsageError at once where nobody listens; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UsageError(f"--ray-address must read HOST:PORT, such as 10.0.0.1:6379; got {address!r}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_S).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"there must be a Ray cluster at {address} to use; nobody answers there ({error}): check --ray-address"
+        ) from error
 
 
 def _import_ray() -> Any:
