@@ -9,14 +9,13 @@ fields, `autotune.storage.importing` reads them.
 import contextlib
 import gzip
 import json
-import os
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from autotune.spaces.errors import StorageError, UsageError
+from autotune.spaces.atomic_write import writing_atomically
+from autotune.spaces.errors import UsageError
 from autotune.storage.export_line import Line, shown
 
 FORMAT, VERSION = "diffusion-autotune-export", 1
@@ -31,37 +30,17 @@ def writing(path: Path, revision: str) -> Iterator[Write]:
     Raises:
         StorageError: the file can't be written; one that was there is as it was.
     """
-    temporary: Path | None = None
-    try:
-        with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent, delete=False) as file:
-            temporary = Path(file.name)
-            with _compressed(file, path) as packed:
-                n_lines = 0
+    with writing_atomically(path) as file, _compressed(file, path) as packed:
+        n_lines = 0
 
-                def write(line: Mapping[str, object]) -> None:
-                    nonlocal n_lines
-                    n_lines += 1
-                    packed.write(_encode(line))
+        def write(line: Mapping[str, object]) -> None:
+            nonlocal n_lines
+            n_lines += 1
+            packed.write(_encode(line))
 
-                packed.write(_encode({"format": FORMAT, "version": VERSION, "revision": revision}))
-                yield write
-                packed.write(_encode({"kind": "end", "n_lines": n_lines}))
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # a temporary file is private; an export is an ordinary one
-        temporary.replace(path)
-        temporary = None
-    except OSError as error:
-        there = path.parent.is_dir()
-        remedy = "free some space or choose another place" if there else f"make the folder {path.parent} first"
-        raise StorageError(
-            f"{path} could not be written: {error.strerror or error}; nothing was changed: {remedy}"
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        packed.write(_encode({"format": FORMAT, "version": VERSION, "revision": revision}))
+        yield write
+        packed.write(_encode({"kind": "end", "n_lines": n_lines}))
 
 
 def _encode(line: Mapping[str, object]) -> bytes:
