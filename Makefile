@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: venv
-	$(BIN)/autotune --model mini-flux --budget 2m --storage sqlite:///autotune-out/demo.db
+	$(BIN)/autotune --model mini-flux --budget 4m --storage sqlite:///autotune-out/demo.db
 
 test: venv
 	$(BIN)/pytest -n auto --dist loadfile

@@ -39,6 +39,15 @@ def timings(study: StudyProcess) -> set[tuple[object, ...]]:
     return set(rows(study, sql))
 
 
+def start_for_a_second(study: StudyProcess) -> "subprocess.Popen[str]":
+    """Start a study and let it work for a second."""
+    process = study.start()
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(1.0)
+    return process
+
+
 def check_whole(study: StudyProcess) -> None:
     """Every evaluation is there once, with all its values and no other."""
     assert rows(study, "PRAGMA integrity_check") == [("ok",)]
@@ -170,10 +179,7 @@ def test_a_database_server_that_is_away_for_ten_seconds_costs_only_time(
 ) -> None:
     with postgres.new_database(tmp_path / "artifacts") as url:
         study = StudyProcess(tmp_path, url)
-        process = study.start()
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(1.0)
+        process = start_for_a_second(study)
         assert process.poll() is None
         postgres.stop()
         time.sleep(10.0)
@@ -188,10 +194,7 @@ def test_a_killed_driver_on_a_server_is_followed_at_once(
 ) -> None:
     with postgres.new_database(tmp_path / "artifacts") as url:
         study = StudyProcess(tmp_path, url)
-        process = study.start()
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(1.0)
+        process = start_for_a_second(study)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         began = time.monotonic()
