@@ -5,7 +5,7 @@ import math
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from autotune.evaluators.ray_actor import Description
@@ -33,27 +33,9 @@ class RayCluster:
     def __init__(self, n_workers: int, address: str | None) -> None:
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
-        if address is None:
-            os.environ.update(LOOPBACK_ONLY)
-        self._ray = _import_ray()
-        options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
-        if address is None:
-            options |= {"resources": {SLOT: n_workers}, "address": "local"}
-        else:
-            _probe(address)
-            del options["include_dashboard"]
-            options["address"] = address
-        self._is_ours = not self._ray.is_initialized()
-        try:
-            if self._is_ours:
-                self._ray.init(**options)
-        except (self._ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
-            where = "on this machine" if address is None else f"at {address}"
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UsageError(
-                f"there must be a Ray cluster {where} to use; {reason}: check --ray-address, and that the token in "
-                "RAY_AUTH_TOKEN or ~/.ray/auth_token is the cluster's"
-            ) from error
+        with _environment(LOOPBACK_ONLY if address is None else {}):
+            self._ray = _import_ray()
+            self._connect(n_workers, address)
         host, _, port = str(self._ray.get_runtime_context().gcs_address).rpartition(":")
         self._head = (host.strip("[]"), int(port))
         self._n_missed = 0
@@ -75,6 +57,26 @@ class RayCluster:
             exceptions.NodeDiedError,
             exceptions.WorkerCrashedError,
         )
+
+    def _connect(self, n_workers: int, address: str | None) -> None:
+        options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+        if address is None:
+            options |= {"resources": {SLOT: n_workers}, "address": "local"}
+        else:
+            _probe(address)
+            del options["include_dashboard"]
+            options["address"] = address
+        self._is_ours = not self._ray.is_initialized()
+        try:
+            if self._is_ours:
+                self._ray.init(**options)
+        except (self._ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
+            where = "on this machine" if address is None else f"at {address}"
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UsageError(
+                f"there must be a Ray cluster {where} to use; {reason}: check --ray-address, and that the token in "
+                "RAY_AUTH_TOKEN or ~/.ray/auth_token is the cluster's"
+            ) from error
 
     def start(self, kind: type, *arguments: object) -> Any:
         """A new actor of a class, in a process of its own."""
@@ -135,6 +137,21 @@ class RayCluster:
 
     def _n_nodes(self) -> int:
         return max(1, sum(1 for node in self._ray.nodes() if node["Alive"] and SLOT in node["Resources"]))
+
+
+@contextlib.contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for as long as Ray is imported and its servers are started; they hold for no other cluster."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _probe(address: str) -> None:

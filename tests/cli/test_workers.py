@@ -1,7 +1,6 @@
 """Several workers from the command line, and a machine that joins a cluster: real Ray, a real model."""
 
-import os
-import signal
+import secrets
 import socket
 import subprocess
 import sys
@@ -23,18 +22,32 @@ RAY = Path(sys.executable).with_name("ray")
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[str]:
-    """The address of a cluster that offers no worker yet."""
+    """The address of a cluster that offers no worker yet, and whose token the environment holds."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = ["start", "--head", "--port", str(port), "--include-dashboard", "false", "--disable-usage-stats", "--block"]
-    process = subprocess.Popen([RAY, *words], stdout=subprocess.PIPE, text=True, start_new_session=True)
-    assert process.stdout is not None
-    lines = iter(process.stdout.readline, "")
-    assert any("--block" in line for line in lines), "the head does not start"
-    yield f"127.0.0.1:{port}"
-    process.terminate()
-    process.communicate(timeout=60)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_AUTH_MODE", "token")
+        environment.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        process = subprocess.Popen([RAY, *words], stdout=subprocess.PIPE, text=True, start_new_session=True)
+        assert process.stdout is not None
+        lines = iter(process.stdout.readline, "")
+        assert any("--block" in line for line in lines), "the head does not start"
+        yield f"127.0.0.1:{port}"
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+def test_a_driver_without_the_cluster_s_token_is_refused(head: str, tmp_path: Path, prompts: Path) -> None:
+    place = Place(tmp_path)
+    words = [*study_words(place, "stranger", prompts=prompts), "--ray-address", head, "--evaluations", "4"]
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        done = place.run(*words)
+    assert done.code == 2
+    assert "RAY_AUTH_TOKEN" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_workers_that_join_a_cluster_measure_for_it(head: str, tmp_path: Path, prompts: Path) -> None:
@@ -49,9 +62,9 @@ def test_workers_that_join_a_cluster_measure_for_it(head: str, tmp_path: Path, p
     try:
         end = time.monotonic() + 120.0
         while (done := place.run(*words, "--evaluations", "6", "--seed", "1")).code == 2 and time.monotonic() < end:
-            assert joined.poll() is None
+            assert joined.poll() is None, joined.communicate()
     finally:
-        os.kill(joined.pid, signal.SIGTERM)
+        joined.terminate()
         _, errors = joined.communicate(timeout=60)
         kill_group(joined)
     assert done.code == 0, done.err

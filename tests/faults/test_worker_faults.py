@@ -111,8 +111,9 @@ def test_a_driver_that_is_killed_is_followed_by_another(study: StudyProcess) -> 
 
 
 def test_a_killed_head_of_the_cluster_stops_the_study_until_there_is_a_new_one(study: StudyProcess) -> None:
-    process = start_and_wait(study, 10)
+    process = start_and_wait(study, 10, SCORE_S="1")  # slow enough not to be done before the loss is noticed
     found = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "gcs_server"], capture_output=True, text=True)
+    assert found.stdout.split()
     for pid in found.stdout.split():
         os.kill(int(pid), signal.SIGKILL)
     began = time.monotonic()
@@ -131,9 +132,9 @@ def test_a_killed_head_of_the_cluster_stops_the_study_until_there_is_a_new_one(s
     assert [(c.number, c.schedule_hash, c.calibration) for c in record.candidates][: len(kept)] == kept
 
 
-def start_and_wait(study: StudyProcess, n_candidates: int) -> "subprocess.Popen[str]":
+def start_and_wait(study: StudyProcess, n_candidates: int, **environment: str) -> "subprocess.Popen[str]":
     """Start a study, slowly, and wait until it has so many candidates."""
-    process = study.start(workers=N_WORKERS, SCORE_S="0.2")
+    process = study.start(workers=N_WORKERS, **{"SCORE_S": "0.2"} | environment)
     end = time.monotonic() + 90.0
     while time.monotonic() < end:
         assert process.poll() is None, process.communicate()
