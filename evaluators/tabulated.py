@@ -13,7 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.spaces.cache_plan import CacheAction, CachePlan, needed_sites, plan_macs
+from autotune.spaces.cache_action import CacheAction
+from autotune.spaces.cache_plan import CachePlan, needed_sites, plan_macs
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import ScheduleError

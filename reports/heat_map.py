@@ -12,7 +12,8 @@ from matplotlib.path import Path
 from numpy.typing import NDArray
 
 from autotune.reports import palette
-from autotune.spaces.cache_plan import CacheAction, needed_sites
+from autotune.spaces.cache_action import CacheAction
+from autotune.spaces.cache_plan import needed_sites
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import GuidanceAction, Schedule
 

@@ -14,7 +14,7 @@ from autotune.reports.progress_figure import draw_progress, hypervolume_history
 from autotune.reports.sample_grid import SampleRow, draw_samples, read_sheet
 from autotune.reports.tables import Row, candidate_row, front_rows, to_csv, to_markdown
 from autotune.spaces.atomic_write import write_atomically
-from autotune.spaces.cache_plan import CacheAction
+from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.errors import StorageError
 from autotune.spaces.front import PICKS, baseline_of, pick, reported_measurement, study_front
 from autotune.spaces.study_record import Candidate, StudyRecord

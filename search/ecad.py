@@ -11,7 +11,8 @@ from autotune.search.nsga2 import Individual, Ranked, survivors, tournament
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
 from autotune.search.site_grid import SiteGrid
 from autotune.search.variation import Genome, PublishedVariation, StructuredVariation, Variation
-from autotune.spaces.cache_plan import CacheAction, CachePlan, plan_macs
+from autotune.spaces.cache_action import CacheAction
+from autotune.spaces.cache_plan import CachePlan, plan_macs
 from autotune.spaces.evaluation import Measurement
 from autotune.spaces.front import DEVIATION_FLOOR
 from autotune.spaces.objective import objective_value, total_violation

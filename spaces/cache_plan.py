@@ -1,23 +1,18 @@
 """The cache column of a schedule: one action per network call and site."""
 
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from autotune.spaces.cache_action import ORDERS, CacheAction
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.inventory import Inventory
 
-
-class CacheAction(IntEnum):
-    """What a site does in one network call."""
-
-    RECOMPUTE = 0
-    REUSE = 1
-
-
 _KNOWN_ACTIONS = bytes(CacheAction)
+_ORDER = np.frombuffer(ORDERS, np.uint8)
+_LOWER = np.array([[action.at_order(order) for order in range(3)] for action in CacheAction], np.uint8)
+"""The action that an action is with so high an order at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +52,7 @@ class CachePlan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CellUse:
-    """What each cell of a plan does when it is executed, row 0 recomputing all; bool arrays (n_calls, n_sites)."""
+    """What each cell of a plan does when it is executed, row 0 recomputing all; arrays (n_calls, n_sites)."""
 
     called: NDArray[np.bool_]
     """The network asks the site for a value: no module around it is skipped."""
@@ -66,9 +61,11 @@ class CellUse:
     runs: NDArray[np.bool_]
     """The site computes, and the result is needed now or read later."""
     reads: NDArray[np.bool_]
-    """The stored value is handed out, and that matters."""
-    kept: NDArray[np.bool_]
-    """A value must stay stored after this call, since a later call reads it before the site runs again."""
+    """A stored value, or a forecast from some, is handed out, and that matters."""
+    order: NDArray[np.int_]
+    """Order of that forecast, with as many values as are there then; it reads one value more. 0 where nothing is read."""
+    kept: NDArray[np.int_]
+    """How many values, the newest, must stay stored after this call, since later calls read them."""
 
 
 def cell_use(plan: CachePlan, inventory: Inventory) -> CellUse:
@@ -86,9 +83,11 @@ def cell_use(plan: CachePlan, inventory: Inventory) -> CellUse:
             f"{inventory.denoiser_class}; use a plan made for this model"
         )
     # Sites come first in all that follows, since numpy picks rows much faster than columns.
+    asked_order = _ORDER[plan.table.T].astype(int)
     recompute = np.equal(plan.table.T, CacheAction.RECOMPUTE.value)  # numpy is slow on a member of an enumeration
     recompute[:, 0] = True
-    called, needed, runs, reads, kept = np.ones((5, *recompute.shape), bool)
+    called, needed, runs, reads = np.ones((4, *recompute.shape), bool)
+    order, kept = np.zeros((2, *recompute.shape), int)
     for level in inventory.tree.levels:  # parents are final before their children are looked at
         sites, fresh = level.sites, recompute[level.sites]
         if len(level.parents):
@@ -97,36 +96,48 @@ def cell_use(plan: CachePlan, inventory: Inventory) -> CellUse:
             computes, read = asked & fresh, asked & wanted & ~fresh
         else:
             wanted, computes, read = needed[sites], fresh, ~fresh
-        reads[sites], kept[sites] = read, (read_later := _comes_next(read, computes))
-        runs[sites] = computes & (wanted | read_later)
-    return CellUse(called.T, needed.T, runs.T, reads.T, kept.T)
+        reads[sites] = read
+        order[sites], kept[sites] = values_kept(computes, read, asked_order[sites])
+        # A dead value is never among those that a read counts: whatever reads back to it makes it live.
+        runs[sites] = computes & (wanted | (kept[sites] > 0))
+    return CellUse(called.T, needed.T, runs.T, reads.T, order.T, kept.T)
 
 
-def _comes_next(event: NDArray[np.bool_], other: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Whether the event is the first thing to happen after a column, before the other one: bool (n, n_columns).
+def values_kept(
+    computes: NDArray[np.bool_], reads: NDArray[np.bool_], order: NDArray[np.int_]
+) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
+    """The order of each read, and how many values must stay stored after each call: two int arrays (n, n_calls).
 
-    Shape of the arguments (n, n_columns); in no cell both happen.
+    Args:
+        computes: where a value is made and stored, bool (n, n_calls); the first column is all True.
+        reads: where stored values are read, bool (n, n_calls), nowhere together with `computes`.
+        order: what order each read would like, int (n, n_calls).
     """
-    n_columns = event.shape[1]
-    # Earlier columns have larger codes, so that the largest one from a column on is the nearest; events have odd ones.
-    code = (event | other) * np.arange(2 * n_columns, 0, -2) + event
-    nearest = np.maximum.accumulate(code[:, ::-1], axis=1)[:, ::-1]
-    following = np.zeros(event.shape, bool)
-    following[:, :-1] = nearest[:, 1:] & 1
-    return following
+    n_made: NDArray[np.int_] = np.cumsum(computes, axis=1, dtype=int)
+    possible = np.where(reads, np.minimum(order, n_made - 1), 0)
+    # The values of a column are numbered from 1; a read of order m reaches back to the m-th before the newest.
+    oldest = np.where(reads, n_made - possible, n_made[:, -1:] + 1)
+    oldest_later = np.minimum.accumulate(oldest[:, ::-1], axis=1)[:, ::-1]
+    kept: NDArray[np.int_] = np.zeros_like(n_made)
+    kept[:, :-1] = np.maximum(0, n_made[:, :-1] - oldest_later[:, 1:] + 1)
+    return possible, kept
 
 
 def canonical_plan(plan: CachePlan, inventory: Inventory) -> CachePlan | None:
     """The plan without dead genes, or None if it never reuses anything that matters.
 
-    Rules R1 and R2 of the cache literature's canonicalisation: row 0 recomputes all; a cell that would compute what
-    nobody reads, or that is not called, is a reuse.
+    Rules R1 to R3 of the cache literature's canonicalisation: row 0 recomputes all; a cell that would compute what
+    nobody reads, or that is not called, is a reuse; a forecast without enough values has the order that they allow.
 
     Raises:
         ScheduleError: the plan does not fit the inventory.
     """
     use = cell_use(plan, inventory)
-    return CachePlan.from_array(~use.runs) if use.reads.any() else None
+    if not use.reads.any():
+        return None
+    read = _LOWER[plan.table, use.order]
+    other = np.where(use.runs, CacheAction.RECOMPUTE.value, CacheAction.REUSE.value)
+    return CachePlan.from_array(np.where(use.reads, read, other))
 
 
 def needed_sites(table: NDArray[np.uint8], inventory: Inventory) -> NDArray[np.bool_]:

@@ -2,7 +2,7 @@
 
 The format is published as `schedule.schema.json`. Reading is strict: an unknown key, a wrong length, a non-finite
 number, a formula without its history or a bad hash is an error that names the field and the remedy. Cache actions are
-packed, one bit per cell while there are two actions, most significant bit first, row-major, in base64.
+packed in as few bits per cell as the file's `actions` need, most significant bit first, row-major, in base64.
 """
 
 import base64
@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from autotune.spaces.atomic_write import write_atomically
-from autotune.spaces.cache_plan import CacheAction, CachePlan
+from autotune.spaces.cache_action import CacheAction
+from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.condition import Condition, condition_from_json
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.noise_schedule import NoiseSchedule
@@ -35,7 +36,6 @@ _TOP = ("schema_version", "hash", "schedule", "condition", "measured", "provenan
 _COLUMNS = ("n_steps", "time", "solver", "compensation", "start", "correction", "cache", "guidance")
 _CACHE = ("n_calls", "n_sites", "actions", "packed")
 _ACTIONS = [action.name.lower() for action in CacheAction]
-_BITS = max(1, math.ceil(math.log2(len(_ACTIONS))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,11 +141,12 @@ def _columns_to_json(schedule: Schedule) -> dict[str, object]:
     if schedule.correction is not None:
         data["correction"] = schedule.correction.to_json()
     if schedule.cache is not None:
-        bits = np.unpackbits(schedule.cache.table.reshape(-1, 1), axis=1)[:, -_BITS:]
+        actions = _ACTIONS[: max(2, int(schedule.cache.table.max()) + 1)]
+        bits = np.unpackbits(schedule.cache.table.reshape(-1, 1), axis=1)[:, -_n_bits(actions) :]
         data["cache"] = {
             "n_calls": schedule.cache.n_calls,
             "n_sites": schedule.cache.n_sites,
-            "actions": _ACTIONS,
+            "actions": actions,
             "packed": base64.b64encode(np.packbits(bits).tobytes()).decode(),
         }
     if schedule.guidance is not None:
@@ -213,24 +214,33 @@ def _cache_from_json(data: object) -> CachePlan:
     for name in ("n_calls", "n_sites"):
         if isinstance(data[name], bool) or not isinstance(data[name], int) or data[name] < 1:
             raise ScheduleError(f"schedule.cache.{name} must be a positive integer; got {data[name]!r}")
-    if data["actions"] != _ACTIONS:
-        raise ScheduleError(f"schedule.cache.actions must be {_ACTIONS}; got {data['actions']!r}")
+    actions = data["actions"]
+    if not isinstance(actions, list) or len(actions) < 2 or actions != _ACTIONS[: len(actions)]:
+        raise ScheduleError(f"schedule.cache.actions must be two or more of {_ACTIONS}, in order; got {actions!r}")
+    n_bits = _n_bits(actions)
     try:
         packed = base64.b64decode(str(data["packed"]), validate=True)
     except binascii.Error as error:
         raise ScheduleError(f"schedule.cache.packed must be base64 ({error}); export the file again") from error
     n_cells = data["n_calls"] * data["n_sites"]
-    if len(packed) != math.ceil(n_cells * _BITS / 8):
+    if len(packed) != math.ceil(n_cells * n_bits / 8):
         raise ScheduleError(
-            f"schedule.cache.packed must hold {math.ceil(n_cells * _BITS / 8)} bytes for {data['n_calls']} x "
+            f"schedule.cache.packed must hold {math.ceil(n_cells * n_bits / 8)} bytes for {data['n_calls']} x "
             f"{data['n_sites']} cells; got {len(packed)}: export the file again"
         )
     bits = np.unpackbits(np.frombuffer(packed, np.uint8))
-    if bits[n_cells * _BITS :].any():
+    if bits[n_cells * n_bits :].any():
         raise ScheduleError("schedule.cache.packed must end in zero bits; export the file again")
-    weights = 1 << np.arange(_BITS)[::-1]
-    actions = bits[: n_cells * _BITS].reshape(n_cells, _BITS) @ weights
-    return CachePlan(data["n_calls"], data["n_sites"], actions.astype(np.uint8).tobytes())
+    cells = bits[: n_cells * n_bits].reshape(n_cells, n_bits) @ (1 << np.arange(n_bits)[::-1])
+    if cells.max() >= len(actions):
+        raise ScheduleError(
+            f"the cells of schedule.cache.packed must be below {len(actions)}, the number of actions; got {cells.max()}"
+        )
+    return CachePlan(data["n_calls"], data["n_sites"], cells.astype(np.uint8).tobytes())
+
+
+def _n_bits(actions: list[str]) -> int:
+    return math.ceil(math.log2(len(actions)))
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:

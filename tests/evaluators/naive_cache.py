@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from autotune.evaluators.inventory import list_inventory
-from autotune.spaces.cache_plan import CacheAction, CachePlan
+from autotune.spaces.cache_action import CacheAction
+from autotune.spaces.cache_plan import CachePlan
 
 from .mini_pipelines import denoiser_of
 

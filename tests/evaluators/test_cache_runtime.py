@@ -8,7 +8,8 @@ import torch
 
 from autotune.evaluators.apply import _attach, remove
 from autotune.evaluators.inventory import list_inventory
-from autotune.spaces.cache_plan import CacheAction, CachePlan, canonical_plan, cell_use
+from autotune.spaces.cache_action import CacheAction
+from autotune.spaces.cache_plan import CachePlan, canonical_plan, cell_use
 from autotune.spaces.errors import ScheduleMismatchError
 from autotune.spaces.inventory import Inventory, Relation
 from autotune.spaces.schedule import GuidanceAction, Schedule

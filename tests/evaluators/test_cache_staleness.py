@@ -8,7 +8,8 @@ import torch
 
 from autotune.evaluators.apply import _attach, remove
 from autotune.evaluators.inventory import list_inventory
-from autotune.spaces.cache_plan import CacheAction, CachePlan
+from autotune.spaces.cache_action import CacheAction
+from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.schedule import GuidanceAction, Schedule
 
 from .mini_pipelines import denoiser_of, random_plan, run

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import (
-    CacheAction,
     CachePlan,
     call_macs,
     canonical_plan,
@@ -57,21 +57,24 @@ def plans(draw: st.DrawFn) -> tuple[Inventory, CachePlan]:
     inventory = draw(inventories())
     n_calls = draw(st.integers(1, 6))
     actions = draw(st.binary(min_size=n_calls * len(inventory), max_size=n_calls * len(inventory)))
-    return inventory, CachePlan(n_calls, len(inventory), bytes(b & 1 for b in actions))
+    return inventory, CachePlan(n_calls, len(inventory), bytes(b % len(CacheAction) for b in actions))
 
 
 def execute(plan: CachePlan, inventory: Inventory) -> list[tuple[Any, ...]]:
     """Symbolic output of each call: every recomputed value is a new symbol over the values that it was made from."""
     children = [[j for j, s in enumerate(inventory.sites) if s.parent == i] for i in range(len(inventory))]
-    stored: dict[int, Any] = {}
+    stored: dict[int, list[Any]] = {i: [] for i in range(len(inventory))}
 
     def value(i: int, row: int) -> Any:
         feeding = [value(j, row) for j in children[i] if inventory.sites[j].relation is Relation.FEEDS]
-        if row and plan.table[row, i] == CacheAction.REUSE:
-            return stored[i]
+        action = CacheAction(plan.table[row, i])
+        if row and action is not CacheAction.RECOMPUTE:
+            order = min(action.order, len(stored[i]) - 1)
+            kind = action.at_order(order)
+            return stored[i][-1] if order == 0 else (kind, *stored[i][: -order - 2 : -1])
         inside = [value(j, row) for j in children[i] if inventory.sites[j].relation is Relation.INSIDE]
-        stored[i] = (i, row, tuple(feeding), tuple(inside))
-        return stored[i]
+        stored[i].append((i, row, tuple(feeding), tuple(inside)))
+        return stored[i][-1]
 
     roots = [i for i, s in enumerate(inventory.sites) if s.parent is None]
     return [tuple(value(i, row) for i in roots) for row in range(plan.n_calls)]
@@ -107,7 +110,7 @@ def test_plans_that_compute_the_same_have_one_canonical_form(
     inventory, plan = case
     table = plan.table.copy()
     row, i = data.draw(st.integers(0, plan.n_calls - 1)), data.draw(st.integers(0, plan.n_sites - 1))
-    table[row, i] ^= 1
+    table[row, i] = data.draw(st.sampled_from(CacheAction))
     other = CachePlan.from_array(table)
     same = execute(plan, inventory) == execute(other, inventory)
     assert same == (canonical_plan(plan, inventory) == canonical_plan(other, inventory))
@@ -121,16 +124,6 @@ def test_dead_genes_cost_nothing(case: tuple[Inventory, CachePlan]) -> None:
     )
 
 
-@given(plans())
-def test_kept_values_are_those_read_before_the_next_run(case: tuple[Inventory, CachePlan]) -> None:
-    inventory, plan = case
-    use = cell_use(plan, inventory)
-    for i in range(plan.n_sites):
-        for row in range(plan.n_calls):
-            later = [use.runs[t, i] for t in range(row + 1, plan.n_calls) if use.runs[t, i] or use.reads[t, i]]
-            assert use.kept[row, i] == (later[:1] == [False])
-
-
 def cell_use_by_loops(plan: CachePlan, inventory: Inventory) -> dict[str, np.ndarray]:
     """The rules of `CellUse` written out, site by site from parents to children and call by call from the last."""
 
@@ -138,22 +131,31 @@ def cell_use_by_loops(plan: CachePlan, inventory: Inventory) -> dict[str, np.nda
         parent = inventory.sites[i].parent
         return 0 if parent is None else 1 + depth(parent)
 
+    orders = [[CacheAction(action).order for action in row] for row in plan.table.tolist()]
     recompute = plan.table == CacheAction.RECOMPUTE
     recompute[0] = True
-    names = ("called", "needed", "runs", "reads", "kept")
-    use = {name: np.zeros(recompute.shape, bool) for name in names}
+    names = {"called": bool, "needed": bool, "runs": bool, "reads": bool, "order": int, "kept": int}
+    use = {name: np.zeros(recompute.shape, kind) for name, kind in names.items()}
     for i in sorted(range(len(inventory)), key=depth):
         s = inventory.sites[i]
         inside = s.relation is Relation.INSIDE
         use["needed"][:, i] = True if s.parent is None else use["runs"][:, s.parent]
         use["called"][:, i] = True if s.parent is None else use["runs" if inside else "called"][:, s.parent]
-        read_later = False
-        for t in range(plan.n_calls - 1, -1, -1):
-            called, needed, fresh = use["called"][t, i], use["needed"][t, i], recompute[t, i]
-            use["kept"][t, i] = read_later
-            use["runs"][t, i] = called and fresh and (needed or read_later)
-            use["reads"][t, i] = called and needed and not fresh
-            read_later = bool(use["reads"][t, i] or (read_later and not use["runs"][t, i]))
+        made: list[int] = []
+        read_rows: list[tuple[int, list[int]]] = []  # row of a read, rows of the values that it reads
+        for t in range(plan.n_calls):
+            if use["called"][t, i] and recompute[t, i]:
+                made.append(t)
+            elif use["called"][t, i] and use["needed"][t, i]:
+                use["reads"][t, i] = True
+                use["order"][t, i] = min(orders[t][i], len(made) - 1)
+                read_rows.append((t, made[-use["order"][t, i] - 1 :]))
+        for t in range(plan.n_calls):
+            later = [sum(row <= t for row in rows) for q, rows in read_rows if q > t]
+            newer = [sum(row <= t for row in made if row > rows[-1]) for q, rows in read_rows if q > t]
+            use["kept"][t, i] = max((n + m for n, m in zip(later, newer, strict=True) if n), default=0)
+            read_later = any(t in rows for q, rows in read_rows if q > t)
+            use["runs"][t, i] = t in made and bool(use["needed"][t, i] or read_later)
     return use
 
 
@@ -168,7 +170,8 @@ def test_cell_use_is_what_the_rules_say_one_cell_after_the_other(case: tuple[Inv
 @pytest.mark.parametrize("inventory", [FLUX_SINGLE, STAGE], ids=["feeds", "inside"])
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8, 0.95])
 def test_cell_use_of_many_calls_is_what_the_rules_say(inventory: Inventory, share: float) -> None:
-    plan = CachePlan.from_array(np.random.default_rng(0).random((300, 3)) < share)
+    rng = np.random.default_rng(0)
+    plan = CachePlan.from_array((rng.random((300, 3)) < share) * rng.integers(1, len(CacheAction), (300, 3)))
     use = cell_use(plan, inventory)
     for name, table in cell_use_by_loops(plan, inventory).items():
         assert getattr(use, name).tolist() == table.tolist(), name
@@ -211,7 +214,7 @@ def test_plan_of_another_width_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n_calls", "n_sites", "actions"), [(0, 1, b""), (1, 2, b"\0"), (1, 1, b"\2")], ids=["empty", "short", "unknown"]
+    ("n_calls", "n_sites", "actions"), [(0, 1, b""), (1, 2, b"\0"), (1, 1, b"\7")], ids=["empty", "short", "unknown"]
 )
 def test_malformed_plans_are_refused(n_calls: int, n_sites: int, actions: bytes) -> None:
     with pytest.raises(ScheduleError):

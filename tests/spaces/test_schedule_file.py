@@ -115,7 +115,7 @@ schedules = st.builds(
         n_steps=n,
         time=falling_times(n, seed) if has_time else None,
         solver=tuple(ROWS[i] if i < len(ROWS) else STEP for i in range(n)) if has_time else None,
-        cache=CachePlan.from_array(np.random.default_rng(seed).integers(0, 2, (n, 1 + seed % 40)))
+        cache=CachePlan.from_array(np.random.default_rng(seed).integers(0, 2 + seed % 6, (n, 1 + seed % 40)))
         if has_cache
         else None,
         guidance=(GuidanceAction.BOTH,) + (GuidanceAction.STORED,) * (n - 1) if has_guidance else None,
@@ -183,6 +183,19 @@ BAD = {
     "times that rise": (change("schedule.time", [1.0, 2.0, 0.5]), "decrease strictly; got 1.0 then 2.0"),
     "text for a number": (change("schedule.time", [1000.0, "x", 0.5]), r"schedule.time\[1\]"),
     "short mask": (change("schedule.cache.packed", base64.b64encode(b"ab").decode()), "must hold 3 bytes"),
+    "unknown action": (change("schedule.cache.actions", ["recompute", "reuse", "guess"]), "two or more of"),
+    "cell above the actions": (
+        change(
+            "schedule.cache",
+            {
+                "n_calls": 3,
+                "n_sites": 1,
+                "actions": ["recompute", "reuse", "taylor_1"],
+                "packed": base64.b64encode(b"\xc0").decode(),
+            },
+        ),
+        "below 3",
+    ),
     "mask that is not base64": (change("schedule.cache.packed", "###"), "base64"),
     "mask with a tail": (change("schedule.cache.packed", base64.b64encode(b"\0\0\xff").decode()), "zero bits"),
     "order 9": (change("schedule.solver.0.order", 9), r"schedule.solver\[0\]: solver order"),
