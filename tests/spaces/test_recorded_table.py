@@ -95,7 +95,9 @@ def test_a_line_that_breaks_a_rule_is_named(
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no gzip", gzip.compress(b"\xff"), gzip.compress(b"[]"), gzip.compress(b"{")]
+    "content",
+    [b"", b"no gzip", gzip.compress(b"\xff"), gzip.compress(b"[]"), gzip.compress(b"{")],
+    ids=["empty", "no gzip", "no text", "no object", "no JSON"],
 )
 def test_what_is_no_table_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.gz").write_bytes(content)
