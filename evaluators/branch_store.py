@@ -1,6 +1,7 @@
 """Stored values of cached sites, with the two guidance branches kept apart where they have different ages."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,70 +9,119 @@ import torch
 Value = Any
 """What a module returns: a tensor, or nested tuples of tensors, batch first."""
 
+Weights = Callable[[tuple[int, ...]], Sequence[float]]
+"""Rows in which values were computed, newest first -> the weights of the newest ones in a forecast."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    """What one row computed: the whole batch, or what is left of its halves."""
+
+    row: int
+    whole: Value | None = None
+    unconditional: Value | None = None
+    conditional: Value | None = None
+
+    @property
+    def has_unconditional(self) -> bool:
+        return self.whole is not None or self.unconditional is not None
+
+    @property
+    def has_conditional(self) -> bool:
+        return self.whole is not None or self.conditional is not None
+
+    def half(self, *, conditional: bool) -> Value:
+        if self.whole is not None:
+            return map_tensors(second_half if conditional else first_half, self.whole)
+        return self.conditional if conditional else self.unconditional
+
+    def cut(self, *, conditional: bool) -> None:
+        """Keep one half alone; a copy, since a view would keep the other one in memory too."""
+        if self.whole is not None:
+            kept = map_tensors(torch.clone, self.half(conditional=conditional))
+            self.whole, self.conditional, self.unconditional = None, None, None
+            if conditional:
+                self.conditional = kept
+            else:
+                self.unconditional = kept
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(_n_bytes(part) for part in (self.whole, self.unconditional, self.conditional))
+
 
 class BranchStore:
-    """Values by key; a value covers the whole batch, or its two halves, unconditional then conditional.
+    """The last values of each key, newest first; one covers the whole batch, or its conditional half.
 
-    A write of the conditional half leaves the unconditional half as it is, at its own age. `n_bytes` is what the
-    tensors take now, `peak_bytes` the most since the last `reset_peak`.
+    A write of the conditional half leaves the unconditional values as they are, at their own ages. `n_bytes` is what
+    the tensors take now, `peak_bytes` the most since the last `reset_peak`.
     """
 
     def __init__(self) -> None:
-        self._whole: dict[Hashable, Value] = {}
-        self._halves: dict[Hashable, tuple[Value | None, Value]] = {}
+        self._entries: dict[Hashable, list[_Entry]] = {}
         self.n_bytes = 0
         self.peak_bytes = 0
 
-    def write(self, key: Hashable, value: Value, *, half: bool) -> None:
-        """Store a value of the whole batch, or with `half` of the conditional branch alone."""
+    def write(self, key: Hashable, row: int, value: Value, *, half: bool, keep: tuple[int, int]) -> None:
+        """Store a value of the whole batch, or with `half` of the conditional branch alone, and `trim`."""
         value = map_tensors(torch.Tensor.detach, value)
-        if half:
-            if key in self._whole:
-                # A copy, since a view would keep the old conditional half in memory too.
-                unconditional = map_tensors(lambda x: first_half(x).clone(), self._whole[key])
-            else:
-                unconditional = self._halves.get(key, (None, None))[0]
-            self.drop(key)
-            self._halves[key] = (unconditional, value)
-            self.n_bytes += _n_bytes((unconditional, value))
-        else:
-            self.drop(key)
-            self._whole[key] = value
-            self.n_bytes += _n_bytes(value)
+        entry = _Entry(row, conditional=value) if half else _Entry(row, whole=value)
+        self._entries.setdefault(key, []).insert(0, entry)
+        self.n_bytes += entry.n_bytes
+        self.trim(key, keep)
         self.peak_bytes = max(self.peak_bytes, self.n_bytes)
 
     def holds(self, key: Hashable, *, half: bool) -> bool:
         """Whether `read` would find a value."""
-        if key in self._whole:
-            return True
-        return key in self._halves and (half or self._halves[key][0] is not None)
+        entries = self._entries.get(key, ())
+        return any(e.has_conditional for e in entries) and (half or any(e.has_unconditional for e in entries))
 
-    def read(self, key: Hashable, *, half: bool) -> Value:
-        """The stored value of the whole batch, or with `half` of the conditional branch.
+    def read(self, key: Hashable, weights: Weights, *, half: bool) -> Value:
+        """The weighted sum of the stored values of the whole batch, or with `half` of the conditional branch.
+
+        A single value of weight 1 is handed out itself, not a copy.
 
         Raises:
             KeyError: nothing is stored that covers what was asked for.
         """
-        if key in self._whole:
-            return map_tensors(second_half, self._whole[key]) if half else self._whole[key]
-        unconditional, conditional = self._halves[key]
-        if half:
-            return conditional
-        if unconditional is None:
+        entries = self._entries[key]
+        if not half and all(entry.whole is not None for entry in entries):
+            return _combined([(e.row, e.whole) for e in entries], weights)
+        conditional = [(e.row, e.half(conditional=True)) for e in entries if e.has_conditional]
+        unconditional = [(e.row, e.half(conditional=False)) for e in entries if e.has_unconditional]
+        if not conditional or not (half or unconditional):
             raise KeyError(key)
-        return _join(unconditional, conditional)
+        if half:
+            return _combined(conditional, weights)
+        return _join(_combined(unconditional, weights), _combined(conditional, weights))
 
-    def drop(self, key: Hashable) -> None:
-        """Forget a value, if there is one."""
-        if key in self._whole:
-            self.n_bytes -= _n_bytes(self._whole.pop(key))
-        elif key in self._halves:
-            self.n_bytes -= _n_bytes(self._halves.pop(key))
+    def trim(self, key: Hashable, keep: tuple[int, int]) -> None:
+        """Forget all but the newest values: so many of the conditional half, so many of the unconditional one."""
+        entries = self._entries.get(key, [])
+        left = []
+        n_conditional, n_unconditional = keep
+        for entry in entries:
+            keeps_conditional = entry.has_conditional and n_conditional > 0
+            keeps_unconditional = entry.has_unconditional and n_unconditional > 0
+            n_conditional -= entry.has_conditional
+            n_unconditional -= entry.has_unconditional
+            before = entry.n_bytes
+            if keeps_conditional and keeps_unconditional:
+                left.append(entry)
+                continue
+            if keeps_conditional or keeps_unconditional:
+                entry.cut(conditional=keeps_conditional)
+                left.append(entry)
+                before -= entry.n_bytes
+            self.n_bytes -= before
+        if left:
+            self._entries[key] = left
+        else:
+            self._entries.pop(key, None)
 
     def clear(self) -> None:
         """Forget all values."""
-        self._whole.clear()
-        self._halves.clear()
+        self._entries.clear()
         self.n_bytes = 0
 
     def reset_peak(self) -> None:
@@ -98,6 +148,30 @@ def map_tensors(change: Callable[[torch.Tensor], torch.Tensor], value: Value) ->
     return value
 
 
+def weighted_sum(tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
+    """The sum in the tensors' own type, made in float32 where that is narrower."""
+    narrow = tensors[0].dtype in (torch.float16, torch.bfloat16)
+    total = (tensors[0].float() if narrow else tensors[0]) * weights[0]
+    for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
+        total.add_(tensor, alpha=weight)
+    return total.to(tensors[0].dtype)
+
+
+def _combined(stored: Sequence[tuple[int, Value]], weights: Weights) -> Value:
+    factors = weights(tuple(row for row, _ in stored))
+    values = [value for _, value in stored[: len(factors)]]
+    return values[0] if len(factors) == 1 and factors[0] == 1.0 else _sum_of(values, factors)
+
+
+def _sum_of(values: Sequence[Value], weights: Sequence[float]) -> Value:
+    first = values[0]
+    if isinstance(first, torch.Tensor):
+        return weighted_sum(values, weights)
+    if isinstance(first, tuple | list):
+        return type(first)(_sum_of(items, weights) for items in zip(*values, strict=True))
+    return first
+
+
 def _join(unconditional: Value, conditional: Value) -> Value:
     if isinstance(conditional, torch.Tensor):
         return torch.cat([unconditional, conditional])
@@ -106,7 +180,13 @@ def _join(unconditional: Value, conditional: Value) -> Value:
     return conditional
 
 
-def _n_bytes(value: Value) -> int:
+def _tensors(value: Value) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
-        return value.nbytes
-    return sum(_n_bytes(item) for item in value) if isinstance(value, tuple | list) else 0
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _n_bytes(value: Value) -> int:
+    return sum(tensor.nbytes for tensor in _tensors(value))

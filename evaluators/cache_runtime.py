@@ -1,13 +1,14 @@
-"""Gates on the leaf modules of a denoiser, which recompute or hand out stored values as a cache plan says.
+"""Gates on the modules of a denoiser, which recompute or hand out stored values as a cache plan says.
 
-Mechanism: each gated module gets an instance attribute `forward`; the code of the model is untouched. What is stored is
-exactly what the module returned, before any gate or residual of the block around it.
+Mechanism: each gated module gets an instance attribute `forward`; the code of the model is untouched. What is stored of
+a leaf is exactly what the module returned, before any gate or residual of the block around it; see `Span` for the rest.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +16,9 @@ from numpy.typing import NDArray
 
 from autotune.evaluators.branch_store import BranchStore, Value, map_tensors
 from autotune.evaluators.override import Overrides
-from autotune.spaces.cache_plan import CachePlan, CellUse, cell_use
+from autotune.evaluators.span import Span, Streams
+from autotune.spaces.cache_action import CacheAction, forecast_weights
+from autotune.spaces.cache_plan import CachePlan, CellUse, cell_use, values_kept
 from autotune.spaces.errors import ScheduleMismatchError
 from autotune.spaces.inventory import Inventory
 
@@ -29,10 +32,18 @@ class _Cell(IntEnum):
     """Compute and note the shape of the result, which a later `DEAD` cell needs."""
     WRITE = 2
     READ = 3
+    """Hand out the stored value, or a forecast from the last ones."""
     TAKE = 4
-    """Read for the last time, and free the memory."""
+    """Read, and free the memory of what is not read again."""
     DEAD = 5
     """Nobody reads the result: hand out zeros of the right shape."""
+
+
+class _OpenSpan(NamedTuple):
+    """A span whose modules are being called: what came in, and the value that it hands out, if it does not run."""
+
+    inputs: Streams
+    value: Value | None
 
 
 class CacheRuntime:
@@ -50,6 +61,7 @@ class CacheRuntime:
         *,
         dropped: Sequence[bool] = (),
         copied: frozenset[str] = frozenset(),
+        spans: Mapping[str, Span] = MappingProxyType({}),
     ) -> None:
         """Prepare the rows of a plan.
 
@@ -58,21 +70,26 @@ class CacheRuntime:
             inventory: the sites that the plan's columns stand for.
             dropped: per row, whether the guidance column drops the unconditional branch; by default nowhere.
             copied: components whose values are stored and handed out as copies.
+            spans: by site name, what sites cover that are not the one module of their name.
 
         Raises:
             ScheduleError: the plan does not fit the inventory.
         """
         self._inventory = inventory
         self._copied = [site.component in copied for site in inventory.sites]
-        cells = _cells(plan, inventory, np.array(dropped or [False] * plan.n_calls, bool))
+        cells, kept = _cells(plan, inventory, np.array(dropped or [False] * plan.n_calls, bool))
         self._rows = [row.tobytes() for row in cells]
+        self._kept: list[list[tuple[int, int]]] = [list(map(tuple, row)) for row in kept.tolist()]
+        self._actions = [[CacheAction(action) for action in row] for row in plan.table.tolist()]
         self._idle = bytes(len(inventory))
         self._gated = {i for i, column in enumerate(cells.T) if column.any()}
         self._sometimes_dead = {i for i, column in enumerate(cells.T) if (column == _Cell.DEAD).any()}
         self._sources = [_ancestors(i, inventory) for i in range(len(inventory))]
+        self._spans = spans
+        self._open: dict[int, _OpenSpan] = {}
         self._store = BranchStore()
         self._cells = self._idle
-        self._call = self._batch = 0
+        self._row = self._call = self._batch = 0
         self._half = False
         self._shapes: dict[tuple[int, int], Value] = {}
         self._written: set[int] = set()
@@ -90,10 +107,14 @@ class CacheRuntime:
 
     def install(self, denoiser: torch.nn.Module, overrides: Overrides, *, every_site: bool = False) -> None:
         """Set the gates; a site that only ever recomputes needs none, unless `every_site` asks for it."""
-        for i, site in enumerate(self._inventory.sites):
-            if every_site or i in self._gated:
-                module = denoiser.get_submodule(site.name)
-                overrides.set(module, "forward", self._make_gate(i, module.forward))
+        for i, site in reversed(list(enumerate(self._inventory.sites))):  # a span's gates go around those inside it
+            if not (every_site or i in self._gated):
+                continue
+            span = self._spans.get(site.name)
+            for path in (site.name,) if span is None else span.modules:
+                module = denoiser.get_submodule(path)
+                gate = self._leaf_gate(i, module.forward) if span is None else self._span_gate(i, span, path, module)
+                overrides.set(module, "forward", gate)
 
     def reset(self) -> None:
         """Forget all values, as at the start of a run."""
@@ -115,54 +136,83 @@ class CacheRuntime:
             batch: rows of the batch that the network really computes.
             half: whether that is the conditional branch of a guided batch alone.
         """
-        self._cells, self._call, self._batch, self._half = self._rows[row], call, batch, half
+        self._cells, self._row, self._call = self._rows[row], row, call
+        self._batch, self._half = batch, half
         self._written.clear()
+        self._open.clear()
 
     def leave(self) -> None:
         """Disarm the gates."""
         self._cells = self._idle
 
-    def _make_gate(self, site: int, original: Callable[..., Value]) -> Callable[..., Value]:
+    def _leaf_gate(self, site: int, original: Callable[..., Value]) -> Callable[..., Value]:
         @functools.wraps(original)
         def forward(*args: Any, **kwargs: Any) -> Value:
             cell = self._cells[site]
             if cell == _Cell.PASS:
                 return original(*args, **kwargs)
-            return self._act(site, cell, original, args, kwargs)
+            value = self._read(site, cell)
+            if value is None:
+                value = original(*args, **kwargs)
+                self._keep(site, cell, value)
+            return value
 
         return forward
 
-    def _act(
-        self, site: int, cell: int, original: Callable[..., Value], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Value:
-        key = (self._call, site)
+    def _span_gate(self, site: int, span: Span, path: str, module: Any) -> Callable[..., Value]:
+        original, inputs_of = module.forward, span.inputs_of(module)
+        is_first, is_last = path == span.modules[0], path == span.modules[-1]
+
+        @functools.wraps(original)
+        def forward(*args: Any, **kwargs: Any) -> Value:
+            cell = self._cells[site]
+            if cell == _Cell.PASS:
+                return original(*args, **kwargs)
+            if is_first:
+                self._open[site] = _OpenSpan(inputs_of(args, kwargs), self._read(site, cell))
+            state = self._open[site]
+            if state.value is None:
+                result = original(*args, **kwargs)
+                if is_last:
+                    self._keep(site, cell, span.stored_form(result, state.inputs))
+                return result
+            return span.result_of(state.value, state.inputs) if is_last else span.skip(module, inputs_of(args, kwargs))
+
+        return forward
+
+    def _read(self, site: int, cell: int) -> Value | None:
+        """The value that this cell hands out without a computation, if there is one."""
+        key, keep = (self._call, site), self._kept[self._row][site]
         if cell in (_Cell.READ, _Cell.TAKE):
             if self._store.holds(key, half=self._half):
-                value = self._store.read(key, half=self._half)
+                value = self._store.read(key, functools.partial(self._weights, site), half=self._half)
                 if cell == _Cell.TAKE:
-                    self._store.drop(key)
-                elif self._copied[site]:
-                    value = map_tensors(torch.clone, value)
-                return value
+                    self._store.trim(key, keep)
+                return map_tensors(torch.clone, value) if self._copied[site] and max(keep) else value
             self.missed += 1
         elif cell == _Cell.DEAD and key in self._shapes and self._source_is_stored(site):
             return map_tensors(self._zeros, self._shapes[key])
-        value = original(*args, **kwargs)
+        return None
+
+    def _keep(self, site: int, cell: int, value: Value) -> None:
+        """Store of a value that was computed what later calls need."""
+        key, keep = (self._call, site), self._kept[self._row][site]
         if site in self._sometimes_dead:
             self._shapes[key] = map_tensors(lambda x: x.new_zeros(()).expand(x.shape), value)
-        if cell in (_Cell.WRITE, _Cell.READ):
-            self._write(key, value)
-        return value
-
-    def _write(self, key: tuple[int, int], value: Value) -> None:
-        site = key[1]
+        if cell == _Cell.DEAD or not max(keep):
+            return
         if site in self._written:
             raise ScheduleMismatchError(
                 f"a cached module must run once per network call; {self._inventory.sites[site].name} ran twice; "
                 f"switch off feed-forward chunking"
             )
         self._written.add(site)
-        self._store.write(key, map_tensors(torch.clone, value) if self._copied[site] else value, half=self._half)
+        value = map_tensors(torch.clone, value) if self._copied[site] else value
+        self._store.write(key, self._row, value, half=self._half, keep=keep)
+
+    def _weights(self, site: int, computed: tuple[int, ...]) -> tuple[float, ...]:
+        action = self._actions[self._row][site]
+        return _weights(action, computed[: action.order + 1], self._row)
 
     def _source_is_stored(self, site: int) -> bool:
         """Whether the reused site that makes this one dead has its value, so that nothing needs this one."""
@@ -175,28 +225,32 @@ class CacheRuntime:
         return like[:1].expand(self._batch, *like.shape[1:])
 
 
-def _cells(plan: CachePlan, inventory: Inventory, dropped: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """`_Cell` of every row and site, uint8 (n_calls, n_sites)."""
+_weights = functools.lru_cache(maxsize=4096)(forecast_weights)
+
+
+def _cells(
+    plan: CachePlan, inventory: Inventory, dropped: NDArray[np.bool_]
+) -> tuple[NDArray[np.uint8], NDArray[np.int_]]:
+    """`_Cell` of every row and site, and how many values to keep after it, of the conditional and the other half.
+
+    uint8 (n_calls, n_sites) and int (n_calls, n_sites, 2).
+    """
     use = cell_use(plan, inventory)
     dead = use.called & ~use.runs & ~use.reads
-    # The unconditional half is neither computed nor read in a row that drops it, so it can live longer than the other.
-    kept = use.kept | _kept_beyond(use, dropped)
-    written = np.where(dropped[:, None], use.kept, kept)
+    kept = np.stack([use.kept, _kept_of_unconditional(use, dropped)], axis=-1)
+    before = np.concatenate([np.zeros_like(kept[:1]), kept[:-1]])
+    written = np.where(dropped[:, None], kept[..., 0], kept.max(axis=-1)) > 0
     fresh = np.where(written, _Cell.WRITE, np.where(dead.any(axis=0), _Cell.SHAPE, _Cell.PASS))
-    stored = np.where(kept, _Cell.READ, _Cell.TAKE)
+    stored = np.where((kept < before).any(axis=-1), _Cell.TAKE, _Cell.READ)
     # A cell that is not called is only reached if the module around it had to recompute after all: it computes too.
-    return np.where(use.reads, stored, np.where(dead, _Cell.DEAD, fresh)).astype(np.uint8)
+    cells = np.where(use.reads, stored, np.where(dead, _Cell.DEAD, fresh))
+    return cells.astype(np.uint8), kept
 
 
-def _kept_beyond(use: CellUse, dropped: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Where the unconditional half is read later, before a row that computes it: bool (n_calls, n_sites)."""
-    kept = np.zeros(use.reads.shape, bool)
-    read_later = np.zeros(use.reads.shape[1], bool)
-    for row in range(len(kept) - 1, -1, -1):
-        kept[row] = read_later
-        if not dropped[row]:
-            read_later = (read_later & ~use.runs[row]) | use.reads[row]
-    return kept
+def _kept_of_unconditional(use: CellUse, dropped: NDArray[np.bool_]) -> NDArray[np.int_]:
+    """`CellUse.kept` of the half that rows without it neither compute nor read, so that its values live longer."""
+    there = ~dropped[:, None]
+    return values_kept((use.runs & there).T, (use.reads & there).T, use.order.T)[1].T
 
 
 def _ancestors(site: int, inventory: Inventory) -> tuple[int, ...]:

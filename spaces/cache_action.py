@@ -65,7 +65,9 @@ def forecast_weights(action: CacheAction, computed: Sequence[float], now: float)
         ScheduleError: there is no value, positions do not decrease, or the action is no forecast.
     """
     if action is CacheAction.RECOMPUTE or not computed:
-        raise ScheduleError(f"a forecast needs an action that reads and a value; got {action!r}, {len(computed)} values")
+        raise ScheduleError(
+            f"a forecast needs an action that reads, and a value; got {action.name} and {len(computed)} values"
+        )
     positions = (now, *computed)
     if any(later <= earlier for later, earlier in zip(positions, computed, strict=False)):
         raise ScheduleError(f"the positions of a forecast must decrease strictly; got {positions}")

@@ -63,7 +63,7 @@ class CellUse:
     reads: NDArray[np.bool_]
     """A stored value, or a forecast from some, is handed out, and that matters."""
     order: NDArray[np.int_]
-    """Order of that forecast, with as many values as are there then; it reads one value more. 0 where nothing is read."""
+    """Order of that forecast with as many values as are there then, one more than the order; 0 elsewhere."""
     kept: NDArray[np.int_]
     """How many values, the newest, must stay stored after this call, since later calls read them."""
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from autotune.evaluators.inventory import list_inventory
+from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan
 
 
@@ -30,12 +31,13 @@ def n_calls(pipe: Any, kwargs: dict[str, Any]) -> int:
     return int(kwargs["num_inference_steps"]) + (type(pipe.scheduler).__name__ == "PNDMScheduler")
 
 
-def random_plan(pipe: Any, kwargs: dict[str, Any], seed: int) -> CachePlan:
-    """Half of all cells reused; of UNet stages only a quarter, since they hide what is inside."""
+def random_plan(pipe: Any, kwargs: dict[str, Any], seed: int, *, forecasts: bool = False) -> CachePlan:
+    """Half of all cells reused, or forecast in some way; of UNet stages only a quarter, since they hide others."""
     inventory = list_inventory(pipe)
     rates = np.array([0.25 if s.component == "stage" else 0.5 for s in inventory.sites])
     rng = np.random.default_rng(seed)
-    return CachePlan.from_array(rng.random((n_calls(pipe, kwargs), len(inventory))) < rates)
+    reads = rng.random((n_calls(pipe, kwargs), len(inventory))) < rates
+    return CachePlan.from_array(reads * rng.integers(1, len(CacheAction), reads.shape) if forecasts else reads)
 
 
 def state(pipe: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from autotune.evaluators.inventory import list_inventory
-from autotune.spaces.cache_action import CacheAction
+from autotune.spaces.cache_action import CacheAction, forecast_weights
 from autotune.spaces.cache_plan import CachePlan
 
 from .mini_pipelines import denoiser_of
@@ -14,6 +14,15 @@ from .mini_pipelines import denoiser_of
 
 def copied(value: Any) -> Any:
     return value.clone() if isinstance(value, torch.Tensor) else type(value)(copied(x) for x in value)
+
+
+def combined(values: list[Any], weights: tuple[float, ...]) -> Any:
+    """The weighted sum, made in float64; a single value as it is."""
+    if len(weights) == 1:
+        return copied(values[0])
+    if isinstance(values[0], torch.Tensor):
+        return sum(w * v.double() for w, v in zip(weights, values, strict=True)).to(values[0].dtype)
+    return type(values[0])(combined(list(items), weights) for items in zip(*values, strict=True))
 
 
 def halves(value: Any, part: int) -> Any:
@@ -36,7 +45,7 @@ class Naive:
     def __init__(self, pipe: Any, plan: CachePlan, dropped: tuple[bool, ...] = (), calls_per_row: int = 1) -> None:
         self.denoiser, self.plan, self.calls_per_row = denoiser_of(pipe), plan, calls_per_row
         self.dropped = dropped
-        self.values: dict[Any, Any] = {}
+        self.values: dict[Any, list[tuple[int, Any]]] = {}
         self.n = -1
         self.modules = [self.denoiser.get_submodule(s.name) for s in list_inventory(pipe).sites]
 
@@ -55,12 +64,18 @@ class Naive:
             row, call = divmod(self.n, self.calls_per_row)
             branches = [0, 1] if self.dropped and not self.dropped[row] else [1]
             keys = [(call, i, branch) for branch in branches]
-            if row == 0 or self.plan.table[row, i] == CacheAction.RECOMPUTE:
+            action = CacheAction(self.plan.table[row, i])
+            if row == 0 or action is CacheAction.RECOMPUTE:
                 value = original(*args, **kwargs)
                 parts = [value] if len(keys) == 1 else [halves(value, 0), halves(value, 1)]
-                self.values |= {key: copied(part) for key, part in zip(keys, parts, strict=True)}
+                for key, part in zip(keys, parts, strict=True):
+                    self.values.setdefault(key, []).insert(0, (row, copied(part)))
                 return value
-            parts = [copied(self.values[key]) for key in keys]
+            parts = []
+            for key in keys:
+                stored = self.values[key][: action.order + 1]
+                weights = forecast_weights(action, [made for made, _ in stored], row)
+                parts.append(combined([value for _, value in stored[: len(weights)]], weights))
             return parts[0] if len(parts) == 1 else joined(*parts)
 
         return forward

@@ -29,10 +29,13 @@ def test_two_calls_within_a_row_keep_their_own_values(flux_pipe: Any, small_args
 
 
 @pytest.mark.parametrize("name", ["pixart_pipe", "sd_pipe"])
-def test_values_of_a_dropped_branch_keep_their_age(name: str, request: pytest.FixtureRequest, small_args: Any) -> None:
+@pytest.mark.parametrize("forecasts", [False, True])
+def test_values_of_a_dropped_branch_keep_their_age(
+    name: str, forecasts: bool, request: pytest.FixtureRequest, small_args: Any
+) -> None:
     pipe = request.getfixturevalue(name)
     kwargs = {**small_args("mini-" + name[:-5]), "num_inference_steps": 7}
-    plan = random_plan(pipe, kwargs, 10)
+    plan = random_plan(pipe, kwargs, 10, forecasts=forecasts)
     both, stored, alone = GuidanceAction.BOTH, GuidanceAction.STORED, GuidanceAction.CONDITIONAL
     guidance = (both, both, stored, both, alone, both, both, stored)[: plan.n_calls]
     dropped = tuple(action is not both for action in guidance)
@@ -44,7 +47,10 @@ def test_values_of_a_dropped_branch_keep_their_age(name: str, request: pytest.Fi
     result = run(pipe, kwargs)
     assert attachment.cache is not None
     assert attachment.cache.missed == 0
-    assert torch.equal(result, expected)
+    if forecasts:
+        assert float((result - expected).norm() / expected.norm()) < 1e-4
+    else:
+        assert torch.equal(result, expected)
 
 
 def drive(pipe: Any, rows: list[dict[str, Any]]) -> list[torch.Tensor]:

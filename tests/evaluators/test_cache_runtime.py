@@ -57,14 +57,31 @@ def test_run_equals_naive_execution_twice(pipe_case: Case, seed: int) -> None:
     assert not torch.equal(run(pipe, kwargs), first)
 
 
-@pytest.mark.parametrize("seed", [2, 3])
-def test_canonical_plan_and_flipped_dead_genes_change_no_bit(pipe_case: Case, seed: int) -> None:
+@pytest.mark.parametrize("seed", [0, 1])
+def test_forecasts_equal_naive_execution(pipe_case: Case, seed: int) -> None:
     pipe, kwargs = pipe_case
-    inventory, plan = list_inventory(pipe), random_plan(pipe, kwargs, seed)
+    kwargs = {**kwargs, "num_inference_steps": 8, "prompt": ["a red circle", "a cat"]}
+    plan = random_plan(pipe, kwargs, seed, forecasts=True)
+    with Naive(pipe, plan):
+        expected = run(pipe, kwargs)
+    attachment = _attach(pipe, schedule(kwargs, plan))
+    first = run(pipe, kwargs)
+    assert attachment.cache is not None
+    assert (attachment.cache.missed, attachment.cache.stored_bytes) == (0, 0)
+    assert float((first - expected).norm() / expected.norm()) < 1e-4
+    assert torch.equal(run(pipe, kwargs), first)
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+@pytest.mark.parametrize("forecasts", [False, True])
+def test_canonical_plan_and_flipped_dead_genes_change_no_bit(pipe_case: Case, seed: int, forecasts: bool) -> None:
+    pipe, kwargs = pipe_case
+    kwargs = {**kwargs, "num_inference_steps": 6}
+    inventory, plan = list_inventory(pipe), random_plan(pipe, kwargs, seed, forecasts=forecasts)
     use = cell_use(plan, inventory)
-    dead = ~use.called | ~(use.runs | use.reads | use.kept)
+    dead = ~use.called | ~(use.runs | use.reads)
     assert dead.any() == any(s.parent is not None for s in inventory.sites)
-    flipped = CachePlan.from_array(plan.table ^ dead)
+    flipped = CachePlan.from_array(np.where(dead & (plan.table > 0), CacheAction.TAYLOR_1, plan.table))
     results = []
     for variant in (plan, canonical_plan(plan, inventory), flipped):
         attachment = _attach(pipe, schedule(kwargs, variant))
@@ -75,9 +92,11 @@ def test_canonical_plan_and_flipped_dead_genes_change_no_bit(pipe_case: Case, se
     assert torch.equal(results[0], results[2])
 
 
-def test_memory_is_taken_by_live_sites_only(pipe_case: Case) -> None:
+@pytest.mark.parametrize("forecasts", [False, True])
+def test_memory_is_taken_by_live_values_only(pipe_case: Case, forecasts: bool) -> None:
     pipe, kwargs = pipe_case
-    inventory, plan = list_inventory(pipe), random_plan(pipe, kwargs, 5)
+    kwargs = {**kwargs, "num_inference_steps": 7}
+    inventory, plan = list_inventory(pipe), random_plan(pipe, kwargs, 5, forecasts=forecasts)
     sizes: dict[int, int] = {}
 
     def size_of(value: Any) -> int:
@@ -100,8 +119,9 @@ def test_memory_is_taken_by_live_sites_only(pipe_case: Case) -> None:
     run(pipe, kwargs)
     hook.remove()
     kept = cell_use(plan, inventory).kept
-    assert held == [sum(size for i, size in sizes.items() if row[i]) for row in kept]
-    assert max(held) <= cache.peak_bytes < sum(sizes.values())
+    assert held == [sum(size * int(row[i]) for i, size in sizes.items()) for row in kept]
+    assert max(held) <= cache.peak_bytes
+    assert forecasts == (kept.max() > 1)
     assert cache.stored_bytes == 0
 
 
