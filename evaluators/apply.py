@@ -120,7 +120,8 @@ def _attach(
                 f"{adapter.denoiser_class}; leave it out to have it listed"
             )
         dropped = [action is not GuidanceAction.BOTH for action in schedule.guidance or ()]
-        cache = CacheRuntime(schedule.cache, inventory, dropped=dropped, copied=adapter.copied)
+        spans = adapter.list_spans(getattr(pipe, adapter.denoiser_attr))
+        cache = CacheRuntime(schedule.cache, inventory, dropped=dropped, copied=adapter.copied, spans=spans)
     if schedule.guidance is not None and any(action is not GuidanceAction.BOTH for action in schedule.guidance):
         adapter = find_adapter(pipe)
         if not adapter.batched_guidance:

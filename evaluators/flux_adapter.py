@@ -4,7 +4,16 @@ from typing import Any
 
 import torch
 
-from autotune.spaces.inventory import Relation, Site
+from autotune.evaluators.block_sites import Leaf, block_sites, block_spans
+from autotune.evaluators.span import Span
+from autotune.spaces.inventory import Site
+
+_DOUBLE = tuple(Leaf(path=leaf, component=leaf) for leaf in ("attn", "ff", "ff_context"))
+_SINGLE = (
+    Leaf(path="attn", component="single_attn", feeds="proj_out"),
+    Leaf(path="proj_mlp", component="single_proj_mlp", feeds="proj_out"),
+    Leaf(path="proj_out", component="single_proj_out"),
+)
 
 
 def list_sites(denoiser: Any) -> tuple[Site, ...]:
@@ -12,27 +21,17 @@ def list_sites(denoiser: Any) -> tuple[Site, ...]:
 
     In a single block `proj_out` alone consumes the other two, so they feed it.
     """
-    sites = []
-    for i in range(len(denoiser.transformer_blocks)):
-        block = f"transformer_blocks.{i}"
-        for leaf in ("attn", "ff", "ff_context"):
-            sites.append(Site(name=f"{block}.{leaf}", block=block, component=leaf, macs=0))
-    for i in range(len(denoiser.single_transformer_blocks)):
-        block = f"single_transformer_blocks.{i}"
-        proj_out = len(sites) + 2
-        for leaf in ("attn", "proj_mlp"):
-            sites.append(
-                Site(
-                    name=f"{block}.{leaf}",
-                    block=block,
-                    component=f"single_{leaf}",
-                    macs=0,
-                    parent=proj_out,
-                    relation=Relation.FEEDS,
-                )
-            )
-        sites.append(Site(name=f"{block}.proj_out", block=block, component="single_proj_out", macs=0))
-    return tuple(sites)
+    return block_sites({block: _DOUBLE if block.startswith("transformer") else _SINGLE for block in _blocks(denoiser)})
+
+
+def list_spans(denoiser: Any) -> dict[str, Span]:
+    """Blocks and their stack, through which text and image flow."""
+    return block_spans(_blocks(denoiser), ("encoder_hidden_states", "hidden_states"))
+
+
+def _blocks(denoiser: Any) -> list[str]:
+    double = [f"transformer_blocks.{i}" for i in range(len(denoiser.transformer_blocks))]
+    return double + [f"single_transformer_blocks.{i}" for i in range(len(denoiser.single_transformer_blocks))]
 
 
 def latent_shape(pipe: Any, height: int, width: int) -> tuple[int, ...]:

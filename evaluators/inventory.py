@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autotune.evaluators.adapters import Adapter, find_adapter
 from autotune.spaces.errors import UnsupportedModelError
-from autotune.spaces.inventory import Inventory
+from autotune.spaces.inventory import Inventory, Site
 
 
 def list_inventory(pipe: Any) -> Inventory:
@@ -22,9 +22,10 @@ def list_inventory(pipe: Any) -> Inventory:
     adapter = find_adapter(pipe)
     denoiser = getattr(pipe, adapter.denoiser_attr)
     try:
-        sites = adapter.list_sites(denoiser)
+        sites, spans = adapter.list_sites(denoiser), adapter.list_spans(denoiser)
         for site in sites:
-            denoiser.get_submodule(site.name)
+            for path in spans[site.name].modules if site.name in spans else (site.name,):
+                denoiser.get_submodule(path)
     except AttributeError as error:
         raise UnsupportedModelError(
             f"the modules of a {adapter.denoiser_class} must have their usual names; {error}; "
@@ -52,10 +53,13 @@ def measure_inventory(pipe: Any, height: int, width: int, *, prompt_tokens: int 
     inventory = list_inventory(pipe)
     tokens = default_prompt_tokens(pipe) if prompt_tokens is None else prompt_tokens
     counts = _count_macs(adapter, pipe, adapter.latent_shape(pipe, height, width), tokens)
-    sites = tuple(
-        dataclasses.replace(site, macs=counts.get(f"{adapter.denoiser_class}.{site.name}", 0))
-        for site in inventory.sites
-    )
+    spans = adapter.list_spans(getattr(pipe, adapter.denoiser_attr))
+
+    def macs(site: Site) -> int:
+        paths = spans[site.name].modules if site.name in spans else (site.name,)
+        return sum(counts.get(f"{adapter.denoiser_class}.{path}", 0) for path in paths)
+
+    sites = tuple(dataclasses.replace(site, macs=macs(site)) for site in inventory.sites)
     return dataclasses.replace(inventory, sites=sites, total_macs=counts["Global"])
 
 

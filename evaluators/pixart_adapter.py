@@ -4,17 +4,25 @@ from typing import Any
 
 import torch
 
+from autotune.evaluators.block_sites import Leaf, block_sites, block_spans
+from autotune.evaluators.span import Span
 from autotune.spaces.inventory import Site
+
+_LEAVES = tuple(Leaf(path=leaf, component=leaf) for leaf in ("attn1", "attn2", "ff"))
 
 
 def list_sites(denoiser: Any) -> tuple[Site, ...]:
     """Self-attention, cross-attention and feed-forward of every block."""
-    blocks = [f"transformer_blocks.{i}" for i in range(len(denoiser.transformer_blocks))]
-    return tuple(
-        Site(name=f"{block}.{leaf}", block=block, component=leaf, macs=0)
-        for block in blocks
-        for leaf in ("attn1", "attn2", "ff")
-    )
+    return block_sites(dict.fromkeys(_blocks(denoiser), _LEAVES))
+
+
+def list_spans(denoiser: Any) -> dict[str, Span]:
+    """Blocks and their stack, through which the image flows."""
+    return block_spans(_blocks(denoiser), ("hidden_states",))
+
+
+def _blocks(denoiser: Any) -> list[str]:
+    return [f"transformer_blocks.{i}" for i in range(len(denoiser.transformer_blocks))]
 
 
 def latent_shape(pipe: Any, height: int, width: int) -> tuple[int, ...]:

@@ -5,18 +5,21 @@ from typing import Any
 
 import torch
 
+from autotune.evaluators.block_sites import FINAL
+from autotune.evaluators.span import Span, Streams
 from autotune.spaces.inventory import Relation, Site
 
 
 def list_sites(denoiser: Any) -> tuple[Site, ...]:
-    """Every stage as a whole (down, mid, up), and inside it its residual blocks and the leaves of its transformers.
+    """The hidden state after the last stage, each stage as a whole (down, mid, up), and the leaves inside it.
 
     Reusing a stage is DeepCache's move (Ma et al. 2024) with the stage's whole output, skip connections included.
+    Leaves are residual blocks and the parts of the transformers.
     """
-    sites: list[Site] = []
+    sites = [Site(name=FINAL, block=FINAL, component=FINAL, macs=0)]
     for stage, module in _stages(denoiser):
         parent = len(sites)
-        sites.append(Site(name=stage, block=stage, component="stage", macs=0))
+        sites.append(Site(name=stage, block=stage, component="stage", macs=0, parent=0, relation=Relation.INSIDE))
         for name, component in _leaves(module):
             site = Site(
                 name=f"{stage}.{name}",
@@ -28,6 +31,20 @@ def list_sites(denoiser: Any) -> tuple[Site, ...]:
             )
             sites.append(site)
     return tuple(sites)
+
+
+def list_spans(denoiser: Any) -> dict[str, Span]:
+    """All stages, one after the other."""
+    stages = tuple(name for name, _ in _stages(denoiser))
+    return {FINAL: Span(modules=stages, streams=("hidden_states",), residual=False, skip=_skip)}
+
+
+def _skip(stage: Any, streams: Streams) -> Any:
+    """What a stage returns that is skipped with all others: a down stage also as many skip connections as it makes."""
+    (hidden,) = streams
+    if "Down" not in type(stage).__name__:
+        return hidden
+    return hidden, (hidden,) * (len(stage.resnets) + len(stage.downsamplers or ()))
 
 
 def _stages(denoiser: Any) -> Iterator[tuple[str, Any]]:

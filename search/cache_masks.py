@@ -32,20 +32,20 @@ class CacheMask:
 
 
 def fora_mask(inventory: Inventory, n_calls: int, every: int) -> CacheMask:
-    """Recompute all sites in every `every`-th call (FORA, Selvaraju et al. 2024, arXiv 2407.01425)."""
+    """Recompute all leaves in every `every`-th call (FORA, Selvaraju et al. 2024, arXiv 2407.01425)."""
     refreshed = np.arange(n_calls) % every == 0
     return CacheMask(label=f"FORA, every {every}", reuse=_rows(~refreshed, inventory))
 
 
 def even_mask(inventory: Inventory, n_calls: int, n_refreshed: int) -> CacheMask:
-    """Recompute all sites in `n_refreshed` calls that are spread evenly from the first on."""
+    """Recompute all leaves in `n_refreshed` calls that are spread evenly from the first on."""
     refreshed = np.zeros(n_calls, bool)
     refreshed[np.floor(np.arange(n_refreshed) * n_calls / n_refreshed).astype(int)] = True
     return CacheMask(label=f"{n_refreshed} of {n_calls} calls refreshed", reuse=_rows(~refreshed, inventory))
 
 
 def early_mask(inventory: Inventory, n_calls: int, n_refreshed: int, power: float = 1.5) -> CacheMask:
-    """Recompute all sites in `n_refreshed` calls that lie denser at the beginning.
+    """Recompute all leaves in `n_refreshed` calls that lie denser at the beginning.
 
     The k-th lies at n_calls (k / n_refreshed)^power, after the uneven refreshes of DeepCache (Ma et al. 2024), or in
     the next free call.
@@ -117,7 +117,9 @@ def _spread(high: int, low: int) -> Sequence[int]:
 
 
 def _rows(reused: Mask, inventory: Inventory) -> Mask:
-    return _grounded(np.repeat(reused[:, None], len(inventory), axis=1))
+    """Whole rows of leaves: what holds them computes, so that each call's own gates act on stored values."""
+    leaves = np.isin(np.arange(len(inventory)), inventory.leaves)
+    return _grounded(reused[:, None] & leaves[None, :])
 
 
 def _grounded(reuse: Mask) -> Mask:

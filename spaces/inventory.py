@@ -72,6 +72,12 @@ class Inventory:
         inside = [site.relation is Relation.INSIDE for site in self.sites]
         return SiteTree.of([site.parent for site in self.sites], inside, [site.macs for site in self.sites])
 
+    @cached_property
+    def leaves(self) -> tuple[int, ...]:
+        """Columns of the sites that hold no other."""
+        hold = {site.parent for site in self.sites if site.relation is Relation.INSIDE}
+        return tuple(i for i in range(len(self.sites)) if i not in hold)
+
     def to_json(self) -> dict[str, object]:
         """A JSON object that `inventory_from_json` reads back."""
         rows = [[s.name, s.block, s.component, s.macs, s.parent, s.relation] for s in self.sites]

@@ -9,6 +9,8 @@ from autotune.evaluators.inventory import list_inventory
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan
 
+HIDING = {"final": 0.1, "stack": 0.15, "block": 0.2, "stage": 0.25}
+
 
 def run(pipe: Any, kwargs: dict[str, Any], **changes: Any) -> torch.Tensor:
     """Latents of a run with one fixed start."""
@@ -32,9 +34,9 @@ def n_calls(pipe: Any, kwargs: dict[str, Any]) -> int:
 
 
 def random_plan(pipe: Any, kwargs: dict[str, Any], seed: int, *, forecasts: bool = False) -> CachePlan:
-    """Half of all cells reused, or forecast in some way; of UNet stages only a quarter, since they hide others."""
+    """Half of all cells reused, or forecast in some way; fewer of those that hide others."""
     inventory = list_inventory(pipe)
-    rates = np.array([0.25 if s.component == "stage" else 0.5 for s in inventory.sites])
+    rates = np.array([HIDING.get(s.component, 0.5) for s in inventory.sites])
     rng = np.random.default_rng(seed)
     reads = rng.random((n_calls(pipe, kwargs), len(inventory))) < rates
     return CachePlan.from_array(reads * rng.integers(1, len(CacheAction), reads.shape) if forecasts else reads)

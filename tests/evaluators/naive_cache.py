@@ -1,10 +1,12 @@
 """The plainest execution of a cache plan, to compare the runtime with."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.inventory import list_inventory
 from autotune.spaces.cache_action import CacheAction, forecast_weights
 from autotune.spaces.cache_plan import CachePlan
@@ -47,35 +49,83 @@ class Naive:
         self.dropped = dropped
         self.values: dict[Any, list[tuple[int, Any]]] = {}
         self.n = -1
-        self.modules = [self.denoiser.get_submodule(s.name) for s in list_inventory(pipe).sites]
+        self.came_in: dict[int, list[torch.Tensor]] = {}
+        self.sites = list_inventory(pipe).sites
+        self.spans = find_adapter(pipe).list_spans(self.denoiser)
 
     def __enter__(self) -> None:
         self.hook = self.denoiser.register_forward_pre_hook(lambda *_: setattr(self, "n", self.n + 1))
-        for i, module in enumerate(self.modules):
-            module.forward = self.gate(i, module.forward)
+        for i, site in reversed(list(enumerate(self.sites))):
+            span = self.spans.get(site.name)
+            if span is None:
+                module = self.denoiser.get_submodule(site.name)
+                module.forward = self.gate(i, module.forward)
+                continue
+            for path in span.modules:
+                module = self.denoiser.get_submodule(path)
+                module.forward = self.span_gate(i, span, path, module, module.forward)
 
     def __exit__(self, *_: object) -> None:
         self.hook.remove()
-        for module in self.modules:
-            del module.forward
+        for module in self.denoiser.modules():
+            vars(module).pop("forward", None)
+
+    def branches(self, i: int) -> tuple[int, list[Any]]:
+        """Row, and a key per guidance branch of this call."""
+        row, call = divmod(self.n, self.calls_per_row)
+        branches = [0, 1] if self.dropped and not self.dropped[row] else [1]
+        return row, [(call, i, branch) for branch in branches]
+
+    def computes(self, i: int) -> bool:
+        row = self.n // self.calls_per_row
+        return row == 0 or bool(self.plan.table[row, i] == CacheAction.RECOMPUTE)
+
+    def store(self, i: int, value: Any) -> None:
+        row, keys = self.branches(i)
+        parts = [value] if len(keys) == 1 else [halves(value, 0), halves(value, 1)]
+        for key, part in zip(keys, parts, strict=True):
+            self.values.setdefault(key, []).insert(0, (row, copied(part)))
+
+    def stored(self, i: int) -> Any:
+        row, keys = self.branches(i)
+        action = CacheAction(self.plan.table[row, i])
+        parts = []
+        for key in keys:
+            stored = self.values[key][: action.order + 1]
+            weights = forecast_weights(action, [made for made, _ in stored], row)
+            parts.append(combined([value for _, value in stored[: len(weights)]], weights))
+        return parts[0] if len(parts) == 1 else joined(*parts)
 
     def gate(self, i: int, original: Callable[..., Any]) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            row, call = divmod(self.n, self.calls_per_row)
-            branches = [0, 1] if self.dropped and not self.dropped[row] else [1]
-            keys = [(call, i, branch) for branch in branches]
-            action = CacheAction(self.plan.table[row, i])
-            if row == 0 or action is CacheAction.RECOMPUTE:
-                value = original(*args, **kwargs)
-                parts = [value] if len(keys) == 1 else [halves(value, 0), halves(value, 1)]
-                for key, part in zip(keys, parts, strict=True):
-                    self.values.setdefault(key, []).insert(0, (row, copied(part)))
-                return value
-            parts = []
-            for key in keys:
-                stored = self.values[key][: action.order + 1]
-                weights = forecast_weights(action, [made for made, _ in stored], row)
-                parts.append(combined([value for _, value in stored[: len(weights)]], weights))
-            return parts[0] if len(parts) == 1 else joined(*parts)
+            if not self.computes(i):
+                return self.stored(i)
+            value = original(*args, **kwargs)
+            self.store(i, value)
+            return value
 
         return forward
+
+    def span_gate(self, i: int, span: Any, path: str, module: Any, original: Any) -> Callable[..., Any]:
+        signature = inspect.signature(type(module).forward)
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            arguments = signature.bind(module, *args, **kwargs).arguments
+            streams = [arguments[name] for name in span.streams]
+            if path == span.modules[0]:
+                self.came_in[i] = [copied(x) for x in streams]
+            if self.computes(i):
+                value = original(*args, **kwargs)
+                if path == span.modules[-1]:
+                    self.store(i, self.shifted(span, i, value, -1) if span.residual else value)
+                return value
+            if path == span.modules[-1]:
+                return self.shifted(span, i, self.stored(i), 1) if span.residual else self.stored(i)
+            return span.skip(module, tuple(streams))
+
+        return forward
+
+    def shifted(self, span: Any, i: int, value: Any, sign: int) -> Any:
+        if len(span.streams) == 1:
+            return value + sign * self.came_in[i][0]
+        return tuple(v + sign * x for v, x in zip(value, self.came_in[i], strict=True))

@@ -68,7 +68,8 @@ def drive(pipe: Any, rows: list[dict[str, Any]]) -> list[torch.Tensor]:
 @pytest.mark.parametrize("with_drops", [False, True])
 def test_poison_in_the_unconditional_branch_never_reaches_the_conditional(pixart_pipe: Any, with_drops: bool) -> None:
     pipe, inventory = pixart_pipe, list_inventory(pixart_pipe)
-    plan = CachePlan.from_array(np.random.default_rng(11).random((6, len(inventory))) < 0.5)
+    rates = [0.5 if site.component in ("attn1", "attn2", "ff") else 0.0 for site in inventory.sites]
+    plan = CachePlan.from_array(np.random.default_rng(11).random((6, len(inventory))) < rates)
     both, stored, alone = GuidanceAction.BOTH, GuidanceAction.STORED, GuidanceAction.CONDITIONAL
     guidance = (both, alone, both, stored, both, both) if with_drops else None
     generator = torch.Generator().manual_seed(0)

@@ -11,7 +11,7 @@ import torch
 from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.inventory import default_prompt_tokens, list_inventory, measure_inventory
 from autotune.spaces.errors import UnsupportedModelError
-from autotune.spaces.inventory import Inventory, Relation
+from autotune.spaces.inventory import Inventory
 
 IMAGE, TEXT, WIDTH = 64, 16, 128
 """Tokens of a 32 x 32 picture and of a prompt, and the width, in mini-flux and mini-pixart."""
@@ -88,8 +88,9 @@ def test_unet_leaves_and_stage(sd_pipe: Any) -> None:
 
 def test_sites_hold_nearly_all_macs(pipe_case: tuple[Any, dict[str, Any]]) -> None:
     inventory = measure_inventory(pipe_case[0], 32, 32)
-    top = sum(s.macs for s in inventory.sites if s.relation is not Relation.INSIDE)
-    assert 0.98 < top / inventory.total_macs <= 1
+    (final,) = [s for s in inventory.sites if s.parent is None]
+    assert 0.98 < final.macs / inventory.total_macs <= 1
+    assert (inventory.tree.own_macs >= 0).all()
     assert all(s.macs > 0 for s in inventory.sites)
 
 
@@ -108,13 +109,13 @@ def test_prompt_length_is_the_pipelines_own_unless_given(flux_pipe: Any) -> None
     assert macs(longer, "transformer_blocks.0.ff_context") == 2 * 20 * WIDTH * 4 * WIDTH
 
 
-def test_flux_dev_at_full_size_costs_no_memory_and_has_171_sites() -> None:
+def test_flux_dev_at_full_size_costs_no_memory_and_has_171_leaves() -> None:
     with torch.device("meta"):
         pipe = SimpleNamespace(transformer=make("FluxTransformer2DModel", guidance_embeds=True), vae_scale_factor=8)
     began = time.perf_counter()
     inventory = measure_inventory(pipe, 1024, 1024, prompt_tokens=512)
     assert time.perf_counter() - began < 30
-    assert len(inventory) == 171
+    assert len(inventory) == 2 + 57 + 171
     tokens, width = 4096 + 512, 3072
     assert macs(inventory, "single_transformer_blocks.37.attn") == 3 * tokens * width**2 + 2 * tokens**2 * width
     assert inventory.total_macs == layer_macs(pipe, 1024, 512) + 57 * 2 * tokens**2 * width
