@@ -26,9 +26,10 @@ from autotune.evaluators.presets import PRESETS
 from autotune.evaluators.solver_scheduler import SolverProgramScheduler
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import ScheduleMismatchError
+from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.noise_schedule import Flow, KnownNoise
-from autotune.spaces.schedule import GuidanceAction, Schedule
+from autotune.spaces.schedule import Schedule
 from autotune.spaces.schedule_file import ScheduleFile, load_schedule_file
 
 _ATTRIBUTE = "_autotune"

@@ -1,29 +1,33 @@
 """Guidance with one branch: calls that run the conditional half of a batch and estimate the other half."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from autotune.evaluators.branch_store import first_half, second_half
-from autotune.spaces.schedule import GuidanceAction
+from autotune.evaluators.branch_store import first_half, second_half, weighted_sum
+from autotune.spaces.guidance_column import (
+    GuidanceAction,
+    GuidanceRow,
+    differences_kept,
+    guidance_weights,
+    n_differences,
+)
 
 
 class GuidanceRuntime:
     """Executes one guidance column on a denoiser whose batch is [unconditional; conditional].
 
-    The pipeline gets a whole batch from every call, so its own guidance formula runs unchanged. With
-    `GuidanceAction.STORED` the unconditional half is c - (c_prev - u_prev), the difference of the last call that ran
-    both; with `GuidanceAction.CONDITIONAL` it is c. A difference that is missing, since the run began in the middle,
-    makes the call run both branches, counted in `missed`.
+    The pipeline gets a whole batch from every call, so its own guidance formula runs unchanged; see `GuidanceAction`. A
+    difference that is missing, since the run began in the middle, makes the call run both branches, counted in
+    `missed`.
     """
 
-    def __init__(self, actions: tuple[GuidanceAction, ...]) -> None:
-        self._actions = actions
-        self._kept = [
-            action is GuidanceAction.BOTH and _is_read(actions[row + 1 :]) for row, action in enumerate(actions)
-        ]
-        self._differences: dict[int, torch.Tensor] = {}
+    def __init__(self, column: Sequence[GuidanceRow]) -> None:
+        self._column = tuple(column)
+        self._kept = differences_kept(column)
+        self._differences: dict[int, list[tuple[int, torch.Tensor]]] = {}
         self.missed = 0
 
     def begin(self) -> None:
@@ -36,34 +40,31 @@ class GuidanceRuntime:
 
     def drops_branch(self, row: int, call: int, batch: int) -> bool:
         """Whether the `call`-th network call of this row runs the conditional branch alone."""
-        action = self._actions[row]
-        if action is not GuidanceAction.STORED:
-            return action is GuidanceAction.CONDITIONAL
-        difference = self._differences.get(call)
-        if difference is None or difference.shape[0] * 2 != batch:
+        if not n_differences(self._column[row]):
+            return self._column[row] is not GuidanceAction.BOTH
+        stored = self._differences.get(call)
+        if not stored or stored[0][1].shape[0] * 2 != batch:
             self.missed += 1
             return False
         return True
 
     def keep(self, row: int, call: int, output: Any) -> None:
         """Store the difference of the branches, if a later row reads it."""
-        if self._kept[row] or self._actions[row] is GuidanceAction.STORED:
+        if self._kept[row]:
             tensor = output_tensor(output)
-            self._differences[call] = (second_half(tensor) - first_half(tensor)).detach()
+            stored = self._differences.setdefault(call, [])
+            stored.insert(0, (row, (second_half(tensor) - first_half(tensor)).detach()))
+            del stored[self._kept[row] :]
 
     def complete(self, row: int, call: int, output: Any) -> Any:
         """The output of the conditional branch with the estimated unconditional half before it."""
         conditional = output_tensor(output)
-        if self._actions[row] is GuidanceAction.STORED:
-            return replace_tensor(output, torch.cat([conditional - self._differences[call], conditional]))
-        return replace_tensor(output, torch.cat([conditional, conditional]))
-
-
-def _is_read(later: tuple[GuidanceAction, ...]) -> bool:
-    for action in later:
-        if action is not GuidanceAction.CONDITIONAL:
-            return action is GuidanceAction.STORED
-    return False
+        stored = self._differences.get(call, [])
+        weights = guidance_weights(self._column[row], [made for made, _ in stored], row)
+        if not weights:
+            return replace_tensor(output, torch.cat([conditional, conditional]))
+        difference = weighted_sum([tensor for _, tensor in stored[: len(weights)]], weights)
+        return replace_tensor(output, torch.cat([conditional - difference, conditional]))
 
 
 def conditional_half(value: Any, batch: int) -> Any:

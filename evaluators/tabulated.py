@@ -19,10 +19,11 @@ from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
+from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.inventory import Inventory, Relation, Site
 from autotune.spaces.noise_schedule import Flow
 from autotune.spaces.program_correction import ProgramCorrection
-from autotune.spaces.schedule import GuidanceAction, Schedule, canonical_schedule, schedule_hash
+from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
 from autotune.spaces.solver_formula import Prediction, levels_of, view_of_output
 from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.time_grid import uniform_lambda

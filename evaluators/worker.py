@@ -26,7 +26,8 @@ from autotune.spaces.column_fit import ColumnFit, FitColumn, fit_from_bytes
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import EvaluatorError, ScheduleError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
-from autotune.spaces.schedule import GuidanceAction, Schedule, canonical_schedule, schedule_hash
+from autotune.spaces.guidance_column import GuidanceAction
+from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
 from autotune.spaces.trace import Trace
 
 THUMBNAILS = 8

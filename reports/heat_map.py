@@ -14,18 +14,23 @@ from numpy.typing import NDArray
 from autotune.reports import palette
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import needed_sites
+from autotune.spaces.guidance_column import GuidanceAction, GuidanceRow, n_differences
 from autotune.spaces.inventory import Inventory
-from autotune.spaces.schedule import GuidanceAction, Schedule
+from autotune.spaces.schedule import Schedule
 
-IDLE = 2
-"""Third state of a cell: its value is not needed, because the site that it is part of or feeds is reused."""
+FORECAST = 2
+"""State of a cell whose value is a forecast of any kind."""
 
-_CELLS = {int(CacheAction.RECOMPUTE): "recompute", int(CacheAction.REUSE): "reuse", IDLE: "idle"}
-_MEANING = {"recompute": "recompute", "reuse": "reuse", "idle": "not needed"}
+IDLE = 3
+"""State of a cell whose value is not needed, because the site that it is part of or feeds is reused."""
+
+_CELLS = {int(CacheAction.RECOMPUTE): "recompute", int(CacheAction.REUSE): "reuse", FORECAST: "forecast", IDLE: "idle"}
+_MEANING = {"recompute": "recompute", "reuse": "reuse", "forecast": "forecast", "idle": "not needed"}
 _GUIDANCE = {
-    GuidanceAction.BOTH: ("guidance-both", "both branches"),
-    GuidanceAction.STORED: ("guidance-stored", "conditional branch, stored difference"),
-    GuidanceAction.CONDITIONAL: ("guidance-one", "conditional branch only"),
+    "guidance-both": "both branches",
+    "guidance-stored": "conditional branch, stored difference",
+    "guidance-forecast": "conditional branch, forecast difference",
+    "guidance-one": "conditional branch only",
 }
 
 
@@ -39,12 +44,16 @@ class StripRow:
 
 
 def cell_states(schedule: Schedule, inventory: Inventory) -> NDArray[np.uint8] | None:
-    """Recompute, reuse or `IDLE` per network call and site, (n_calls, n_sites); None without a fitting cache column."""
+    """Recompute, reuse, `FORECAST` or `IDLE` per network call and site, (n_calls, n_sites).
+
+    None without a fitting cache column.
+    """
     if schedule.cache is None or schedule.cache.n_sites != len(inventory):
         return None
-    table = schedule.cache.table.copy()
-    table[(table == CacheAction.REUSE) & ~needed_sites(table, inventory)] = IDLE
-    return table
+    table = schedule.cache.table
+    states = np.minimum(table, FORECAST)
+    states[(table != CacheAction.RECOMPUTE) & ~needed_sites(table, inventory)] = IDLE
+    return states
 
 
 def strip_rows(schedule: Schedule) -> tuple[StripRow, ...]:
@@ -57,9 +66,15 @@ def strip_rows(schedule: Schedule) -> tuple[StripRow, ...]:
     if schedule.compensation is not None:
         rows.append(_plain("rho", [f"{rho:.2f}" for rho in schedule.compensation]))
     if schedule.guidance is not None:
-        colours = tuple(_GUIDANCE[action][0] for action in schedule.guidance)
+        colours = tuple(map(_guidance_colour, schedule.guidance))
         rows.append(StripRow(name="guidance", texts=("",) * len(colours), colours=colours))
     return tuple(rows)
+
+
+def _guidance_colour(row: GuidanceRow) -> str:
+    if row is GuidanceAction.BOTH:
+        return "guidance-both"
+    return ("guidance-one", "guidance-stored", "guidance-forecast", "guidance-forecast")[n_differences(row)]
 
 
 def _plain(name: str, texts: Sequence[str]) -> StripRow:
@@ -206,6 +221,6 @@ def _legend(schedule: Schedule, cells: NDArray[np.uint8] | None) -> list[Patch]:
     if cells is not None:
         entries += [(colour, _MEANING[colour]) for state, colour in _CELLS.items() if (cells == state).any()]
     if schedule.guidance is not None:
-        used = sorted(set(schedule.guidance), key=list(_GUIDANCE).index)
-        entries += [(_GUIDANCE[action][0], _GUIDANCE[action][1]) for action in used]
+        used = set(map(_guidance_colour, schedule.guidance))
+        entries += [(colour, meaning) for colour, meaning in _GUIDANCE.items() if colour in used]
     return [Patch(fc=palette.light(colour), label=label) for colour, label in entries]

@@ -14,7 +14,8 @@ from autotune.reports.heat_map import solver_text
 from autotune.reports.provenance import duration_text, failure_rows, provenance_sections
 from autotune.reports.sample_grid import SampleRow, data_uri
 from autotune.reports.tables import Row, interval_of, interval_text, number_text, source_text
-from autotune.spaces.schedule import GuidanceAction, Schedule
+from autotune.spaces.guidance_column import GuidanceAction
+from autotune.spaces.schedule import Schedule
 from autotune.spaces.study_record import StudyRecord
 
 PURPOSE = {

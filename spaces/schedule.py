@@ -4,11 +4,11 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 from autotune.spaces.bdia_step import BdiaStep
 from autotune.spaces.cache_plan import CachePlan, canonical_plan
 from autotune.spaces.errors import ScheduleError
+from autotune.spaces.guidance_column import GuidanceRow, canonical_guidance, check_guidance, guidance_to_json
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.momentum_step import MomentumStep
 from autotune.spaces.program_correction import ProgramCorrection
@@ -16,16 +16,6 @@ from autotune.spaces.solver_json import step_to_row
 from autotune.spaces.solver_row import SolverRow
 from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.solver_tape import points_available
-
-
-class GuidanceAction(StrEnum):
-    """What a network call does with the two branches of classifier-free guidance."""
-
-    BOTH = "both"
-    STORED = "stored"
-    """Run the conditional branch; the unconditional output is c - (c_prev - u_prev) of the last call with both."""
-    CONDITIONAL = "conditional"
-    """Run the conditional branch; the unconditional output equals it, so guidance has no effect."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +39,7 @@ class Schedule:
     start: float | None = None
     correction: ProgramCorrection | None = None
     cache: CachePlan | None = None
-    guidance: tuple[GuidanceAction, ...] | None = None
+    guidance: tuple[GuidanceRow, ...] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.n_steps, bool) or not isinstance(self.n_steps, int) or self.n_steps < 1:
@@ -69,8 +59,7 @@ class Schedule:
                 if not math.isfinite(value):
                     raise ScheduleError(f"{name}[{i}] must be a finite number; got {value}")
         self._check_solver()
-        if self.guidance is not None and self.guidance[:1] == (GuidanceAction.STORED,):
-            raise ScheduleError("guidance[0] can't be 'stored': nothing is stored before the first call")
+        check_guidance(self.guidance or ())
         rows = {
             "cache": None if self.cache is None else self.cache.n_calls,
             "guidance": None if self.guidance is None else len(self.guidance),
@@ -130,9 +119,7 @@ def canonical_schedule(schedule: Schedule, inventory: Inventory) -> Schedule:
         ScheduleError: the cache plan does not fit the inventory.
     """
     cache = None if schedule.cache is None else canonical_plan(schedule.cache, inventory)
-    guidance = schedule.guidance
-    if guidance is not None and all(action is GuidanceAction.BOTH for action in guidance):
-        guidance = None
+    guidance = None if schedule.guidance is None else canonical_guidance(schedule.guidance)
     solver, compensation = schedule.solver, schedule.compensation
     if solver is not None:
         solver = tuple(_canonical_row(solver, i, schedule.time or ()) for i in range(schedule.n_steps))
@@ -214,7 +201,7 @@ def schedule_to_json(schedule: Schedule) -> dict[str, object]:
         "solver": None if solver is None else [step_to_row(step) for step in solver],
         "compensation": None if schedule.compensation is None else [float(rho) for rho in schedule.compensation],
         "cache": None if cache is None else [cache.n_calls, cache.n_sites, cache.actions.hex()],
-        "guidance": None if schedule.guidance is None else [str(action) for action in schedule.guidance],
+        "guidance": None if schedule.guidance is None else guidance_to_json(schedule.guidance),
     }
     if schedule.start is not None:
         data["start"] = float(schedule.start)

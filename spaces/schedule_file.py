@@ -20,9 +20,10 @@ from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.condition import Condition, condition_from_json
 from autotune.spaces.errors import ScheduleError
+from autotune.spaces.guidance_column import guidance_from_json, guidance_to_json
 from autotune.spaces.noise_schedule import NoiseSchedule
 from autotune.spaces.program_correction import correction_from_json
-from autotune.spaces.schedule import GuidanceAction, Schedule, points_for_row, schedule_hash
+from autotune.spaces.schedule import Schedule, points_for_row, schedule_hash
 from autotune.spaces.solver_formula import check_step, levels_of
 from autotune.spaces.solver_json import step_from_object, step_to_object
 from autotune.spaces.solver_program import analytic_scale
@@ -150,18 +151,13 @@ def _columns_to_json(schedule: Schedule) -> dict[str, object]:
             "packed": base64.b64encode(np.packbits(bits).tobytes()).decode(),
         }
     if schedule.guidance is not None:
-        data["guidance"] = [str(action) for action in schedule.guidance]
+        data["guidance"] = guidance_to_json(schedule.guidance)
     return data
 
 
 def _columns_from_json(data: dict[str, object]) -> Schedule:
     _check_keys(data, "schedule.", _COLUMNS, required=("n_steps",))
     guidance = _list(data, "guidance")
-    for i, action in enumerate(guidance or ()):
-        if action not in list(GuidanceAction):
-            raise ScheduleError(
-                f"schedule.guidance[{i}] must be one of {[str(a) for a in GuidanceAction]}; got {action!r}"
-            )
     solver = _list(data, "solver")
     n_steps = data["n_steps"]
     if isinstance(n_steps, bool) or not isinstance(n_steps, int):
@@ -174,7 +170,7 @@ def _columns_from_json(data: dict[str, object]) -> Schedule:
         start=_number(data["start"], "start") if "start" in data else None,
         correction=correction_from_json(data["correction"]) if "correction" in data else None,
         cache=_cache_from_json(data["cache"]) if "cache" in data else None,
-        guidance=None if guidance is None else tuple(GuidanceAction(str(action)) for action in guidance),
+        guidance=None if guidance is None else guidance_from_json(guidance),
     )
 
 

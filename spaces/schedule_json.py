@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.errors import ScheduleError
+from autotune.spaces.guidance_column import guidance_from_json
 from autotune.spaces.program_correction import correction_from_json
-from autotune.spaces.schedule import GuidanceAction, Schedule
+from autotune.spaces.schedule import Schedule
 from autotune.spaces.solver_json import step_from_row
 from autotune.spaces.solver_row import SolverRow
 
@@ -34,7 +35,7 @@ def schedule_from_json(data: Mapping[str, object]) -> Schedule:
         start=_number(data, "start"),
         correction=correction_from_json(data["correction"]) if "correction" in data else None,
         cache=_cache(data),
-        guidance=None if guidance is None else tuple(_action(value, i) for i, value in enumerate(guidance)),
+        guidance=None if guidance is None else guidance_from_json(guidance),
     )
 
 
@@ -86,9 +87,3 @@ def _cache(data: Mapping[str, object]) -> CachePlan | None:
             except ValueError as error:
                 raise ScheduleError(f"the actions of the column cache must be hexadecimal digits; {error}") from error
     raise ScheduleError("the column cache must be [n_calls, n_sites, hexadecimal digits]")
-
-
-def _action(value: object, i: int) -> GuidanceAction:
-    if value not in list(GuidanceAction):
-        raise ScheduleError(f"guidance[{i}] must be one of {[str(a) for a in GuidanceAction]}; got {value!r}")
-    return GuidanceAction(str(value))

@@ -13,7 +13,8 @@ from autotune.evaluators.inventory import list_inventory
 from autotune.evaluators.noise import flow_mu, noise_schedule_of, own_timesteps, prediction_of
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.condition import Condition
-from autotune.spaces.schedule import GuidanceAction, Schedule, canonical_schedule
+from autotune.spaces.guidance_column import GuidanceAction
+from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.solver_step import SolverStep
 
 BOTH, STORED = GuidanceAction.BOTH, GuidanceAction.STORED

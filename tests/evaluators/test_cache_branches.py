@@ -9,7 +9,8 @@ import torch
 from autotune.evaluators.apply import _attach, remove
 from autotune.evaluators.inventory import list_inventory
 from autotune.spaces.cache_plan import CachePlan
-from autotune.spaces.schedule import GuidanceAction, Schedule
+from autotune.spaces.guidance_column import GuidanceAction
+from autotune.spaces.schedule import Schedule
 
 from .mini_pipelines import denoiser_of, random_plan, run
 from .naive_cache import Naive

@@ -12,8 +12,9 @@ from autotune.evaluators.inventory import list_inventory
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan, canonical_plan, cell_use
 from autotune.spaces.errors import ScheduleMismatchError
+from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.inventory import Inventory
-from autotune.spaces.schedule import GuidanceAction, Schedule
+from autotune.spaces.schedule import Schedule
 
 from .mini_pipelines import attributes, denoiser_of, n_calls, random_plan, run
 from .naive_cache import Naive

@@ -10,7 +10,8 @@ from autotune.evaluators.apply import _attach, remove
 from autotune.evaluators.inventory import list_inventory
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan
-from autotune.spaces.schedule import GuidanceAction, Schedule
+from autotune.spaces.guidance_column import GuidanceAction
+from autotune.spaces.schedule import Schedule
 
 from .mini_pipelines import denoiser_of, random_plan, run
 

@@ -9,7 +9,8 @@ import torch
 from autotune.evaluators.apply import _attach, remove
 from autotune.evaluators.guidance import conditional_half, halves_are_equal
 from autotune.spaces.errors import ScheduleMismatchError
-from autotune.spaces.schedule import GuidanceAction, Schedule
+from autotune.spaces.guidance_column import GuidanceAction
+from autotune.spaces.schedule import Schedule
 
 from .mini_pipelines import denoiser_of, run
 

@@ -12,7 +12,8 @@ from autotune.evaluators.schedule_features import (
 )
 from autotune.evaluators.tabulated import TabulatedEvaluator, small_flux_inventory
 from autotune.spaces.cache_plan import CachePlan
-from autotune.spaces.schedule import GuidanceAction, Schedule
+from autotune.spaces.guidance_column import GuidanceAction
+from autotune.spaces.schedule import Schedule
 from autotune.spaces.solvers import make_solver
 
 INVENTORY = small_flux_inventory(2, 1)

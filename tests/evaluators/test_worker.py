@@ -12,7 +12,8 @@ from autotune.evaluators.worker import N_KEPT, Worker
 from autotune.spaces.cache_plan import CachePlan, plan_macs
 from autotune.spaces.errors import EvaluatorError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
-from autotune.spaces.schedule import GuidanceAction, Schedule, canonical_schedule
+from autotune.spaces.guidance_column import GuidanceAction
+from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.storage.artifacts import ArtifactStore
 
 PROMPTS = Fidelity(name="calibration", prompts=("a photo of a cat", "a photo of a ship"), seeds=(3, 4))

@@ -13,9 +13,10 @@ from autotune.spaces.cache_plan import CachePlan, plan_macs
 from autotune.spaces.condition import Condition
 from autotune.spaces.evaluation import Evaluation, EvaluationState, Failure, FailureKind, Measurement
 from autotune.spaces.front import calibration_front
+from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.inventory import Inventory, Relation, Site
 from autotune.spaces.noise_schedule import Flow
-from autotune.spaces.schedule import GuidanceAction, Schedule, canonical_schedule, schedule_hash
+from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
 from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.study_record import Candidate, StudyRecord, StudyState
 

@@ -2,8 +2,9 @@ import numpy as np
 
 from autotune.reports.heat_map import IDLE, cell_states, draw_heat_map, short_block, strip_rows
 from autotune.spaces.cache_plan import CachePlan
+from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.inventory import Inventory, Relation, Site
-from autotune.spaces.schedule import GuidanceAction, Schedule
+from autotune.spaces.schedule import Schedule
 from autotune.spaces.study_record import StudyRecord
 
 STAGE = Inventory(

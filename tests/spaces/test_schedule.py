@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from autotune.spaces.bdia_step import BdiaStep
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.errors import ScheduleError
+from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.inventory import Inventory, Relation, Site
 from autotune.spaces.momentum_step import Method, MomentumStep
-from autotune.spaces.schedule import GuidanceAction, Schedule, canonical_schedule, schedule_hash, schedule_to_json
+from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash, schedule_to_json
 from autotune.spaces.schedule_json import schedule_from_json
 from autotune.spaces.solver_row import SolverRow
 from autotune.spaces.solver_step import SolverStep

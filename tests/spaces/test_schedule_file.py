@@ -16,9 +16,10 @@ from autotune.spaces.bdia_step import BdiaStep
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import ScheduleError, StorageError
+from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.momentum_step import MomentumStep
 from autotune.spaces.noise_schedule import Flow
-from autotune.spaces.schedule import GuidanceAction, Schedule, schedule_to_json
+from autotune.spaces.schedule import Schedule, schedule_to_json
 from autotune.spaces.schedule_file import (
     SCHEMA_PATH,
     ScheduleFile,

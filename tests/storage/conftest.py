@@ -10,9 +10,10 @@ from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.condition import Condition
 from autotune.spaces.evaluation import Fidelity, Measurement
 from autotune.spaces.evaluation_request import EvaluationRequest
+from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.inventory import Inventory, Relation, Site
 from autotune.spaces.noise_schedule import Flow
-from autotune.spaces.schedule import GuidanceAction, Schedule, schedule_hash
+from autotune.spaces.schedule import Schedule, schedule_hash
 from autotune.spaces.solver_step import SolverStep
 from autotune.storage.connection import make_engine
 from autotune.storage.database import CandidateEntry, Database
