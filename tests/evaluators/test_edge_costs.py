@@ -116,7 +116,7 @@ def test_a_plan_costs_what_the_forecasts_of_its_actions_miss() -> None:
 def test_half_precision_and_small_parts_change_little(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     run = features().to(dtype)
     exact = recorded([run.double()], ALL_KINDS).edge_costs().table
-    monkeypatch.setattr(edge_costs, "FORECAST_VALUES", 400)
+    monkeypatch.setattr(edge_costs, "CPU_VALUES", 400)
     np.testing.assert_allclose(recorded([run], ALL_KINDS).edge_costs().table, exact, rtol=1e-5)
 
 
