@@ -3,13 +3,20 @@
 All masks are bool tables (n_calls, n_sites), True is reuse; row 0 is always computed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.search.refresh_sets import (
+    StepMask,
+    power_law_refreshes,
+    smooth_cache_refreshes,
+    step_mask_refreshes,
+)
 from autotune.spaces.cache_plan import CachePlan
+from autotune.spaces.errors import ScheduleError
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule
 
@@ -75,13 +82,54 @@ def stage_mask(inventory: Inventory, n_calls: int, every: int) -> CacheMask:
 
     The outermost stages are the first and the last site of component `stage`; all between are reused.
     """
-    stages = [i for i, site in enumerate(inventory.sites) if site.component == STAGE]
-    if len(stages) < 3:
-        raise ValueError(f"a stage mask needs an inventory with three stages or more; got {len(stages)}")
-    inner = np.zeros(len(inventory), bool)
-    inner[stages[1:-1]] = True
-    reuse = (np.arange(n_calls) % every != 0)[:, None] & inner[None, :]
-    return CacheMask(label=f"inner stages, every {every}", reuse=_grounded(reuse))
+    reused = np.arange(n_calls) % every != 0
+    return CacheMask(label=f"inner stages, every {every}", reuse=_grounded(reused[:, None] & _inner_stages(inventory)))
+
+
+def power_law_stage_mask(
+    inventory: Inventory, n_calls: int, n_refreshed: int, *, centre: float, power: float
+) -> CacheMask:
+    """Like `stage_mask`, with full calls where DeepCache's power law puts them (`power_law_refreshes`)."""
+    reused = _all_but(power_law_refreshes(n_calls, n_refreshed, centre, power), n_calls)
+    return CacheMask(
+        label=f"inner stages, {n_calls - reused.sum()} of {n_calls} calls refreshed, power {power:g} around {centre:g}",
+        reuse=reused[:, None] & _inner_stages(inventory),
+    )
+
+
+def step_mask(inventory: Inventory, n_calls: int, preset: StepMask) -> CacheMask:
+    """Recompute all sites in the calls of a cache-dit preset (`step_mask_refreshes`)."""
+    reused = _all_but(step_mask_refreshes(preset, n_calls), n_calls)
+    return CacheMask(label=f"cache-dit, {preset}", reuse=_rows(reused, inventory))
+
+
+def smooth_cache_mask(
+    inventory: Inventory, errors: Mapping[str, NDArray[np.float64]], threshold: float, lookahead: int = 3
+) -> CacheMask:
+    """SmoothCache: all sites of one component share the refreshes that its errors call for.
+
+    Args:
+        inventory: its sites.
+        errors: by component, the table of `smooth_cache_refreshes`, (n_calls, at least lookahead + 1), averaged over
+            the component's sites. Components that are not in it are always recomputed.
+        threshold: the greatest relative error of a reuse that is accepted.
+        lookahead: how many calls in a row may reuse.
+
+    Raises:
+        ScheduleError: a component has no site, the tables differ in n_calls, or an argument breaks a rule.
+    """
+    sizes = {len(table) for table in errors.values()}
+    unknown = set(errors) - {site.component for site in inventory.sites}
+    if unknown or len(sizes) != 1:
+        raise ScheduleError(
+            f"SmoothCache needs errors of the components of {inventory.denoiser_class}, with the same number of calls; "
+            f"got {sorted(sizes)} calls, and {sorted(unknown)} without a site"
+        )
+    reuse = np.zeros((sizes.pop(), len(inventory)), bool)
+    for component, table in errors.items():
+        reused = _all_but(smooth_cache_refreshes(table, threshold, lookahead), len(table))
+        reuse[:, [site.component == component for site in inventory.sites]] = reused[:, None]
+    return CacheMask(label=f"SmoothCache, errors up to {threshold:g}", reuse=reuse)
 
 
 def literature_masks(inventory: Inventory, n_calls: int) -> list[CacheMask]:
@@ -114,6 +162,21 @@ def _spread(high: int, low: int) -> Sequence[int]:
     """From `high` down to `low`, in steps that give about eight values; all at least 1."""
     stride = max(1, (high - low) // 8)
     return range(max(1, high), max(0, low - 1), -stride)
+
+
+def _inner_stages(inventory: Inventory) -> Mask:
+    stages = [i for i, site in enumerate(inventory.sites) if site.component == STAGE]
+    if len(stages) < 3:
+        raise ValueError(f"a stage mask needs an inventory with three stages or more; got {len(stages)}")
+    inner = np.zeros(len(inventory), bool)
+    inner[stages[1:-1]] = True
+    return inner
+
+
+def _all_but(refreshed: Sequence[int], n_calls: int) -> Mask:
+    reused = np.ones(n_calls, bool)
+    reused[list(refreshed)] = False
+    return reused
 
 
 def _rows(reused: Mask, inventory: Inventory) -> Mask:

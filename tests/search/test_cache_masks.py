@@ -2,9 +2,22 @@ import re
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from autotune.evaluators.tabulated import small_flux_inventory
-from autotune.search.cache_masks import early_mask, even_mask, fora_mask, gate_mask, literature_masks, stage_mask
+from autotune.search.cache_masks import (
+    CacheMask,
+    early_mask,
+    even_mask,
+    fora_mask,
+    gate_mask,
+    literature_masks,
+    power_law_stage_mask,
+    smooth_cache_mask,
+    stage_mask,
+    step_mask,
+)
+from autotune.spaces.errors import ScheduleError
 from autotune.spaces.inventory import Inventory, Relation, Site
 
 FLUX = small_flux_inventory()
@@ -28,6 +41,10 @@ def unet_inventory() -> Inventory:
                 Site(name=f"{name}.{leaf}", block=name, component=leaf, macs=3, parent=stage, relation=Relation.INSIDE)
             )
     return Inventory(denoiser_class="UNet2DConditionModel", sites=tuple(sites), total_macs=45)
+
+
+def refreshed_calls(mask: CacheMask, site: int) -> list[int]:
+    return np.flatnonzero(~mask.reuse[:, site]).tolist()
 
 
 @pytest.mark.parametrize("every", [2, 3, 7])
@@ -75,6 +92,37 @@ def test_stage_mask_keeps_the_outermost_stages_running() -> None:
     assert not stage_mask(unet, 10, 2).reuse[::2].any()
     with pytest.raises(ValueError, match="three stages"):
         stage_mask(FLUX, 10, 2)
+
+
+def test_power_law_stage_mask_refreshes_the_inner_stages_only() -> None:
+    unet = unet_inventory()
+    mask = power_law_stage_mask(unet, 10, 4, centre=4, power=2.0)
+    assert mask.label == "inner stages, 4 of 10 calls refreshed, power 2 around 4"
+    for i, site in enumerate(unet.sites):
+        inner = site.name in ("down_blocks.1", "up_blocks.0")
+        assert refreshed_calls(mask, i) == ([0, 3, 4, 6] if inner else list(range(10)))
+    with pytest.raises(ValueError, match="three stages"):
+        power_law_stage_mask(FLUX, 10, 4, centre=4, power=2.0)
+
+
+def test_step_mask_recomputes_whole_calls() -> None:
+    mask = step_mask(FLUX, 28, "ultra")
+    assert all(refreshed_calls(mask, i) == [0, 1, 2, 3, 6, 12, 19, 27] for i in range(len(FLUX)))
+
+
+def test_smooth_cache_mask_has_refreshes_for_each_component() -> None:
+    errors = {"attn1": np.full((6, 4), 0.3), "ff": np.tile([0.0, 0.1, 0.3, 0.5], (6, 1))}
+    mask = smooth_cache_mask(PIXART, errors, 0.3)
+    refreshed = {"attn1": [0, 4], "attn2": [0, 1, 2, 3, 4, 5], "ff": [0, 3]}
+    for i, site in enumerate(PIXART.sites):
+        assert refreshed_calls(mask, i) == refreshed[site.component]
+    assert set(refreshed_calls(smooth_cache_mask(PIXART, errors, 0.3, lookahead=1), 0)) == {0, 2, 4}
+
+
+@pytest.mark.parametrize("errors", [{}, {"attn": np.ones((6, 4))}, {"attn1": np.ones((6, 4)), "ff": np.ones((5, 4))}])
+def test_smooth_cache_needs_tables_that_fit(errors: dict[str, NDArray[np.float64]]) -> None:
+    with pytest.raises(ScheduleError, match="errors of the components of PixArtTransformer2DModel"):
+        smooth_cache_mask(PIXART, errors, 0.3)
 
 
 @pytest.mark.parametrize("inventory", [FLUX, PIXART, unet_inventory()])

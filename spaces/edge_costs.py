@@ -1,0 +1,51 @@
+"""What it costs to approximate the network calls between two refreshes, for planners of cache schedules."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.spaces.cache_action import CacheAction
+from autotune.spaces.errors import ScheduleError
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EdgeCosts:
+    """Costs of edges, float64 (n_calls, longest + 1, longest + 1, longest + 1, n_kinds), axes (j, d1, d2, gap, kind).
+
+    An edge leads from a refresh in call j to the next one in call j + gap, or to the end where that is n_calls; the
+    gap - 1 calls between are approximated with `kinds[kind]`. What a forecast makes of them depends on the refreshes
+    before: they lie in calls j - d1 and j - d1 - d2, and a distance of 0 says that there is none, since call 0 is
+    reached. Distances are at most `longest`, so the three values that a forecast of order 2 reads are known exactly.
+
+    Entries with a gap of 0, and those that no run of n_calls can have, are not read; inf stands for a missing edge.
+    """
+
+    kinds: tuple[CacheAction, ...]
+    table: Array
+
+    def __post_init__(self) -> None:
+        if not self.kinds or CacheAction.RECOMPUTE in self.kinds or len(set(self.kinds)) < len(self.kinds):
+            raise ScheduleError(f"edges need one or more different actions that read; got {self.kinds}")
+        shape = self.table.shape
+        if len(shape) != 5 or shape[0] < 1 or not shape[1] == shape[2] == shape[3] >= 2 or shape[4] != len(self.kinds):
+            raise ScheduleError(
+                f"costs of edges must have the shape (n_calls, longest + 1, longest + 1, longest + 1, "
+                f"{len(self.kinds)}) with n_calls, longest >= 1; got {shape}"
+            )
+        if not np.all(self.table >= 0.0):
+            raise ScheduleError(
+                f"costs of edges must be at least 0 and not NaN; got {self.table.min()}; use inf for a missing edge"
+            )
+
+    @property
+    def n_calls(self) -> int:
+        """Network calls of a run."""
+        return int(self.table.shape[0])
+
+    @property
+    def longest(self) -> int:
+        """Greatest distance between two refreshes."""
+        return int(self.table.shape[1]) - 1
