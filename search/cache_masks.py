@@ -39,20 +39,25 @@ class CacheMask:
 
 
 def fora_mask(inventory: Inventory, n_calls: int, every: int) -> CacheMask:
-    """Recompute all leaves in every `every`-th call (FORA, Selvaraju et al. 2024, arXiv 2407.01425)."""
+    """Recompute all leaves in every `every`-th call (FORA, Selvaraju et al. 2024, arXiv 2407.01425).
+
+    What holds the leaves computes, so that each call's own gates act on the stored values.
+    """
     refreshed = np.arange(n_calls) % every == 0
-    return CacheMask(label=f"FORA, every {every}", reuse=_rows(~refreshed, inventory))
+    return CacheMask(label=f"FORA, every {every}", reuse=_rows(~refreshed, inventory, inventory.leaves))
 
 
 def even_mask(inventory: Inventory, n_calls: int, n_refreshed: int) -> CacheMask:
-    """Recompute all leaves in `n_refreshed` calls that are spread evenly from the first on."""
+    """Run the network in `n_refreshed` calls that are spread evenly from the first on."""
     refreshed = np.zeros(n_calls, bool)
     refreshed[np.floor(np.arange(n_refreshed) * n_calls / n_refreshed).astype(int)] = True
-    return CacheMask(label=f"{n_refreshed} of {n_calls} calls refreshed", reuse=_rows(~refreshed, inventory))
+    return CacheMask(
+        label=f"{n_refreshed} of {n_calls} calls refreshed", reuse=_rows(~refreshed, inventory, inventory.outermost)
+    )
 
 
 def early_mask(inventory: Inventory, n_calls: int, n_refreshed: int, power: float = 1.5) -> CacheMask:
-    """Recompute all leaves in `n_refreshed` calls that lie denser at the beginning.
+    """Run the network in `n_refreshed` calls that lie denser at the beginning.
 
     The k-th lies at n_calls (k / n_refreshed)^power, after the uneven refreshes of DeepCache (Ma et al. 2024), or in
     the next free call.
@@ -61,9 +66,8 @@ def early_mask(inventory: Inventory, n_calls: int, n_refreshed: int, power: floa
     for position in np.floor(n_calls * (np.arange(n_refreshed) / n_refreshed) ** power).astype(int):
         free = np.flatnonzero(~refreshed[position:])
         refreshed[position + free[0] if len(free) else np.flatnonzero(~refreshed)[-1]] = True
-    return CacheMask(
-        label=f"{n_refreshed} of {n_calls} calls refreshed, dense early", reuse=_rows(~refreshed, inventory)
-    )
+    reuse = _rows(~refreshed, inventory, inventory.outermost)
+    return CacheMask(label=f"{n_refreshed} of {n_calls} calls refreshed, dense early", reuse=reuse)
 
 
 def gate_mask(inventory: Inventory, n_calls: int, gate: int) -> CacheMask:
@@ -98,9 +102,9 @@ def power_law_stage_mask(
 
 
 def step_mask(inventory: Inventory, n_calls: int, preset: StepMask) -> CacheMask:
-    """Recompute all sites in the calls of a cache-dit preset (`step_mask_refreshes`)."""
+    """Run the network in the calls of a cache-dit preset (`step_mask_refreshes`)."""
     reused = _all_but(step_mask_refreshes(preset, n_calls), n_calls)
-    return CacheMask(label=f"cache-dit, {preset}", reuse=_rows(reused, inventory))
+    return CacheMask(label=f"cache-dit, {preset}", reuse=_rows(reused, inventory, inventory.outermost))
 
 
 def smooth_cache_mask(
@@ -136,8 +140,8 @@ def literature_masks(inventory: Inventory, n_calls: int) -> list[CacheMask]:
     """Masks of all kinds that the inventory has, the kinds taking turns, so that any beginning is a fair sample."""
     kinds: list[Iterator[CacheMask]] = [
         (fora_mask(inventory, n_calls, n) for n in range(2, max(3, n_calls // 2 + 1))),
-        (even_mask(inventory, n_calls, k) for k in _spread(2 * n_calls // 3, n_calls // 4)),
-        (early_mask(inventory, n_calls, k) for k in _spread(2 * n_calls // 3, n_calls // 4)),
+        (even_mask(inventory, n_calls, k) for k in _spread(2 * n_calls // 3, n_calls // 10)),
+        (early_mask(inventory, n_calls, k) for k in _spread(2 * n_calls // 3, n_calls // 10)),
         (gate_mask(inventory, n_calls, m) for m in _spread(n_calls // 2, n_calls // 8)),
     ]
     if sum(site.component == STAGE for site in inventory.sites) >= 3:
@@ -179,10 +183,8 @@ def _all_but(refreshed: Sequence[int], n_calls: int) -> Mask:
     return reused
 
 
-def _rows(reused: Mask, inventory: Inventory) -> Mask:
-    """Whole rows of leaves: what holds them computes, so that each call's own gates act on stored values."""
-    leaves = np.isin(np.arange(len(inventory)), inventory.leaves)
-    return _grounded(reused[:, None] & leaves[None, :])
+def _rows(reused: Mask, inventory: Inventory, sites: Sequence[int]) -> Mask:
+    return _grounded(reused[:, None] & np.isin(np.arange(len(inventory)), sites)[None, :])
 
 
 def _grounded(reuse: Mask) -> Mask:

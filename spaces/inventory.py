@@ -78,6 +78,17 @@ class Inventory:
         hold = {site.parent for site in self.sites if site.relation is Relation.INSIDE}
         return tuple(i for i in range(len(self.sites)) if i not in hold)
 
+    @cached_property
+    def outermost(self) -> tuple[int, ...]:
+        """Columns of the sites that are inside no other: with all of them reused, nothing that is a site runs."""
+        found = []
+        for i, site in enumerate(self.sites):
+            while site.parent is not None and site.relation is Relation.FEEDS:
+                site = self.sites[site.parent]
+            if site.parent is None:
+                found.append(i)
+        return tuple(found)
+
     def to_json(self) -> dict[str, object]:
         """A JSON object that `inventory_from_json` reads back."""
         rows = [[s.name, s.block, s.component, s.macs, s.parent, s.relation] for s in self.sites]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -77,6 +78,19 @@ def test_stored_difference_is_that_of_the_last_call_with_both(guided: Any) -> No
     assert torch.equal(u3, c3 - (c0 - u0))
     assert attachment.guidance is not None
     assert attachment.guidance.missed == 0
+
+
+def test_a_difference_is_forecast_from_those_of_the_last_calls_with_both(guided: Any) -> None:
+    pipe, kwargs = guided
+    column = (BOTH, BOTH, GuidanceAction.LINEAR, BOTH, GuidanceAction.QUADRATIC, (0.5, 0.75))
+    _attach(pipe, Schedule(n_steps=6, guidance=column))
+    pairs = outputs(pipe, {**kwargs, "num_inference_steps": 6})
+    d = [(c - u).double() for u, c in pairs]
+    torch.testing.assert_close(d[2], 2 * d[1] - d[0], rtol=1e-4, atol=1e-5)
+    parabola = np.linalg.solve(np.vander([3.0, 1.0, 0.0], 3).T, [4.0**2, 4.0, 1.0])
+    expected = sum(float(w) * d[j] for w, j in zip(parabola, (3, 1, 0), strict=True))
+    torch.testing.assert_close(d[4], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(d[5], 0.5 * d[3] + 0.75 * d[1], rtol=1e-4, atol=1e-5)
 
 
 def test_conditional_output_of_a_dropped_row_is_that_of_the_full_call(guided: Any) -> None:

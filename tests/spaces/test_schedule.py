@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.spaces.bdia_step import BdiaStep
+from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.guidance_column import GuidanceAction
@@ -72,10 +73,9 @@ def schedules(draw: st.DrawFn) -> Schedule:
     levels = st.lists(st.floats(0.0, 1000.0, allow_subnormal=False), min_size=n, max_size=n, unique=True)
     time = tuple(sorted(draw(levels), reverse=True)) if solved else None
     ratios = st.tuples(*[st.one_of(st.just(1.0), st.floats(-2.0, 2.0))] * n)
-    first = st.sampled_from([BOTH, CONDITIONAL])
-    actions = st.tuples(first, *[st.sampled_from(list(GuidanceAction))] * (n - 1))
+    actions = st.tuples(st.just(BOTH), *[st.sampled_from(list(GuidanceAction)) | st.just((0.5,))] * (n - 1))
     width = len(INVENTORY)
-    cells = st.lists(st.integers(0, 1), min_size=n * width, max_size=n * width)
+    cells = st.lists(st.sampled_from(CacheAction), min_size=n * width, max_size=n * width)
     return Schedule(
         n_steps=n,
         time=time,

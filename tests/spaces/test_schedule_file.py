@@ -223,7 +223,7 @@ BAD = {
     "momentum of order 5": (rows(GHVB | {"order": 5}), "momentum order must be an integer in 1..4; got 5"),
     "gamma as text": (rows({"method": "bdia", "gamma": "1"}), r"gamma must be a number in \[0, 1\]; got '1'"),
     "unknown view": (change("schedule.solver.0.view", "score"), "solver view"),
-    "unknown guidance": (change("schedule.guidance", ["both", "none", "both"]), r"schedule.guidance\[1\]"),
+    "unknown guidance": (change("schedule.guidance", ["both", "none", "both"]), r"guidance\[1\]"),
     "edited schedule": (change("schedule.compensation", [1.0, 1.0, 1.2]), "hash must be"),
     "unknown condition field": (change("condition.gpu", "x"), "condition.gpu"),
     "condition of another type": (change("condition.height", "tall"), "condition.height"),
