@@ -152,10 +152,9 @@ class _Forecasts:
         return int(self.weights.shape[1])
 
     def edges_of(self, call: int) -> Indices:
-        """Indices of the edges that this call can lie on: the oldest refresh is call 0 or the third from the newest."""
+        """Indices of the edges that this call can lie on, and of some that lack an older refresh that there must be."""
         age, d1, d2, _ = self.edge
-        oldest = call - age - d1 - d2
-        return np.flatnonzero(np.where((d1 > 0) & (d2 > 0), oldest >= 0, oldest == 0))
+        return np.flatnonzero(age + d1 + d2 <= call)
 
 
 def _relative_errors(weights: Array, past: torch.Tensor, slots: Sequence[int], now: torch.Tensor) -> Array:
