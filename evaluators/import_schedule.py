@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from autotune.evaluators.run_numbers import check_run_numbers
 from autotune.evaluators.weightless import describe_model
 from autotune.spaces.ecad_json import parse_ecad
 from autotune.spaces.errors import ScheduleError, UsageError
@@ -53,11 +54,12 @@ def import_schedule(
     """
     if form not in READERS:
         raise UsageError(f"a format to import is one of {', '.join(READERS)}; got {form!r}")
+    check_run_numbers(steps=n_steps, resolution=resolution, guidance=guidance_scale)
     try:
         data = path.read_bytes()
         text = data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"a file to import must be readable UTF-8 text; {path}: {error}; check the path") from error
+        raise UsageError(f"a file to import must be readable UTF-8 text; {path}: {error}: check the path") from error
     described = describe_model(model)
     try:
         plan = READERS[form](text, described.inventory, n_steps)
@@ -65,9 +67,7 @@ def import_schedule(
         raise ScheduleError(f"{path}: {error}") from error
     steps = plan.schedule.n_steps
     if n_steps is not None and n_steps != steps:
-        raise ScheduleError(
-            f"{path}: the file must have the number of steps that was asked for, {n_steps}; got {steps}"
-        )
+        raise ScheduleError(f"{path}: the file must have the {n_steps} steps that were asked for; got {steps}")
     condition = described.condition(
         steps,
         height=resolution or plan.height,

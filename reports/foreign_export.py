@@ -3,8 +3,10 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from autotune.reports.diffusers_script import diffusers_script
+from autotune.spaces.atomic_write import write_atomically
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.errors import ScheduleError, UsageError
 from autotune.spaces.inventory import Inventory
@@ -93,16 +95,19 @@ FOREIGN_EXPORTS: Mapping[str, Callable[[Schedule, Inventory], ForeignFile]] = {
 """By the name that `autotune export --format` takes."""
 
 
-def export_for(form: str, schedule: Schedule, inventory: Inventory) -> ForeignFile:
-    """The schedule in a format of `FOREIGN_EXPORTS`.
+def write_for(form: str, schedule: Schedule, inventory: Inventory, path: Path) -> tuple[str, ...]:
+    """Write the schedule in a format of `FOREIGN_EXPORTS`, whole or not at all; what is lost, in sentences.
 
     Raises:
         UsageError: there is no such format.
         ScheduleError: the format can't express the schedule.
+        StorageError: the file can't be written.
     """
     if form not in FOREIGN_EXPORTS:
         raise UsageError(f"a format to export to is autotune or one of {', '.join(FOREIGN_EXPORTS)}; got {form!r}")
-    return FOREIGN_EXPORTS[form](schedule, inventory)
+    file = FOREIGN_EXPORTS[form](schedule, inventory)
+    write_atomically(path, file.text.encode())
+    return file.lost
 
 
 def _cache_of(schedule: Schedule) -> CachePlan:

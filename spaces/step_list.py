@@ -72,7 +72,10 @@ def _mask_of_steps(steps: list[int], n_steps: int | None) -> list[int]:
             f"{steps[0]} first: count steps from 0, the noisiest"
         )
     if n_steps is None:
-        raise ScheduleError("a list of computed steps does not say how many steps there are; give the number of steps")
+        raise ScheduleError(
+            "a list of computed steps does not say how many steps there are; give their number (on the command line "
+            "with --steps)"
+        )
     if any(b <= a for a, b in itertools.pairwise(steps)) or steps[-1] >= n_steps:
         raise ScheduleError(
             f"computed steps must increase and be below the number of steps, {n_steps}; got {steps}: sort them"

@@ -34,7 +34,7 @@ def test_a_mask_and_its_computed_steps_are_the_same_schedule() -> None:
 @pytest.mark.parametrize(
     ("text", "n_steps", "said"),
     [
-        ("[0, 0, 1]", None, "give the number of steps"),
+        ("[0, 0, 1]", None, "give their number"),
         ("[0, 0, 1]", 3, "must increase"),
         ("[0, 4, 9]", 9, "below the number of steps, 9"),
         ("[2, 4]", 9, "count steps from 0"),
