@@ -39,7 +39,7 @@ def import_file(
     """Make a schedule file of a cache schedule that ECAD, SmoothCache or a planner of whole steps wrote.
 
     It is made for the model's default run here, at the file's own size and guidance if it has some. No weights are
-    read, and nothing is measured.
+    loaded, and nothing is measured.
     """
     from autotune.evaluators.import_schedule import import_schedule
     from autotune.spaces.schedule_file import save_schedule_file

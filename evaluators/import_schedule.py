@@ -36,7 +36,7 @@ def import_schedule(
     """The schedule file, and sentences on what the other tool's file says and the schedule does not carry.
 
     The condition is the model's default run here, at the size and guidance that are given, or else those of the file,
-    with as many steps as the file has. Nothing is measured, and no weights are read.
+    with as many steps as the file has. Nothing is measured, and no weights are loaded.
 
     Args:
         path: the other tool's file, UTF-8.

@@ -122,7 +122,7 @@ def test_what_is_refused(write: Any, tmp_path: Path) -> None:
         import_schedule(write(ecad(np.ones((4, 42), bool))), "ecad", "mini-pixart", n_steps=3)
 
 
-def test_no_weights_are_read(write: Any, tmp_path: Path) -> None:
+def test_no_weights_are_loaded(write: Any, tmp_path: Path) -> None:
     """In a process that can't load any: the safetensors reader for torch is gone."""
     code = (
         "import sys, diffusers, safetensors.torch\n"
