@@ -2,11 +2,13 @@
 
 import contextlib
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autotune.cli.foreign import print_warnings
 from autotune.cli.output import Format, print_rows, print_table
 from autotune.spaces.errors import UsageError
 
@@ -36,6 +38,15 @@ FRONT_COLUMNS = {
 
 
 OPTIONAL_FRONT_COLUMNS = ("source", "alignment", "relative_macs", "psnr", "latency_ms")
+
+
+class ExportFormat(StrEnum):
+    """Whose file `export` writes."""
+
+    AUTOTUNE = "autotune"
+    CACHE_DIT = "cache-dit"
+    SMOOTHCACHE = "smoothcache"
+    DIFFUSERS = "diffusers"
 
 
 def register(app: typer.Typer) -> None:
@@ -109,18 +120,33 @@ def front(study: StudyArgument, storage: StorageOption = None, form: FormatOptio
 
 def export(
     study: StudyArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Schedule file to write.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write.")],
     pick: Annotated[
         str, typer.Option("--pick", help="quality, balanced, fast, or the start of a schedule hash.")
     ] = "balanced",
+    form: Annotated[
+        ExportFormat,
+        typer.Option("--format", help="A schedule file, or a file for another tool; what that can't say is a warning."),
+    ] = ExportFormat.AUTOTUNE,
     storage: StorageOption = None,
 ) -> None:
-    """Write a schedule of a study as a file that `autotune.apply(pipe, FILE)` reads."""
+    """Write a schedule of a study as a file that `autotune.apply(pipe, FILE)` reads, or one for another tool.
+
+    cache-dit gets YAML with a mask of whole steps, SmoothCache JSON with a list per type of component, diffusers a
+    Python file that applies the cache plan without this package.
+    """
     from autotune.reports.export import find_candidate, make_schedule_file
     from autotune.spaces.schedule_file import save_schedule_file
 
     record = _load(study, storage)
-    save_schedule_file(output, make_schedule_file(record, find_candidate(record, pick)))
+    candidate = find_candidate(record, pick)
+    if form is not ExportFormat.AUTOTUNE:
+        from autotune.reports.foreign_export import write_for
+
+        print_warnings(write_for(form, candidate.schedule, record.inventory, output))
+        print(f"wrote {output}")
+        return
+    save_schedule_file(output, make_schedule_file(record, candidate))
     print(f"wrote {output}; in production: autotune.apply(pipe, {str(output)!r})")
 
 

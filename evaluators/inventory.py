@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,21 @@ from torch.utils.flop_counter import FlopCounterMode
 from autotune.evaluators.adapters import Adapter, find_adapter
 from autotune.spaces.errors import UnsupportedModelError
 from autotune.spaces.inventory import Inventory, Site
+
+_ATTENTION = ("bmm", "baddbmm")
+"""Operations that only attention's products of activations are made of, on the plain kernel."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MacSplit:
+    """Multiply-accumulates of one call for one image of one branch: products with weights, and those of attention.
+
+    Published counts often leave attention's products out, as ECAD's do, and some count a multiply-accumulate as two;
+    `Inventory.total_macs` is the sum of both.
+    """
+
+    layers: int
+    attention: int
 
 
 def list_inventory(pipe: Any) -> Inventory:
@@ -38,7 +54,8 @@ def measure_inventory(pipe: Any, height: int, width: int, *, prompt_tokens: int 
     """The inventory with the multiply-accumulates of one call for one image of one branch.
 
     They are counted on a weightless twin of the denoiser, so nothing is computed and no memory is needed. Products of
-    matrices, attention and convolutions count; norms, activations and position codes do not.
+    matrices, attention and convolutions count; norms, activations and position codes do not. Published totals often
+    leave attention out: `split_macs` gives both parts.
 
     Args:
         pipe: a diffusers pipeline.
@@ -52,7 +69,8 @@ def measure_inventory(pipe: Any, height: int, width: int, *, prompt_tokens: int 
     adapter = find_adapter(pipe)
     inventory = list_inventory(pipe)
     tokens = default_prompt_tokens(pipe) if prompt_tokens is None else prompt_tokens
-    counts = _count_macs(adapter, pipe, adapter.latent_shape(pipe, height, width), tokens)
+    flops = _count_flops(adapter, pipe, adapter.latent_shape(pipe, height, width), tokens)
+    counts = {name: sum(by_operation.values()) // 2 for name, by_operation in flops.items()}
     spans = adapter.list_spans(getattr(pipe, adapter.denoiser_attr))
 
     def macs(site: Site) -> int:
@@ -63,6 +81,15 @@ def measure_inventory(pipe: Any, height: int, width: int, *, prompt_tokens: int 
     return dataclasses.replace(inventory, sites=sites, total_macs=counts["Global"])
 
 
+def split_macs(pipe: Any, height: int, width: int, *, prompt_tokens: int | None = None) -> MacSplit:
+    """What the total of `measure_inventory`, which has the same arguments and errors, is made of."""
+    adapter = find_adapter(pipe)
+    tokens = default_prompt_tokens(pipe) if prompt_tokens is None else prompt_tokens
+    flops = _count_flops(adapter, pipe, adapter.latent_shape(pipe, height, width), tokens)["Global"]
+    attention = sum(n for name, n in flops.items() if name in _ATTENTION) // 2
+    return MacSplit(layers=sum(flops.values()) // 2 - attention, attention=attention)
+
+
 def default_prompt_tokens(pipe: Any) -> int:
     """Tokens that the pipeline pads a prompt to unless told otherwise."""
     tokenizer = getattr(pipe, "tokenizer_2", None) or pipe.tokenizer
@@ -71,12 +98,13 @@ def default_prompt_tokens(pipe: Any) -> int:
     return limit if parameter is None or parameter.default is None else min(limit, int(parameter.default))
 
 
-def _count_macs(adapter: Adapter, pipe: Any, shape: tuple[int, ...], prompt_tokens: int) -> dict[str, int]:
-    """Multiply-accumulates by module path; "Global" is the whole call."""
+def _count_flops(adapter: Adapter, pipe: Any, shape: tuple[int, ...], prompt_tokens: int) -> dict[str, dict[str, int]]:
+    """Floating-point operations, two per multiply-accumulate, by module path ("Global" is the call) and operation."""
     denoiser = getattr(pipe, adapter.denoiser_attr)
     # The fused attention kernels of the CPU are unknown to the counter; the plain one is two products of matrices.
     with torch.no_grad(), torch.device("meta"), sdpa_kernel(SDPBackend.MATH):
         twin = type(denoiser).from_config(denoiser.config).eval()
         with FlopCounterMode(display=False) as counter:
             twin(**adapter.make_inputs(pipe, shape, prompt_tokens))
-    return {name: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
+    counts: dict[str, dict[Any, int]] = counter.get_flop_counts()
+    return {name: {op.__name__: n for op, n in by_operation.items()} for name, by_operation in counts.items()}

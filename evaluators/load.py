@@ -51,18 +51,25 @@ def load_model(name: str, *, device: str | torch.device = AUTO_DEVICE, dtype: st
         EvaluatorError: The weights do not fit into the device's memory.
     """
     target = choose_device(device)
+    preset, folder, revision = locate_model(name)
+    torch_dtype = choose_dtype(dtype or preset.dtype, target, explicit=dtype is not None)
+    return LoadedModel(preset=preset, pipe=_load_pipeline(folder, torch_dtype, target), revision=revision)
+
+
+def locate_model(name: str) -> tuple[Preset, Path, str]:
+    """The model that `name` stands for, the folder with its files, which are downloaded if need be, and its revision.
+
+    Raises:
+        ModelNotFoundError: The files can't be had, or are not complete.
+    """
     preset = resolve_model(name)
     if isinstance(preset.source, Path):
-        folder = preset.source
-        check_model_folder(folder)
-        revision = hash_model_folder(folder)
-    else:
-        folder = fetch_snapshot(preset.source)
-        revision = folder.name
-        if preset.name not in PRESETS:
-            preset = describe_folder(preset.name, preset.source, folder)
-    torch_dtype = _choose_dtype(dtype or preset.dtype, target, explicit=dtype is not None)
-    return LoadedModel(preset=preset, pipe=_load_pipeline(folder, torch_dtype, target), revision=revision)
+        check_model_folder(preset.source)
+        return preset, preset.source, hash_model_folder(preset.source)
+    folder = fetch_snapshot(preset.source)
+    if preset.name not in PRESETS:
+        preset = describe_folder(preset.name, preset.source, folder)
+    return preset, folder, folder.name
 
 
 def fetch_snapshot(hub_id: str) -> Path:
@@ -103,7 +110,12 @@ def _short_reason(error: Exception) -> str:
     return f"not cached, and the download failed ({first_line})"
 
 
-def _choose_dtype(name: str, device: torch.device, *, explicit: bool) -> torch.dtype:
+def choose_dtype(name: str, device: torch.device, *, explicit: bool) -> torch.dtype:
+    """The torch dtype of that name; float32 for float16 on a processor, unless it was asked for by name.
+
+    Raises:
+        UsageError: The name is not that of a dtype that models are loaded in.
+    """
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name not in dtypes:
         raise UsageError(f"the dtype must be one of {', '.join(dtypes)}; got {name!r}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.evaluators.presets import PRESETS, Preset, read_prompts
+from autotune.evaluators.run_numbers import check_run_numbers
 from autotune.search.budget import Budget, parse_duration
 from autotune.search.families import check_family
 from autotune.search.ladder import LadderSettings
@@ -101,7 +102,9 @@ def make_settings(
         UsageError: an argument is wrong; the message names it.
     """
     check_family(family)
-    _check_numbers(steps=steps, resolution=resolution, seed=seed, guidance=guidance)
+    check_run_numbers(steps=steps, resolution=resolution, guidance=guidance)
+    if seed < 0:
+        raise UsageError(f"seed must be at least 0; got {seed}")
     limits = make_budget(budget, evaluations, network_calls, cost, price)
     for text in constraints:
         parse_constraint(text)
@@ -136,16 +139,6 @@ def make_budget(
     """
     wall_s = None if wall is None else parse_duration(wall)
     return Budget(wall_s=wall_s, evaluations=evaluations, network_calls=network_calls, cost=cost, price_per_hour=price)
-
-
-def _check_numbers(*, steps: int | None, resolution: int | None, seed: int, guidance: float | None) -> None:
-    for name, value, least in (("steps", steps, 1), ("resolution", resolution, 8), ("seed", seed, 0)):
-        if value is not None and value < least:
-            raise UsageError(f"{name} must be at least {least}; got {value}")
-    if resolution is not None and resolution % 8:
-        raise UsageError(f"resolution must be a multiple of 8 pixels; got {resolution}")
-    if guidance is not None and not 0.0 <= guidance < float("inf"):
-        raise UsageError(f"guidance must be a finite number, 0 or above; got {guidance}")
 
 
 def _split_prompts(preset: Preset, path: str | Path | None) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -29,6 +29,7 @@ from autotune.spaces.solver_json import step_from_object, step_to_object
 from autotune.spaces.solver_program import analytic_scale
 from autotune.spaces.solver_row import SolverRow
 from autotune.spaces.solver_step import SolverStep
+from autotune.spaces.strict_json import check_keys, parse_strict
 
 SCHEMA_VERSION = 1
 SCHEMA_PATH = Path(__file__).with_name("schedule.schema.json")
@@ -93,13 +94,7 @@ def load_schedule_file(path: str | Path) -> ScheduleFile:
 
 def parse_schedule_file(text: str) -> ScheduleFile:
     """The content of a schedule file's text; see `load_schedule_file`."""
-    try:
-        data = json.loads(text, object_pairs_hook=_object, parse_constant=_reject_constant)
-    except json.JSONDecodeError as error:
-        raise ScheduleError(
-            f"not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); "
-            "the file is truncated or was edited: export it again"
-        ) from error
+    data = parse_strict(text, remedy="the file is truncated or was edited: export it again")
     if not isinstance(data, dict):
         raise ScheduleError(f"a schedule file holds one JSON object; got {type(data).__name__}")
     version = data.get("schema_version")
@@ -108,7 +103,7 @@ def parse_schedule_file(text: str) -> ScheduleFile:
             f"schema_version must be {SCHEMA_VERSION}; got {version!r}: "
             "read it with the version of diffusion-autotune that wrote it, or a newer one"
         )
-    _check_keys(data, "", _TOP, required=_TOP)
+    check_keys(data, "", _TOP, required=_TOP)
     for name in ("schedule", "condition", "measured", "provenance"):
         if not isinstance(data[name], dict):
             raise ScheduleError(f"{name} must be an object; got {type(data[name]).__name__}")
@@ -156,7 +151,7 @@ def _columns_to_json(schedule: Schedule) -> dict[str, object]:
 
 
 def _columns_from_json(data: dict[str, object]) -> Schedule:
-    _check_keys(data, "schedule.", _COLUMNS, required=("n_steps",))
+    check_keys(data, "schedule.", _COLUMNS, required=("n_steps",))
     guidance = _list(data, "guidance")
     solver = _list(data, "solver")
     n_steps = data["n_steps"]
@@ -206,7 +201,7 @@ def _step_from_json(data: object, i: int) -> SolverRow:
 def _cache_from_json(data: object) -> CachePlan:
     if not isinstance(data, dict):
         raise ScheduleError(f"schedule.cache must be an object; got {type(data).__name__}")
-    _check_keys(data, "schedule.cache.", _CACHE, required=_CACHE)
+    check_keys(data, "schedule.cache.", _CACHE, required=_CACHE)
     for name in ("n_calls", "n_sites"):
         if isinstance(data[name], bool) or not isinstance(data[name], int) or data[name] < 1:
             raise ScheduleError(f"schedule.cache.{name} must be a positive integer; got {data[name]!r}")
@@ -237,28 +232,6 @@ def _cache_from_json(data: object) -> CachePlan:
 
 def _n_bits(actions: list[str]) -> int:
     return math.ceil(math.log2(len(actions)))
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ScheduleError(f"the key {twice!r} stands twice in one object; remove one")
-    return made
-
-
-def _reject_constant(text: str) -> object:
-    raise ScheduleError(f"numbers must be finite; got {text}: export the file again")
-
-
-def _check_keys(data: Mapping[str, object], where: str, known: tuple[str, ...], *, required: tuple[str, ...]) -> None:
-    for name in data:
-        if name not in known:
-            raise ScheduleError(f"{where}{name} is not a known key; known: {', '.join(known)}")
-    for name in required:
-        if name not in data:
-            raise ScheduleError(f"{where}{name} is missing")
 
 
 def _list(data: Mapping[str, object], name: str) -> list[object] | None:

@@ -77,6 +77,14 @@ def test_an_export_is_applied_and_taken_off_again(study: autotune.Study, pipe: A
     assert len(measured["calibration"]["quality_per_prompt"]["deviation"]) == 2
 
 
+def test_an_export_for_another_tool(study: autotune.Study, tmp_path: Path) -> None:
+    cached = next(c.schedule_hash for c in study.record.candidates if c.schedule.cache is not None)
+    study.export(tmp_path / "plan.py", pick=cached, form="diffusers")
+    assert "def apply_plan(" in (tmp_path / "plan.py").read_text()
+    with pytest.raises(UsageError, match="'onnx'"):
+        study.export(tmp_path / "plan.onnx", pick=cached, form="onnx")
+
+
 def test_a_report_is_written_for_a_study_read_back(study: autotune.Study, storage: str, tmp_path: Path) -> None:
     page = autotune.load_study("mine", storage=storage).report(tmp_path / "out")
     assert page.name == "report.html"

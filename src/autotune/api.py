@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import datetime
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from autotune.evaluators.pool import WorkerPool
 from autotune.evaluators.resolve import resolve_model
 from autotune.evaluators.user_pipeline import adopt_pipeline
 from autotune.reports.export import find_candidate, make_schedule_file
+from autotune.reports.foreign_export import write_for
 from autotune.reports.report import write_report
 from autotune.reports.tables import front_rows
 from autotune.search.budget import Spent
@@ -52,14 +54,22 @@ class Study:
         """One dict per member of the front, fastest first; the keys are those of `autotune front --format json`."""
         return front_rows(self.record)
 
-    def export(self, path: str | Path, pick: str = "balanced") -> None:
+    def export(self, path: str | Path, pick: str = "balanced", form: str = "autotune") -> None:
         """Write the schedule file of a pick (quality, balanced, fast) or of the start of a schedule hash.
 
+        With `form` cache-dit, smoothcache or diffusers it is a file for another tool; what that can't say is a warning.
+
         Raises:
-            UsageError: nothing fits `pick`.
+            UsageError: nothing fits `pick`, or there is no such `form`.
+            ScheduleError: the other tool's format can't express the schedule.
             StorageError: the file can't be written; nothing is changed then.
         """
-        save_schedule_file(path, make_schedule_file(self.record, find_candidate(self.record, pick)))
+        candidate = find_candidate(self.record, pick)
+        if form == "autotune":
+            save_schedule_file(path, make_schedule_file(self.record, candidate))
+            return
+        for sentence in write_for(form, candidate.schedule, self.record.inventory, Path(path)):
+            warnings.warn(sentence, stacklevel=2)
 
     def report(self, folder: str | Path) -> Path:
         """Write the report into a folder, which is made if it is missing; the path of its HTML file."""

@@ -34,7 +34,7 @@ def test_help_is_there_at_once() -> None:
     done = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
-    names = ("run", "resume", "list", "show", "front", "export", "validate", "apply", "report", "doctor")
+    names = ("run", "resume", "list", "show", "front", "export", "import", "validate", "apply", "report", "doctor")
     assert all(f"\n  {name} " in done.stdout for name in names)
 
 
@@ -58,6 +58,9 @@ def test_only_what_computes_loads_torch(small: Place) -> None:
     for reading in (["front", "small"], ["show", "small"], ["list", "studies"]):
         assert not loaded_by(small, *reading, *storage) & {*HEAVY, "matplotlib"}
     assert not loaded_by(small, "export", "small", "-o", "light.json", *storage) & {*HEAVY, "matplotlib"}
+    cached = next(str(row["schedule_hash"]) for row in small.front("small") if row["family"] == "ecad")
+    foreign = ("export", "small", "--pick", cached, "--format", "diffusers", "-o", "light.py")
+    assert not loaded_by(small, *foreign, *storage) & {*HEAVY, "matplotlib"}
     for words in (("validate", "light.json"), ("apply", "light.json"), ("list", "models"), ("list", "families")):
         assert not loaded_by(small, *words) & {*HEAVY, "matplotlib", "sqlalchemy"}
     assert not loaded_by(small, "report", "small", "-o", "light", *storage) & set(HEAVY)

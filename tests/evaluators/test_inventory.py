@@ -1,6 +1,7 @@
 """MACs of the sites, against formulas worked by hand."""
 
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from autotune.evaluators.adapters import find_adapter
-from autotune.evaluators.inventory import default_prompt_tokens, list_inventory, measure_inventory
+from autotune.evaluators.inventory import default_prompt_tokens, list_inventory, measure_inventory, split_macs
 from autotune.spaces.errors import UnsupportedModelError
 from autotune.spaces.inventory import Inventory
 
@@ -86,6 +87,12 @@ def test_unet_leaves_and_stage(sd_pipe: Any) -> None:
     assert inventory.total_macs == stages + embedding + ends
 
 
+def test_the_split_into_layers_and_attention(pipe_case: tuple[Any, dict[str, Any]]) -> None:
+    pipe, split = pipe_case[0], split_macs(pipe_case[0], 32, 32)
+    assert split.layers == layer_macs(pipe, 32, TEXT)
+    assert split.layers + split.attention == measure_inventory(pipe, 32, 32).total_macs
+
+
 def test_sites_hold_nearly_all_macs(pipe_case: tuple[Any, dict[str, Any]]) -> None:
     inventory = measure_inventory(pipe_case[0], 32, 32)
     (final,) = [s for s in inventory.sites if s.parent is None]
@@ -119,6 +126,49 @@ def test_flux_dev_at_full_size_costs_no_memory_and_has_171_leaves() -> None:
     tokens, width = 4096 + 512, 3072
     assert macs(inventory, "single_transformer_blocks.37.attn") == 3 * tokens * width**2 + 2 * tokens**2 * width
     assert inventory.total_macs == layer_macs(pipe, 1024, 512) + 57 * 2 * tokens**2 * width
+
+
+def meta_pipe(name: str, **config: Any) -> Any:
+    with torch.device("meta"):
+        return SimpleNamespace(transformer=make(name, **config), vae_scale_factor=8)
+
+
+def flux_dev() -> Any:
+    """FLUX.1-dev: diffusers' defaults with an embedded guidance."""
+    return meta_pipe("FluxTransformer2DModel", guidance_embeds=True)
+
+
+def pixart_alpha_256() -> Any:
+    """PixArt-alpha XL-2 256: diffusers' defaults at a latent of 32 x 32, captions from T5-XXL."""
+    return meta_pipe("PixArtTransformer2DModel", sample_size=32, caption_channels=4096)
+
+
+def test_published_models_are_what_diffusers_builds_by_default() -> None:
+    flux, pixart = flux_dev().transformer.config, pixart_alpha_256().transformer.config
+    assert (flux.num_layers, flux.num_single_layers, flux.in_channels) == (19, 38, 64)
+    assert (flux.num_attention_heads, flux.attention_head_dim) == (24, 128)
+    assert (flux.joint_attention_dim, flux.pooled_projection_dim) == (4096, 768)
+    assert (pixart.num_layers, pixart.num_attention_heads, pixart.attention_head_dim) == (28, 16, 72)
+    assert (pixart.in_channels, pixart.out_channels, pixart.patch_size) == (4, 8, 2)
+
+
+@pytest.mark.parametrize(
+    ("make_pipe", "pixels", "tokens", "branches", "layers", "attention"),
+    [
+        (pixart_alpha_256, 256, 120, 2, 5.714, 0.2484),
+        (flux_dev, 256, 512, 1, 198.69 / 2, 4.13),
+        (flux_dev, 1024, 512, 1, 1190.25 / 2, 148.7),
+    ],
+)
+def test_published_totals_are_the_layers_without_attention(
+    make_pipe: Callable[[], Any], pixels: int, tokens: int, branches: int, layers: float, attention: float
+) -> None:
+    """ECAD's totals of 20 steps in tera-MACs: PixArt guided; FLUX's are published as twice the layers."""
+    pipe = make_pipe()
+    split = split_macs(pipe, pixels, pixels, prompt_tokens=tokens)
+    calls = 20 * branches
+    assert split.layers * calls / 1e12 == pytest.approx(layers, rel=1e-3)
+    assert split.attention * calls / 1e12 == pytest.approx(attention, rel=1e-3)
 
 
 def test_sdxl_at_full_size() -> None:

@@ -1,0 +1,66 @@
+"""A cache plan made coarser, for tools that decide for many sites at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.spaces.cache_action import CacheAction
+from autotune.spaces.cache_plan import CachePlan, canonical_plan, plan_macs
+from autotune.spaces.errors import ScheduleError
+from autotune.spaces.inventory import Inventory, Relation
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class PlanProjection:
+    """What is left of a plan if all sites of a group must do the same: compute, or reuse the last value."""
+
+    computed: NDArray[np.bool_]
+    """Per network call and group, (n_calls, n_groups)."""
+    changed: float
+    """Share of the plan's cells that do something else afterwards; both plans are compared without dead cells."""
+    forecasts: float
+    """Share of the plan's cells that forecast, all of which are among the changed ones."""
+    relative_macs: tuple[float, float]
+    """Multiply-accumulates over those of an uncached run, before and after; NaN if the inventory has none."""
+
+
+def project_plan(plan: CachePlan, inventory: Inventory, groups: Sequence[str]) -> PlanProjection:
+    """The plan in which a group computes in the calls in which at least half of its sites do.
+
+    Args:
+        plan: what is made coarser.
+        inventory: its sites.
+        groups: per site the group that it belongs to; groups are numbered as they first occur.
+
+    Raises:
+        ScheduleError: the plan caches nothing, before or after; its sites lie inside each other; or it does not fit
+            the inventory.
+    """
+    if any(site.relation is Relation.INSIDE for site in inventory.sites):
+        raise ScheduleError(
+            f"only plans whose modules do not lie inside each other can be made coarser; those of a "
+            f"{inventory.denoiser_class} do: export as autotune or diffusers"
+        )
+    before = canonical_plan(plan, inventory)
+    if before is None:
+        raise ScheduleError("the plan caches nothing: there is nothing to export; choose another schedule")
+    names = list(dict.fromkeys(groups))
+    members = np.equal(np.array(groups)[:, None], np.array(names))
+    fresh = before.table == CacheAction.RECOMPUTE
+    computed = 2 * (fresh @ members.astype(int)) >= members.sum(axis=0)
+    after = canonical_plan(CachePlan.from_array(~computed @ members.T), inventory)
+    if after is None:
+        raise ScheduleError(
+            "less than half of the plan is cached in every call, so that nothing is left if whole groups of modules "
+            "must do the same: export as autotune or diffusers, or choose a faster schedule"
+        )
+    full = inventory.total_macs * plan.n_calls
+    macs = [plan_macs(p, inventory, plan.n_calls) / full if full else float("nan") for p in (before, after)]
+    return PlanProjection(
+        computed=computed,
+        changed=float((before.table != after.table).mean()),
+        forecasts=float((before.table > CacheAction.REUSE).mean()),
+        relative_macs=(macs[0], macs[1]),
+    )
