@@ -4,7 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.evaluators import flux_adapter, pixart_adapter, unet_adapter
+from autotune.evaluators import (
+    flux_adapter,
+    pixart_adapter,
+    qwen_image_adapter,
+    sd3_adapter,
+    unet_adapter,
+    wan_adapter,
+)
 from autotune.spaces.errors import UnsupportedModelError
 from autotune.spaces.inventory import Site
 
@@ -17,8 +24,9 @@ class Adapter:
     stage before what is inside it. `latent_shape(pipe, height, width)` is the shape of the first tensor that the
     denoiser receives for one image of one branch, sizes in pixels. `make_inputs(pipe, latent_shape, prompt_tokens)` are
     keyword arguments of one call with zeros of the right shapes, on the default device. `batched_guidance` says that
-    classifier-free guidance runs as one batch [unconditional; conditional]. Values of the `copied` components may be
-    changed in place by the code that receives them (FreeU, T2I adapters), so the runtime stores copies.
+    classifier-free guidance runs as one batch [unconditional; conditional]; else it takes two calls, if there is any.
+    Values of the `copied` components may be changed in place by the code that receives them (FreeU, T2I adapters), so
+    the runtime stores copies. `even_sigmas` is that of `noise.own_timesteps`.
     """
 
     denoiser_class: str
@@ -28,6 +36,7 @@ class Adapter:
     latent_shape: Callable[[Any, int, int], tuple[int, ...]]
     make_inputs: Callable[[Any, tuple[int, ...], int], dict[str, Any]]
     copied: frozenset[str] = frozenset()
+    even_sigmas: bool | None = None
 
 
 ADAPTERS: Mapping[str, Adapter] = {
@@ -58,6 +67,33 @@ ADAPTERS: Mapping[str, Adapter] = {
             make_inputs=unet_adapter.make_inputs,
             copied=frozenset({"stage", "resnet"}),
         ),
+        Adapter(
+            denoiser_class="SD3Transformer2DModel",
+            denoiser_attr="transformer",
+            batched_guidance=True,
+            list_sites=sd3_adapter.list_sites,
+            latent_shape=sd3_adapter.latent_shape,
+            make_inputs=sd3_adapter.make_inputs,
+            even_sigmas=False,
+        ),
+        Adapter(
+            denoiser_class="QwenImageTransformer2DModel",
+            denoiser_attr="transformer",
+            batched_guidance=False,
+            list_sites=qwen_image_adapter.list_sites,
+            latent_shape=qwen_image_adapter.latent_shape,
+            make_inputs=qwen_image_adapter.make_inputs,
+            even_sigmas=True,
+        ),
+        Adapter(
+            denoiser_class="WanTransformer3DModel",
+            denoiser_attr="transformer",
+            batched_guidance=False,
+            list_sites=wan_adapter.list_sites,
+            latent_shape=wan_adapter.latent_shape,
+            make_inputs=wan_adapter.make_inputs,
+            even_sigmas=False,
+        ),
     )
 }
 """Known denoisers by class name."""
@@ -67,8 +103,15 @@ def find_adapter(pipe: Any) -> Adapter:
     """The adapter of a pipeline's denoiser.
 
     Raises:
-        UnsupportedModelError: no adapter knows the denoiser's class, or the pipeline has none.
+        UnsupportedModelError: no adapter knows the denoiser's class, or the pipeline has none or uses two.
     """
+    boundary = getattr(getattr(pipe, "config", None), "boundary_ratio", None)
+    if boundary is not None:
+        raise UnsupportedModelError(
+            f"a schedule's cache is made for one denoiser; this {type(pipe).__name__} changes from transformer to "
+            f"transformer_2 in the middle (boundary_ratio {boundary:g}); use a model with one transformer, such as Wan "
+            f"2.1, or attach a schedule with the columns time and solver alone"
+        )
     found = []
     for attr in ("transformer", "unet"):
         denoiser = getattr(pipe, attr, None)
