@@ -45,13 +45,13 @@ def embed_prompts(
         raise UnsupportedModelError(f"the pipeline must be one of {', '.join(sorted(_OUTPUTS))}; got {kind}")
     wanted: dict[str, Any] = {
         "prompt": list(prompts),
+        "prompt_2": None,  # what the further encoders of FLUX, SDXL and SD3 read: None is the prompt itself
+        "prompt_3": None,
         "device": pipe._execution_device,
         "num_images_per_prompt": 1,
         "do_classifier_free_guidance": guidance_scale > 1,
         **call_kwargs,
     }
-    if kind == "FluxPipeline":
-        wanted["prompt_2"] = None
     known = inspect.signature(pipe.encode_prompt).parameters
     outputs = pipe.encode_prompt(**{name: value for name, value in wanted.items() if name in known})
     return {name: out for name, out in zip(_OUTPUTS[kind], outputs, strict=True) if name and out is not None}

@@ -51,10 +51,10 @@ def random_args(name: str, *, steps: int = 4) -> dict[str, Any]:
     return {"true_cfg_scale": 3.0, **embeds, **masks, **args}
 
 
-def _vae(channels: int) -> Any:
+def _vae(**config: Any) -> Any:
     return D.AutoencoderKL(
         block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=channels, norm_num_groups=4, sample_size=16,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4, sample_size=16, **config,
     )  # fmt: skip
 
 
@@ -79,7 +79,8 @@ def _sd3() -> Any:
             joint_attention_dim=32, caption_projection_dim=16, pooled_projection_dim=24, pos_embed_max_size=16,
             dual_attention_layers=(0, 1), qk_norm="rms_norm",
         ),
-        scheduler=D.FlowMatchEulerDiscreteScheduler(shift=3.0), vae=_vae(4), text_encoder_3=T.T5EncoderModel(t5),
+        scheduler=D.FlowMatchEulerDiscreteScheduler(shift=3.0), vae=_vae(scaling_factor=1.5305, shift_factor=0.0609),
+        text_encoder_3=T.T5EncoderModel(t5),
         tokenizer_3=AutoTokenizer.from_pretrained(ZOO / "mini-flux" / "tokenizer_2"),
         **_clip(),
     )  # fmt: skip
@@ -99,7 +100,7 @@ def _sdxl() -> Any:
             beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, timestep_spacing="leading",
             steps_offset=1,
         ),
-        vae=_vae(4), **_clip(),
+        vae=_vae(scaling_factor=0.13025), **_clip(),
     )  # fmt: skip
 
 

@@ -9,12 +9,14 @@ import torch
 
 from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.apply import _attach, attach, remove
-from autotune.evaluators.inventory import list_inventory
+from autotune.evaluators.inventory import default_prompt_tokens, list_inventory
+from autotune.evaluators.noise import noise_schedule_of
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan, canonical_plan
 from autotune.spaces.errors import ScheduleMismatchError, UnsupportedModelError
 from autotune.spaces.inventory import Relation
 from autotune.spaces.schedule import GuidanceAction, Schedule
+from autotune.spaces.solvers import make_solver
 
 from .mini_pipelines import attributes, denoiser_of, n_calls, random_plan, run
 from .naive_cache import Naive
@@ -52,6 +54,39 @@ def replayed(pipe: Any, kwargs: dict[str, Any], inputs: list[Inputs]) -> list[to
     outputs = recorded(pipe, kwargs)[1]
     hook.remove()
     return outputs
+
+
+def test_sites_stand_in_execution_order(random_case: Case) -> None:
+    pipe, kwargs = random_case
+    ran: list[str] = []
+    names = [site.name for site in list_inventory(pipe).sites]
+    hooks = [
+        denoiser_of(pipe).get_submodule(name).register_forward_pre_hook(lambda *_, name=name: ran.append(name))
+        for name in names
+    ]
+    run(pipe, kwargs)
+    for hook in hooks:
+        hook.remove()
+    assert ran == names * (4 * calls_per_row(pipe))
+
+
+def test_inputs_have_the_shapes_that_the_pipeline_passes(random_case: Case) -> None:
+    pipe, kwargs = random_case
+    adapter, height = find_adapter(pipe), 2 * kwargs["height"]
+    video = {"num_frames": 81} if "num_frames" in kwargs else {}  # the pipeline's default
+    args, passed = recorded(pipe, {**kwargs, **video, "height": height, "num_inference_steps": 2})[0][0]
+    shape = adapter.latent_shape(pipe, height, kwargs["width"])
+    assert shape[1:] == (args[0] if args else passed["hidden_states"]).shape[1:]
+    n_tokens = passed["encoder_hidden_states"].shape[1]
+    if hasattr(pipe, "tokenizer_2"):
+        assert n_tokens == default_prompt_tokens(pipe)
+    made = adapter.make_inputs(pipe, shape, n_tokens)
+    flat = {**passed, **(passed.get("added_cond_kwargs") or {})}
+    for name, value in {**made, **(made.get("added_cond_kwargs") or {})}.items():
+        if isinstance(value, torch.Tensor) and not (args and name in ("sample", "timestep")):
+            assert value.shape[1:] == flat[name].shape[1:], name
+    with torch.no_grad():
+        assert denoiser_of(pipe)(**made, return_dict=False)[0].isfinite().all()
 
 
 def test_all_recompute_is_bit_identical_and_so_is_the_pipeline_after_removal(random_case: Case) -> None:
@@ -225,11 +260,20 @@ def test_guidance_in_two_calls_takes_no_guidance_column(random_pipes: dict[str, 
     assert "forward" not in vars(pipe.transformer)
 
 
-def test_two_transformers_are_refused(random_pipes: dict[str, Any]) -> None:
-    wan = random_pipes["wan"]
+def test_two_transformers_take_solver_schedules_only(random_pipes: dict[str, Any]) -> None:
+    wan, kwargs = random_pipes["wan"], random_args("wan")
     two = D.WanPipeline(
         transformer=wan.transformer, transformer_2=wan.transformer, boundary_ratio=0.875, scheduler=wan.scheduler,
         vae=None, text_encoder=None, tokenizer=None,
     )  # fmt: skip
+    two.set_progress_bar_config(disable=True)
     with pytest.raises(UnsupportedModelError, match=r"from transformer to transformer_2 .*boundary_ratio 0\.875"):
-        find_adapter(two)
+        attach(two, schedule(kwargs, random_plan(wan, kwargs, 0)))
+    noise = noise_schedule_of(wan.scheduler)
+    solver = Schedule(n_steps=4, time=(1000.0, 900.0, 700.0, 300.0), solver=make_solver("dpmpp-2m", 4, noise))
+    attach(wan, solver)
+    expected = run(wan, kwargs)
+    remove(wan)
+    attach(two, solver)
+    assert torch.equal(run(two, kwargs), expected)
+    remove(two)
