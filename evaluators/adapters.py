@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from autotune.evaluators import (
     flux_adapter,
@@ -23,18 +23,20 @@ class Adapter:
     `denoiser_attr` is where the pipeline holds it. `list_sites` gives the sites without MACs, in execution order, a
     stage before what is inside it. `latent_shape(pipe, height, width)` is the shape of the first tensor that the
     denoiser receives for one image of one branch, sizes in pixels. `make_inputs(pipe, latent_shape, prompt_tokens)` are
-    keyword arguments of one call with zeros of the right shapes, on the default device. `batched_guidance` says that
-    classifier-free guidance runs as one batch [unconditional; conditional]; else it takes two calls, if there is any.
-    Values of the `copied` components may be changed in place by the code that receives them (FreeU, T2I adapters), so
-    the runtime stores copies. `even_sigmas` is that of `noise.own_timesteps`.
+    keyword arguments of one call with zeros of the right shapes, on the default device. `guidance` says how
+    classifier-free guidance runs: as one `batch` [unconditional; conditional], in two `calls`, or not, the scale being
+    `embedded` in the network; `guidance_argument` is what the pipeline's call names the scale. Values of the `copied`
+    components may be changed in place by the code that receives them (FreeU, T2I adapters), so the runtime stores
+    copies. `even_sigmas` is that of `noise.own_timesteps`.
     """
 
     denoiser_class: str
     denoiser_attr: str
-    batched_guidance: bool
+    guidance: Literal["batch", "calls", "embedded"]
     list_sites: Callable[[Any], tuple[Site, ...]]
     latent_shape: Callable[[Any, int, int], tuple[int, ...]]
     make_inputs: Callable[[Any, tuple[int, ...], int], dict[str, Any]]
+    guidance_argument: str = "guidance_scale"
     copied: frozenset[str] = frozenset()
     even_sigmas: bool | None = None
 
@@ -45,7 +47,7 @@ ADAPTERS: Mapping[str, Adapter] = {
         Adapter(
             denoiser_class="FluxTransformer2DModel",
             denoiser_attr="transformer",
-            batched_guidance=False,
+            guidance="embedded",
             list_sites=flux_adapter.list_sites,
             latent_shape=flux_adapter.latent_shape,
             make_inputs=flux_adapter.make_inputs,
@@ -53,7 +55,7 @@ ADAPTERS: Mapping[str, Adapter] = {
         Adapter(
             denoiser_class="PixArtTransformer2DModel",
             denoiser_attr="transformer",
-            batched_guidance=True,
+            guidance="batch",
             list_sites=pixart_adapter.list_sites,
             latent_shape=pixart_adapter.latent_shape,
             make_inputs=pixart_adapter.make_inputs,
@@ -61,7 +63,7 @@ ADAPTERS: Mapping[str, Adapter] = {
         Adapter(
             denoiser_class="UNet2DConditionModel",
             denoiser_attr="unet",
-            batched_guidance=True,
+            guidance="batch",
             list_sites=unet_adapter.list_sites,
             latent_shape=unet_adapter.latent_shape,
             make_inputs=unet_adapter.make_inputs,
@@ -70,7 +72,7 @@ ADAPTERS: Mapping[str, Adapter] = {
         Adapter(
             denoiser_class="SD3Transformer2DModel",
             denoiser_attr="transformer",
-            batched_guidance=True,
+            guidance="batch",
             list_sites=sd3_adapter.list_sites,
             latent_shape=sd3_adapter.latent_shape,
             make_inputs=sd3_adapter.make_inputs,
@@ -79,7 +81,8 @@ ADAPTERS: Mapping[str, Adapter] = {
         Adapter(
             denoiser_class="QwenImageTransformer2DModel",
             denoiser_attr="transformer",
-            batched_guidance=False,
+            guidance="calls",
+            guidance_argument="true_cfg_scale",
             list_sites=qwen_image_adapter.list_sites,
             latent_shape=qwen_image_adapter.latent_shape,
             make_inputs=qwen_image_adapter.make_inputs,
@@ -88,7 +91,7 @@ ADAPTERS: Mapping[str, Adapter] = {
         Adapter(
             denoiser_class="WanTransformer3DModel",
             denoiser_attr="transformer",
-            batched_guidance=False,
+            guidance="calls",
             list_sites=wan_adapter.list_sites,
             latent_shape=wan_adapter.latent_shape,
             make_inputs=wan_adapter.make_inputs,

@@ -204,6 +204,18 @@ _ALL = (
         dtype="float16",
         memory_gb=18.0,
     ),
+    Preset(
+        name="qwen-image",
+        source="Qwen/Qwen-Image",
+        pipeline_class="QwenImagePipeline",
+        description="Qwen-Image, 20 B parameters",
+        n_steps=50,
+        guidance_scale=4.0,
+        height=1328,
+        width=1328,
+        call_kwargs={"max_sequence_length": 512},
+        memory_gb=62.0,
+    ),
 )
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in _ALL}

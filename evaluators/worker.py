@@ -54,7 +54,7 @@ class Worker:
         self.inventory = measure_inventory(pipe, preset.height, preset.width)
         self._mu = flow_mu(pipe, preset.height, preset.width)
         self._adapter = find_adapter(pipe)
-        self._n_branches = 2 if self._adapter.batched_guidance and preset.guidance_scale > 1 else 1
+        self._n_branches = 2 if self._adapter.guidance != "embedded" and preset.guidance_scale > 1 else 1
         self.condition = Condition(
             model=preset.name,
             revision=model.revision,
@@ -237,7 +237,7 @@ class Worker:
     def _arguments(self) -> dict[str, object]:
         preset = self._preset
         size = {"height": preset.height, "width": preset.width}
-        return {"guidance_scale": preset.guidance_scale, **size, **preset.call_kwargs}
+        return {self._adapter.guidance_argument: preset.guidance_scale, **size, **preset.call_kwargs}
 
     def _time(self, schedule: Schedule, fidelity: Fidelity) -> float:
         """Milliseconds per image of one pipeline call over the first batch."""

@@ -106,12 +106,19 @@ def _sdxl() -> Any:
 
 def _qwen_image() -> Any:
     """Three blocks; Qwen-Image's published scheduler."""
+    t5 = T.T5Config(vocab_size=60, d_model=24, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
     return D.QwenImagePipeline(
         transformer=D.QwenImageTransformer2DModel(
             in_channels=16, out_channels=4, num_layers=3, attention_head_dim=16, num_attention_heads=2,
             joint_attention_dim=24, axes_dims_rope=(4, 6, 6),
         ),
-        scheduler=D.FlowMatchEulerDiscreteScheduler(**QWEN_SCHEDULER), vae=None, text_encoder=None, tokenizer=None,
+        scheduler=D.FlowMatchEulerDiscreteScheduler(**QWEN_SCHEDULER),
+        vae=D.AutoencoderKLQwenImage(
+            base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, latents_mean=[-0.5, 0.0, 0.5, 1.0],
+            latents_std=[0.5, 1.0, 2.0, 4.0],
+        ),
+        text_encoder=T.T5EncoderModel(t5),  # in place of a language model: it too gives hidden states
+        tokenizer=AutoTokenizer.from_pretrained(ZOO / "mini-flux" / "tokenizer_2"),
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def calls_per_row(pipe: Any) -> int:
-    return 1 if find_adapter(pipe).batched_guidance else 2
+    return 2 if find_adapter(pipe).guidance == "calls" else 1
 
 
 def schedule(kwargs: dict[str, Any], plan: CachePlan) -> Schedule:
