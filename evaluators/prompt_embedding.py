@@ -50,7 +50,9 @@ def embed_prompts(
     """
     kind = type(pipe).__name__
     if kind not in _OUTPUTS:
-        raise UnsupportedModelError(f"the pipeline must be one of {', '.join(sorted(_OUTPUTS))}; got {kind}")
+        raise UnsupportedModelError(
+            f"to be searched, a pipeline must be one of {', '.join(sorted(_OUTPUTS))}; got {kind}; load one of these"
+        )
     wanted: dict[str, Any] = {
         "prompt": list(prompts),
         "prompt_2": None,  # what the further encoders of FLUX, SDXL and SD3 read: None is the prompt itself

@@ -28,6 +28,7 @@ def make_pipeline(name: str) -> Any:
         if isinstance(part, torch.nn.Module):
             part.eval().requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)
+    pipe.register_to_config(_name_or_path=f"random/{name}")
     return pipe
 
 

@@ -20,6 +20,7 @@ from autotune.evaluators.sampling import run_pipeline
 from autotune.evaluators.worker import Worker
 from autotune.spaces.cache_plan import CachePlan, plan_macs
 from autotune.spaces.column_fit import FitColumn
+from autotune.spaces.errors import UnsupportedModelError
 from autotune.spaces.evaluation import Fidelity, Measurement
 from autotune.spaces.schedule import GuidanceAction, Schedule, canonical_schedule
 from autotune.spaces.schedule_file import ScheduleFile
@@ -91,6 +92,11 @@ def test_prompts_of_qwen_image_are_as_long_as_without_the_others(random_pipes: d
     torch.testing.assert_close(short["prompt_embeds"], own, rtol=1e-4, atol=1e-5)
     assert bool(short["prompt_embeds_mask"].all())
     assert embeddings_of(embeddings, slice(2))["prompt_embeds"].shape == embeddings["prompt_embeds"].shape
+
+
+def test_prompts_of_a_video_pipeline_are_refused(random_pipes: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"to be searched, .*StableDiffusionXLPipeline; got WanPipeline"):
+        embed_prompts(random_pipes["wan"], PROMPTS.prompts, guidance_scale=5.0, call_kwargs={})
 
 
 @pytest.mark.parametrize("name", ["sd3", "sdxl"])

@@ -3,6 +3,7 @@
 import functools
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -11,17 +12,20 @@ import pytest
 import torch
 
 from autotune.evaluators.adapters import find_adapter
-from autotune.evaluators.apply import attach, remove
+from autotune.evaluators.apply import apply, attach, remove
+from autotune.evaluators.inventory import list_inventory
 from autotune.evaluators.noise import flow_mu, noise_schedule_of, own_timesteps
 from autotune.evaluators.solver_scheduler import SolverProgramScheduler
 from autotune.spaces.noise_schedule import Flow
-from autotune.spaces.schedule import Schedule
+from autotune.spaces.schedule import Schedule, canonical_schedule
+from autotune.spaces.schedule_file import ScheduleFile, save_schedule_file
 from autotune.spaces.solvers import make_solver
 from autotune.spaces.time_grid import shift_flow_times
 
 from .mini_pipelines import denoiser_of, random_plan, run, state
 from .naive_cache import Naive
 from .random_pipelines import QWEN_SCHEDULER, SEQUENTIAL, random_args
+from .schedule_files import condition_of
 
 D: Any = diffusers  # its constructors are untyped
 UNIPC: dict[str, Any] = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
@@ -120,6 +124,29 @@ def test_cache_and_solver_together_equal_the_naive_cache_under_the_solver(pipes:
     attach(pipe, replace(solver, cache=plan))
     assert torch.equal(run(pipe, kwargs), expected)
     assert torch.equal(run(pipe, kwargs), expected)
+
+
+@pytest.mark.parametrize("name", ["sd3", "sdxl", "qwen-image", "wan"])
+def test_a_file_applies_and_tells_another_size(
+    pipes: dict[str, Any], name: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Wan's size is that of the pipeline's default number of frames."""
+    pipe, kwargs = pipes[name], random_args(name, steps=N)
+    schedule, noise = own_schedule(pipe, kwargs, "dpmpp-2m")
+    schedule = canonical_schedule(replace(schedule, cache=random_plan(pipe, kwargs, 9)), list_inventory(pipe))
+    attach(pipe, schedule, noise=noise)
+    expected = run(pipe, kwargs)
+    size = {"height": kwargs["height"], "width": kwargs["width"], "noise_schedule": noise}
+    file = ScheduleFile(schedule=schedule, condition=condition_of(pipe, **size))
+    save_schedule_file(tmp_path / "s.json", file)
+    recwarn.clear()
+    apply(pipe, tmp_path / "s.json")
+    assert torch.equal(run(pipe, kwargs), expected)
+    told = [str(w.message) for w in recwarn if "measured for latents" in str(w.message)]
+    assert told == (
+        ["the schedule was measured for latents of shape (4, 21, 4, 4); this run has (4, 2, 4, 4): its speed and "
+         "quality may differ"] if name == "wan" else []
+    )  # fmt: skip
 
 
 def test_grid_of_qwen_image_moves_with_the_resolution(pipes: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
