@@ -2,9 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from autotune.evaluators import flux_adapter, pixart_adapter, unet_adapter
+from autotune.evaluators import (
+    flux_adapter,
+    pixart_adapter,
+    qwen_image_adapter,
+    sd3_adapter,
+    unet_adapter,
+    wan_adapter,
+)
 from autotune.evaluators.span import Span
 from autotune.spaces.errors import UnsupportedModelError
 from autotune.spaces.inventory import Site
@@ -18,19 +25,23 @@ class Adapter:
     site before what is inside it; `list_spans` says, by name, what those cover that are not one module.
     `latent_shape(pipe, height, width)` is the shape of the first tensor that the denoiser receives for one image of one
     branch, sizes in pixels. `make_inputs(pipe, latent_shape, prompt_tokens)` are keyword arguments of one call with
-    zeros of the right shapes, on the default device. `batched_guidance` says that classifier-free guidance runs as one
-    batch [unconditional; conditional]. Values of the `copied` components may be changed in place by the code that
-    receives them (FreeU, T2I adapters), so the runtime stores copies.
+    zeros of the right shapes, on the default device. `guidance` says how classifier-free guidance runs: as one `batch`
+    [unconditional; conditional], in two `calls`, or not, the scale being `embedded` in the network; `guidance_argument`
+    is what the pipeline's call names the scale. Values of the `copied` components may be changed in place by the code
+    that receives them (FreeU, T2I adapters), so the runtime stores copies. `even_sigmas` is that of
+    `noise.own_timesteps`.
     """
 
     denoiser_class: str
     denoiser_attr: str
-    batched_guidance: bool
+    guidance: Literal["batch", "calls", "embedded"]
     list_sites: Callable[[Any], tuple[Site, ...]]
     list_spans: Callable[[Any], Mapping[str, Span]]
     latent_shape: Callable[[Any, int, int], tuple[int, ...]]
     make_inputs: Callable[[Any, tuple[int, ...], int], dict[str, Any]]
+    guidance_argument: str = "guidance_scale"
     copied: frozenset[str] = frozenset()
+    even_sigmas: bool | None = None
 
 
 ADAPTERS: Mapping[str, Adapter] = {
@@ -39,7 +50,7 @@ ADAPTERS: Mapping[str, Adapter] = {
         Adapter(
             denoiser_class="FluxTransformer2DModel",
             denoiser_attr="transformer",
-            batched_guidance=False,
+            guidance="embedded",
             list_sites=flux_adapter.list_sites,
             list_spans=flux_adapter.list_spans,
             latent_shape=flux_adapter.latent_shape,
@@ -48,7 +59,7 @@ ADAPTERS: Mapping[str, Adapter] = {
         Adapter(
             denoiser_class="PixArtTransformer2DModel",
             denoiser_attr="transformer",
-            batched_guidance=True,
+            guidance="batch",
             list_sites=pixart_adapter.list_sites,
             list_spans=pixart_adapter.list_spans,
             latent_shape=pixart_adapter.latent_shape,
@@ -57,12 +68,43 @@ ADAPTERS: Mapping[str, Adapter] = {
         Adapter(
             denoiser_class="UNet2DConditionModel",
             denoiser_attr="unet",
-            batched_guidance=True,
+            guidance="batch",
             list_sites=unet_adapter.list_sites,
             list_spans=unet_adapter.list_spans,
             latent_shape=unet_adapter.latent_shape,
             make_inputs=unet_adapter.make_inputs,
             copied=frozenset({"stage", "resnet"}),
+        ),
+        Adapter(
+            denoiser_class="SD3Transformer2DModel",
+            denoiser_attr="transformer",
+            guidance="batch",
+            list_sites=sd3_adapter.list_sites,
+            list_spans=sd3_adapter.list_spans,
+            latent_shape=sd3_adapter.latent_shape,
+            make_inputs=sd3_adapter.make_inputs,
+            even_sigmas=False,
+        ),
+        Adapter(
+            denoiser_class="QwenImageTransformer2DModel",
+            denoiser_attr="transformer",
+            guidance="calls",
+            guidance_argument="true_cfg_scale",
+            list_sites=qwen_image_adapter.list_sites,
+            list_spans=qwen_image_adapter.list_spans,
+            latent_shape=qwen_image_adapter.latent_shape,
+            make_inputs=qwen_image_adapter.make_inputs,
+            even_sigmas=True,
+        ),
+        Adapter(
+            denoiser_class="WanTransformer3DModel",
+            denoiser_attr="transformer",
+            guidance="calls",
+            list_sites=wan_adapter.list_sites,
+            list_spans=wan_adapter.list_spans,
+            latent_shape=wan_adapter.latent_shape,
+            make_inputs=wan_adapter.make_inputs,
+            even_sigmas=False,
         ),
     )
 }
@@ -73,8 +115,15 @@ def find_adapter(pipe: Any) -> Adapter:
     """The adapter of a pipeline's denoiser.
 
     Raises:
-        UnsupportedModelError: no adapter knows the denoiser's class, or the pipeline has none.
+        UnsupportedModelError: no adapter knows the denoiser's class, or the pipeline has none or uses two.
     """
+    boundary = getattr(getattr(pipe, "config", None), "boundary_ratio", None)
+    if boundary is not None:
+        raise UnsupportedModelError(
+            f"a schedule's cache is made for one denoiser; this {type(pipe).__name__} changes from transformer to "
+            f"transformer_2 in the middle (boundary_ratio {boundary:g}); use a model with one transformer, such as Wan "
+            f"2.1, or attach a schedule with the columns time and solver alone"
+        )
     found = []
     for attr in ("transformer", "unet"):
         denoiser = getattr(pipe, attr, None)

@@ -125,7 +125,7 @@ def _attach(
         cache = CacheRuntime(schedule.cache, inventory, dropped=dropped, copied=adapter.copied, spans=spans)
     if schedule.guidance is not None and any(action is not GuidanceAction.BOTH for action in schedule.guidance):
         adapter = find_adapter(pipe)
-        if not adapter.batched_guidance:
+        if adapter.guidance != "batch":
             raise ScheduleMismatchError(
                 f"a guidance column needs classifier-free guidance in one batch; {type(pipe).__name__} has none; "
                 f"use a schedule without the column"

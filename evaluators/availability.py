@@ -15,11 +15,9 @@ _BYTES_PER_GB = 1e9
 def can_run_here(preset: Preset) -> tuple[bool, str]:
     """Whether a study of this model can start now, and the reason in a few words.
 
-    Looked at are the adapter, the weights (in their folder or in the hub cache) and the rough memory need against the
-    GPU's memory, or the machine's where there is no GPU. Memory that can't be found out is taken to be enough.
+    Looked at are the weights (in their folder or in the hub cache) and the rough memory need against the GPU's memory,
+    or the machine's where there is no GPU. Memory that can't be found out is taken to be enough.
     """
-    if not preset.has_adapter:
-        return False, "no adapter yet"
     folder = preset.source if not isinstance(preset.source, str) else cached_snapshot(preset.source)
     if folder is None:
         return False, f"weights not downloaded (looked for {preset.source} in the hub cache)"

@@ -170,10 +170,10 @@ class CacheRuntime:
                 return original(*args, **kwargs)
             if is_first:
                 self._open[site] = _OpenSpan(inputs_of(args, kwargs), self._read(site, cell))
-            state = self._open[site]
-            if state.value is None:
+            state = self._open.get(site)
+            if state is None or state.value is None:
                 result = original(*args, **kwargs)
-                if is_last:
+                if is_last and state is not None:
                     self._keep(site, cell, span.stored_form(result, state.inputs))
                 return result
             return span.result_of(state.value, state.inputs) if is_last else span.skip(module, inputs_of(args, kwargs))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.apply import applied
 from autotune.evaluators.contact_sheet import make_contact_sheet
 from autotune.evaluators.hardware import AUTO_DEVICE
@@ -35,7 +36,7 @@ def draw_with_schedule(
             batch_size=condition.batch_size,
             arguments={
                 "num_inference_steps": file.schedule.n_steps,
-                "guidance_scale": condition.guidance_scale,
+                find_adapter(model.pipe).guidance_argument: condition.guidance_scale,
                 "height": condition.height,
                 "width": condition.width,
                 **preset.call_kwargs,

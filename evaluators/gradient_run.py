@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from autotune.evaluators.latent_scaling import denoiser_latents
 from autotune.evaluators.override import Overrides
 from autotune.evaluators.solver_scheduler import SolverProgramScheduler
 from autotune.spaces.solver_program import SolverProgram
@@ -169,6 +170,4 @@ def run_with_gradient(
             **embeddings,
             **{**arguments, "num_inference_steps": len(tensors.timesteps)},
         )
-    config = pipe.vae.config
-    latents: torch.Tensor = (kept[0].float() - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
-    return latents
+    return denoiser_latents(pipe.vae, kept[0])

@@ -91,11 +91,14 @@ def split_macs(pipe: Any, height: int, width: int, *, prompt_tokens: int | None 
 
 
 def default_prompt_tokens(pipe: Any) -> int:
-    """Tokens that the pipeline pads a prompt to unless told otherwise."""
-    tokenizer = getattr(pipe, "tokenizer_2", None) or pipe.tokenizer
+    """Tokens that the pipeline pads a prompt to unless told otherwise; the most that it takes, if it does not pad."""
     parameter = inspect.signature(pipe.__call__).parameters.get("max_sequence_length")
-    limit = int(min(tokenizer.model_max_length, 2**31))
-    return limit if parameter is None or parameter.default is None else min(limit, int(parameter.default))
+    most = 2**31 if parameter is None or parameter.default is None else int(parameter.default)
+    if hasattr(pipe, "tokenizer_3"):  # SD3 appends T5's tokens to CLIP's: zeros, if it was loaded without T5
+        t5_most = most if pipe.tokenizer_3 is None else min(most, pipe.tokenizer_3.model_max_length)
+        return int(pipe.tokenizer_max_length + t5_most)
+    tokenizer = getattr(pipe, "tokenizer_2", None) or pipe.tokenizer
+    return int(min(most, tokenizer.model_max_length))
 
 
 def _count_flops(adapter: Adapter, pipe: Any, shape: tuple[int, ...], prompt_tokens: int) -> dict[str, dict[str, int]]:

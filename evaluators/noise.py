@@ -66,13 +66,21 @@ def prediction_of(scheduler: Any) -> Prediction:
     return _PREDICTIONS[name]
 
 
-def own_timesteps(scheduler: Any, n_steps: int, mu: float | None = None) -> tuple[float, ...]:
+def own_timesteps(
+    scheduler: Any, n_steps: int, mu: float | None = None, *, even_sigmas: bool | None = None
+) -> tuple[float, ...]:
     """The grid that a pipeline takes on its own for `n_steps`, one model timestep per network call.
 
     It is what the scheduler itself computes, on a copy. PNDM calls the network `n_steps` + 1 times, the second and
-    third at the same timestep, so its grid is not strictly decreasing. Flow-matching schedulers get FLUX's default
-    sigmas 1, (n-1)/n, .., 1/n. Solvers with `use_flow_sigmas` call the network at timesteps rounded down to integers
-    but integrate from the unrounded level, and that is returned.
+    third at the same timestep, so its grid is not strictly decreasing. Solvers with `use_flow_sigmas` call the network
+    at timesteps rounded down to integers but integrate from the unrounded level, and that is returned.
+
+    Args:
+        scheduler: a diffusers scheduler.
+        n_steps: what the pipeline is asked for.
+        mu: time shift of the resolution (`flow_mu`); needed where the config says `use_dynamic_shifting`.
+        even_sigmas: whether the pipeline passes the sigmas 1, (n-1)/n, .., 1/n to the scheduler, which shifts them
+            only. None is what FLUX's does: if the scheduler is a flow-matching one without `use_flow_sigmas`.
 
     Raises:
         UsageError: `mu` is needed and missing.
@@ -84,13 +92,14 @@ def own_timesteps(scheduler: Any, n_steps: int, mu: float | None = None) -> tupl
         if mu is None:
             raise UsageError("a scheduler with use_dynamic_shifting needs mu; pass flow_mu(pipe, height, width)")
         shift["mu"] = mu
-    if config.get("use_flow_sigmas"):
-        own.set_timesteps(n_steps, **shift)
-        return tuple((config["num_train_timesteps"] * own.sigmas[:-1].double()).tolist())
-    if _is_flow(config):
+    if even_sigmas is None:
+        even_sigmas = _is_flow(config) and not config.get("use_flow_sigmas")
+    if even_sigmas:
         own.set_timesteps(sigmas=np.linspace(1.0, 1.0 / n_steps, n_steps), **shift)
     else:
-        own.set_timesteps(n_steps)
+        own.set_timesteps(n_steps, **shift)
+    if config.get("use_flow_sigmas"):
+        return tuple((config["num_train_timesteps"] * own.sigmas[:-1].double()).tolist())
     return tuple(float(t) for t in own.timesteps)
 
 

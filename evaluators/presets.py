@@ -28,7 +28,7 @@ class Preset:
     embedded value, not a second branch (models without that embedding ignore it). `calibration_prompts` and
     `held_out_prompts` are UTF-8 files with one prompt per line, `n_calibration` how many of the former a study uses by
     default. `batch_size` is images per pipeline call. `dtype` names a torch dtype. `memory_gb` is a rough need for
-    weights and activations at that dtype. `has_adapter` says whether schedules with cache or guidance columns work.
+    weights and activations at that dtype.
 
     Example:
         >>> PRESETS["mini-flux"].n_steps
@@ -50,7 +50,6 @@ class Preset:
     batch_size: int = 1
     dtype: str = "bfloat16"
     memory_gb: float = 0.0
-    has_adapter: bool = True
 
     @property
     def is_local(self) -> bool:
@@ -204,7 +203,18 @@ _ALL = (
         call_kwargs={"max_sequence_length": 256},
         dtype="float16",
         memory_gb=18.0,
-        has_adapter=False,
+    ),
+    Preset(
+        name="qwen-image",
+        source="Qwen/Qwen-Image",
+        pipeline_class="QwenImagePipeline",
+        description="Qwen-Image, 20 B parameters",
+        n_steps=50,
+        guidance_scale=4.0,
+        height=1328,
+        width=1328,
+        call_kwargs={"max_sequence_length": 512},
+        memory_gb=62.0,
     ),
 )
 

@@ -91,7 +91,6 @@ def _describe(name: str, source: str | Path, pipeline_class: str, resolution: in
         width=resolution,
         call_kwargs=call_kwargs,
         dtype=like.dtype if like else "bfloat16",
-        has_adapter=like.has_adapter if like else True,
     )
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from autotune.evaluators.latent_scaling import denoiser_latents
+from autotune.evaluators.prompt_embedding import embeddings_of
 from autotune.spaces.evaluation import Fidelity
 
 
@@ -62,16 +64,14 @@ def run_pipeline(
             result = pipe(
                 generator=generators,
                 output_type="pt",
-                **{name: tensor[batch] for name, tensor in embeddings.items()},
+                **embeddings_of(embeddings, batch),
                 **arguments,
             )
             _synchronize(pipe)
             seconds += time.perf_counter() - began
             images.append(result.images.float().cpu())
-    scale = pipe.vae.config.scaling_factor
-    shift = getattr(pipe.vae.config, "shift_factor", None) or 0.0
     return Samples(
-        latents=torch.cat([(z.float().cpu() - shift) * scale for z in latents]),
+        latents=torch.cat([denoiser_latents(pipe.vae, z.cpu()) for z in latents]),
         images=torch.cat(images),
         seconds=seconds,
     )

@@ -107,6 +107,16 @@ class SolverProgramScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """Index that the run starts from, as the pipeline set it."""
         return self._begin_index
 
+    @property
+    def sigmas(self) -> torch.Tensor:
+        """Noise over signal of the run's timesteps and 0 at the end, on a flow the noise alone; float32 on the CPU.
+
+        As diffusers' schedulers have it; some pipelines read it.
+        """
+        times, noise = self._running.timesteps, self._noise
+        sigmas = noise.sigma(times) if isinstance(noise, Flow) else np.exp(-noise.lam(times))
+        return torch.tensor([*sigmas, 0.0], dtype=torch.float32)
+
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Accept 0, which text-to-image pipelines pass.
 

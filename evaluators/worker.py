@@ -54,7 +54,8 @@ class Worker:
         preset, pipe = model.preset, model.pipe
         self.inventory = measure_inventory(pipe, preset.height, preset.width)
         self._mu = flow_mu(pipe, preset.height, preset.width)
-        self._n_branches = 2 if find_adapter(pipe).batched_guidance and preset.guidance_scale > 1 else 1
+        self._adapter = find_adapter(pipe)
+        self._n_branches = 2 if self._adapter.guidance != "embedded" and preset.guidance_scale > 1 else 1
         self.condition = Condition(
             model=preset.name,
             revision=model.revision,
@@ -83,7 +84,7 @@ class Worker:
 
     def own_timesteps(self, n_steps: int) -> tuple[float, ...]:
         """The pipeline's own grid for `n_steps` steps: one model timestep per network call."""
-        return own_timesteps(self._pipe.scheduler, n_steps, self._mu)
+        return own_timesteps(self._pipe.scheduler, n_steps, self._mu, even_sigmas=self._adapter.even_sigmas)
 
     def reference(self, fidelity: Fidelity) -> Samples:
         """The converged run from the same starting noise, made once per prompt and seed."""
@@ -237,7 +238,7 @@ class Worker:
     def _arguments(self) -> dict[str, object]:
         preset = self._preset
         size = {"height": preset.height, "width": preset.width}
-        return {"guidance_scale": preset.guidance_scale, **size, **preset.call_kwargs}
+        return {self._adapter.guidance_argument: preset.guidance_scale, **size, **preset.call_kwargs}
 
     def _time(self, schedule: Schedule, fidelity: Fidelity) -> float:
         """Milliseconds per image of one pipeline call over the first batch."""

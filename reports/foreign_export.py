@@ -9,9 +9,10 @@ from autotune.reports.diffusers_script import diffusers_script
 from autotune.spaces.atomic_write import write_atomically
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.errors import ScheduleError, UsageError
+from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.plan_projection import PlanProjection, project_plan
-from autotune.spaces.schedule import GuidanceAction, Schedule
+from autotune.spaces.schedule import Schedule
 
 _OTHER_COLUMNS = ("time", "solver", "compensation", "start", "correction")
 

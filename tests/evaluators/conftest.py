@@ -1,4 +1,4 @@
-"""The three reference models, loaded once per session, and the smallest call of each."""
+"""The three reference models and the random pipelines, made once per session, and the smallest call of each."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +14,8 @@ from autotune.evaluators.load import load_model
 from autotune.evaluators.worker import Worker
 from autotune.storage.artifacts import ArtifactStore
 from autotune.storage.database import Database
+
+from .random_pipelines import NAMES, make_pipeline, random_args
 
 ZOO = Path(autotune.evaluators.__path__[0]) / "zoo"
 SMALLEST: dict[str, dict[str, Any]] = {
@@ -97,3 +99,19 @@ def pipe_case(request: pytest.FixtureRequest) -> tuple[Any, dict[str, Any]]:
     """Each model in turn, with the arguments of its smallest call of four steps."""
     fixture = {"mini-flux": "flux_pipe", "mini-pixart": "pixart_pipe", "mini-sd": "sd_pipe"}[request.param]
     return request.getfixturevalue(fixture), call_args(request.param)
+
+
+@pytest.fixture(scope="session")
+def random_pipes() -> dict[str, Any]:
+    """The random pipelines by name."""
+    return {name: make_pipeline(name) for name in NAMES}
+
+
+@pytest.fixture(params=NAMES)
+def random_case(request: pytest.FixtureRequest, random_pipes: dict[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Each random pipeline in turn, with the arguments of its smallest guided call of four steps."""
+    pipe = random_pipes[request.param]
+    scheduler = pipe.scheduler
+    yield pipe, random_args(request.param)
+    remove(pipe)
+    pipe.scheduler = scheduler

@@ -14,9 +14,9 @@ HIDING = {"final": 0.1, "stack": 0.15, "block": 0.2, "stage": 0.25}
 
 def run(pipe: Any, kwargs: dict[str, Any], **changes: Any) -> torch.Tensor:
     """Latents of a run with one fixed start."""
-    images = pipe(**{**kwargs, **changes}, generator=torch.Generator().manual_seed(7)).images
-    assert isinstance(images, torch.Tensor)
-    return images
+    latents = pipe(**{**kwargs, **changes}, generator=torch.Generator().manual_seed(7), return_dict=False)[0]
+    assert isinstance(latents, torch.Tensor)
+    return latents
 
 
 def denoiser_of(pipe: Any) -> Any:

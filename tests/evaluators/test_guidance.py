@@ -14,17 +14,26 @@ from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.schedule import Schedule
 
 from .mini_pipelines import denoiser_of, run
+from .random_pipelines import random_args
 
 BOTH, STORED, ALONE = GuidanceAction.BOTH, GuidanceAction.STORED, GuidanceAction.CONDITIONAL
 
 
-@pytest.fixture(params=["mini-pixart", "mini-sd"])
-def guided(request: pytest.FixtureRequest, pixart_pipe: Any, sd_pipe: Any, small_args: Any) -> Iterator[Any]:
-    """Both guided models with DPM-Solver++, so that a step is one network call."""
-    pipe = pixart_pipe if request.param == "mini-pixart" else sd_pipe
+@pytest.fixture(params=["mini-pixart", "mini-sd", "sd3", "sdxl"])
+def guided(
+    request: pytest.FixtureRequest, pixart_pipe: Any, sd_pipe: Any, random_pipes: Any, small_args: Any
+) -> Iterator[Any]:
+    """All models that guide in one batch, the reference models with DPM-Solver++: a step is one network call."""
+    name = request.param
+    if name in random_pipes:
+        kwargs = {**random_args(name), "prompt": "a red circle"}
+        yield random_pipes[name], kwargs
+        remove(random_pipes[name])
+        return
+    pipe = pixart_pipe if name == "mini-pixart" else sd_pipe
     scheduler = pipe.scheduler
     pipe.scheduler = type(pixart_pipe.scheduler).from_config(scheduler.config)
-    yield pipe, small_args(request.param)
+    yield pipe, small_args(name)
     remove(pipe)
     pipe.scheduler = scheduler
 

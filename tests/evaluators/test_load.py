@@ -194,7 +194,6 @@ def test_the_device_is_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch,
 
 def test_list_says_what_can_run_here_and_why_not(empty_cache: Path) -> None:
     assert can_run_here(PRESETS["mini-flux"]) == (True, "ready")
-    assert can_run_here(PRESETS["sd3"]) == (False, "no adapter yet")
     runs, reason = can_run_here(PRESETS["sdxl"])
     assert not runs
     assert "stabilityai/stable-diffusion-xl-base-1.0" in reason

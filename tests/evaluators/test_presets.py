@@ -13,7 +13,7 @@ MINIS = ("mini-flux", "mini-pixart", "mini-sd")
 
 
 def test_names_are_those_of_the_documentation() -> None:
-    big = {"flux", "flux-schnell", "pixart-alpha", "pixart-sigma", "sd15", "sdxl", "sd3"}
+    big = {"flux", "flux-schnell", "pixart-alpha", "pixart-sigma", "sd15", "sdxl", "sd3", "qwen-image"}
     assert set(PRESETS) == {*MINIS, *big}
     assert all(name == preset.name for name, preset in PRESETS.items())
     assert {name for name, preset in PRESETS.items() if preset.is_local} == set(MINIS)
@@ -71,10 +71,9 @@ def test_useless_prompt_file_is_an_error_that_names_it(tmp_path: Path, content: 
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=list(PRESETS))
-def test_pipeline_takes_the_arguments_and_has_the_adapter_that_a_preset_says(preset: Preset) -> None:
+def test_pipeline_of_a_preset_takes_its_arguments_and_has_an_adapter(preset: Preset) -> None:
     pipeline = getattr(diffusers, preset.pipeline_class)
     call = inspect.signature(pipeline.__call__).parameters
-    assert {"prompt", "height", "width", "guidance_scale", *preset.call_kwargs} <= set(call)
     parts = inspect.signature(pipeline.__init__).parameters
-    denoiser = parts["transformer" if "transformer" in parts else "unet"].annotation
-    assert preset.has_adapter == (denoiser.__name__ in ADAPTERS)
+    adapter = ADAPTERS[parts["transformer" if "transformer" in parts else "unet"].annotation.__name__]
+    assert {"prompt", "height", "width", adapter.guidance_argument, *preset.call_kwargs} <= set(call)

@@ -11,8 +11,9 @@ from autotune.reports.foreign_export import FOREIGN_EXPORTS, export_cache_dit, e
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.errors import ScheduleError, StorageError, UsageError
+from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.inventory import Inventory, Relation, Site
-from autotune.spaces.schedule import GuidanceAction, Schedule, canonical_schedule
+from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.smoothcache_json import parse_smoothcache
 from autotune.spaces.solver_step import SolverStep
 
