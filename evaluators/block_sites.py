@@ -4,16 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autotune.evaluators.span import Span
-from autotune.spaces.inventory import Relation, Site
-
-FINAL = "final"
-"""Name and component of the site that stands for the hidden state after the last block, as it is."""
-
-STACK = "stack"
-"""Name and component of the site that stands for what all blocks together add to the hidden state."""
-
-BLOCK = "block"
-"""Component of a site that stands for what one block adds."""
+from autotune.spaces.inventory import BLOCK, FINAL, STACK, Relation, Site
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 
-from autotune.evaluators.block_sites import FINAL
 from autotune.evaluators.span import Span, Streams
-from autotune.spaces.inventory import Relation, Site
+from autotune.spaces.inventory import FINAL, Relation, Site
 
 
 def list_sites(denoiser: Any) -> tuple[Site, ...]:

@@ -8,7 +8,7 @@ import numpy as np
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan, canonical_plan, cell_use
 from autotune.spaces.errors import ScheduleError
-from autotune.spaces.inventory import Inventory
+from autotune.spaces.inventory import BLOCK, FINAL, STACK, Inventory
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
 
 _TEMPLATE = Path(__file__).with_name("cached_pipeline.py")
@@ -22,7 +22,7 @@ def diffusers_script(schedule: Schedule, inventory: Inventory, remarks: Sequence
     """Source of the file; `remarks` are sentences that are put on top as comments.
 
     Raises:
-        ScheduleError: the schedule caches nothing, or forecasts.
+        ScheduleError: the schedule caches nothing, or forecasts, or caches blocks as a whole.
     """
     plan = None if schedule.cache is None else canonical_plan(schedule.cache, inventory)
     if plan is None:
@@ -34,6 +34,12 @@ def diffusers_script(schedule: Schedule, inventory: Inventory, remarks: Sequence
             f"a schedule that reuses only"
         )
     letters = _letters(plan, inventory)
+    spans = [site.component in (FINAL, STACK, BLOCK) for site in inventory.sites]
+    if (letters[:, spans] != ".").any():
+        raise ScheduleError(
+            "a script for diffusers caches leaf modules and stages only; this plan also caches blocks, their stack or "
+            "the hidden state: export as autotune, or choose another schedule"
+        )
     gated = np.flatnonzero((letters != ".").any(axis=0))
     copied = sorted(inventory.sites[i].name for i in gated if inventory.sites[i].component in COPIED)
     name = schedule_hash(canonical_schedule(schedule, inventory))[:12]

@@ -34,7 +34,7 @@ def export_cache_dit(schedule: Schedule, inventory: Inventory) -> ForeignFile:
         ScheduleError: there is no cache column, its rows are no steps, or nothing of it is left.
     """
     plan = _cache_of(schedule)
-    projection = project_plan(plan, inventory, ["step"] * len(inventory))
+    projection = project_plan(plan, inventory, ["step"] * len(inventory.leaves))
     mask = [int(computed) for computed in projection.computed[:, 0]]
     lost = (
         *_changes(projection, f"whole steps, of which {sum(mask)} of {len(mask)} are computed"),
@@ -63,7 +63,7 @@ def export_smoothcache(schedule: Schedule, inventory: Inventory) -> ForeignFile:
     Raises:
         ScheduleError: there is no cache column, its rows are no steps, or nothing of it is left.
     """
-    components = [site.component for site in inventory.sites]
+    components = [inventory.sites[i].component for i in inventory.leaves]
     projection = project_plan(_cache_of(schedule), inventory, components)
     lists = {
         name: [int(computed) for computed in column]

@@ -9,6 +9,15 @@ from functools import cached_property
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.site_tree import SiteTree
 
+FINAL = "final"
+"""Component of the site that stands for the hidden state after the last block or stage, as it is."""
+
+STACK = "stack"
+"""Component of the site that stands for what all blocks together add to the hidden state."""
+
+BLOCK = "block"
+"""Component of a site that stands for what one block adds."""
+
 
 class Relation(StrEnum):
     """How a site's value reaches the rest of the network when another site, its `parent`, is reused."""

@@ -1,7 +1,7 @@
 """A cache plan made coarser, for tools that decide for many sites at once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,34 @@ class PlanProjection:
     computed: NDArray[np.bool_]
     """Per network call and group, (n_calls, n_groups)."""
     changed: float
-    """Share of the plan's cells that do something else afterwards; both plans are compared without dead cells."""
+    """Share of the plan's cells (leaves only) that do something else afterwards, dead ones left out."""
     forecasts: float
     """Share of the plan's cells that forecast, all of which are among the changed ones."""
     relative_macs: tuple[float, float]
     """Multiply-accumulates over those of an uncached run, before and after; NaN if the inventory has none."""
+
+
+def leaf_plan(plan: CachePlan, inventory: Inventory) -> tuple[CachePlan, Inventory]:
+    """The plan over the leaves alone, and their inventory: a leaf that is not called is a reuse.
+
+    Raises:
+        ScheduleError: the plan caches nothing, its sites are stages that hold others, or it does not fit the inventory.
+    """
+    if any(site.component == "stage" for site in inventory.sites):
+        raise ScheduleError(
+            f"only plans of blocks can be made coarser; a {inventory.denoiser_class} has stages, which hold others: "
+            "export as autotune or diffusers"
+        )
+    canonical = canonical_plan(plan, inventory)
+    if canonical is None:
+        raise ScheduleError("the plan caches nothing: there is nothing to export; choose another schedule")
+    leaves = list(inventory.leaves)
+    sites = []
+    for site in (inventory.sites[i] for i in leaves):
+        feeds = site.relation is Relation.FEEDS
+        parent = leaves.index(site.parent) if feeds and site.parent is not None else None
+        sites.append(replace(site, parent=parent, relation=site.relation if feeds else None))
+    return CachePlan.from_array(canonical.table[:, leaves]), replace(inventory, sites=tuple(sites))
 
 
 def project_plan(plan: CachePlan, inventory: Inventory, groups: Sequence[str]) -> PlanProjection:
@@ -32,20 +55,13 @@ def project_plan(plan: CachePlan, inventory: Inventory, groups: Sequence[str]) -
     Args:
         plan: what is made coarser.
         inventory: its sites.
-        groups: per site the group that it belongs to; groups are numbered as they first occur.
+        groups: per leaf the group that it belongs to; groups are numbered as they first occur.
 
     Raises:
-        ScheduleError: the plan caches nothing, before or after; its sites lie inside each other; or it does not fit
-            the inventory.
+        ScheduleError: the plan caches nothing, before or after; it has stages; or it does not fit the inventory.
     """
-    if any(site.relation is Relation.INSIDE for site in inventory.sites):
-        raise ScheduleError(
-            f"only plans whose modules do not lie inside each other can be made coarser; those of a "
-            f"{inventory.denoiser_class} do: export as autotune or diffusers"
-        )
-    before = canonical_plan(plan, inventory)
-    if before is None:
-        raise ScheduleError("the plan caches nothing: there is nothing to export; choose another schedule")
+    plan, inventory = leaf_plan(plan, inventory)
+    before = canonical_plan(plan, inventory) or plan
     names = list(dict.fromkeys(groups))
     members = np.equal(np.array(groups)[:, None], np.array(names))
     fresh = before.table == CacheAction.RECOMPUTE

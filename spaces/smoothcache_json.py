@@ -23,11 +23,10 @@ def parse_smoothcache(text: str, inventory: Inventory) -> ImportedPlan:
     """
     lists = as_object(parse_strict(text, remedy='write {"attn1": [1, 0, 1]}'), "a file of SmoothCache")
     components = [site.component for site in inventory.sites]
-    check_keys(lists, "", list(dict.fromkeys(components)), required=())
+    known = dict.fromkeys(components[i] for i in inventory.leaves)
+    check_keys(lists, "", list(known), required=())
     if not lists:
-        raise ScheduleError(
-            f"a file of SmoothCache must name a component; known: {', '.join(dict.fromkeys(components))}"
-        )
+        raise ScheduleError(f"a file of SmoothCache must name a component; known: {', '.join(known)}")
     n_steps: int | None = None
     reused: dict[str, list[bool]] = {}
     for name, mask in lists.items():

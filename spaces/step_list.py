@@ -13,13 +13,13 @@ import numpy as np
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.imported_plan import ImportedPlan
-from autotune.spaces.inventory import Inventory
+from autotune.spaces.inventory import STACK, Inventory
 from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.strict_json import parse_strict
 
 REMARK = (
-    "a cached step reuses every module's output under the gates of the present step; tools that made such lists reuse "
-    "a residual or the whole prediction, so quality may differ from theirs"
+    "a cached step reuses what the whole stack of blocks added, of a UNet its last hidden state; tools that made such "
+    "lists may reuse something else, so quality may differ from theirs"
 )
 
 
@@ -44,7 +44,9 @@ def parse_step_list(text: str, inventory: Inventory, *, n_steps: int | None = No
     check_mask(mask, "a step list")
     if n_steps is not None and len(mask) != n_steps:
         raise ScheduleError(f"a mask must have one number per step; got {len(mask)} for {n_steps} steps")
-    table = np.repeat(np.equal(mask, 0)[:, None], len(inventory), axis=1)
+    stack = [i for i, site in enumerate(inventory.sites) if site.component == STACK]
+    sites = np.isin(np.arange(len(inventory)), stack or inventory.outermost)
+    table = np.equal(mask, 0)[:, None] & sites[None, :]
     schedule = Schedule(n_steps=len(mask), cache=CachePlan.from_array(table))
     return ImportedPlan(schedule=canonical_schedule(schedule, inventory), remarks=(REMARK,))
 

@@ -15,6 +15,8 @@ from .mini_pipelines import denoiser_of
 
 
 def copied(value: Any) -> Any:
+    if value is None:
+        return None
     return value.clone() if isinstance(value, torch.Tensor) else type(value)(copied(x) for x in value)
 
 
@@ -28,12 +30,16 @@ def combined(values: list[Any], weights: tuple[float, ...]) -> Any:
 
 
 def halves(value: Any, part: int) -> Any:
+    if value is None:
+        return None
     if isinstance(value, torch.Tensor):
         return value.chunk(2)[part]
     return type(value)(halves(x, part) for x in value)
 
 
 def joined(u: Any, c: Any) -> Any:
+    if c is None:
+        return None
     return torch.cat([u, c]) if isinstance(c, torch.Tensor) else type(c)(joined(*pair) for pair in zip(u, c))  # noqa: B905
 
 
@@ -128,4 +134,5 @@ class Naive:
     def shifted(self, span: Any, i: int, value: Any, sign: int) -> Any:
         if len(span.streams) == 1:
             return value + sign * self.came_in[i][0]
-        return tuple(v + sign * x for v, x in zip(value, self.came_in[i], strict=True))
+        pairs = zip(value, self.came_in[i], strict=True)
+        return tuple(None if v is None else v + sign * x for v, x in pairs)

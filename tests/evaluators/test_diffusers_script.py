@@ -39,7 +39,9 @@ def load_script(source: str, folder: Path) -> Any:
 
 def planned(case: Case, seed: int, **changes: Any) -> tuple[Schedule, dict[str, Any]]:
     kwargs = {**case[1], **changes}
-    return Schedule(n_steps=kwargs["num_inference_steps"], cache=random_plan(case[0], kwargs, seed)), kwargs
+    table = random_plan(case[0], kwargs, seed).table.copy()
+    table[:, [s.component in ("final", "stack", "block") for s in list_inventory(case[0]).sites]] = 0
+    return Schedule(n_steps=kwargs["num_inference_steps"], cache=CachePlan.from_array(table)), kwargs
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -148,8 +150,13 @@ def test_what_a_script_cannot_do(pixart_pipe: Any) -> None:
         diffusers_script(Schedule(n_steps=4, cache=CachePlan.from_array(table)), inventory)
     with pytest.raises(ScheduleError, match="only a schedule that caches"):
         diffusers_script(Schedule(n_steps=4), inventory)
-    table[3] = CacheAction.TAYLOR_2
-    with pytest.raises(ScheduleError, match=r"can't forecast; 25\.0% of the plan's cells do"):
+    table[3, 0] = CacheAction.REUSE
+    with pytest.raises(ScheduleError, match="also caches blocks, their stack or the hidden state"):
+        diffusers_script(Schedule(n_steps=4, cache=CachePlan.from_array(table)), inventory)
+    table[3, 0] = 0
+    table[3, list(inventory.leaves)] = CacheAction.TAYLOR_1
+    table[2, list(inventory.leaves)] = 0
+    with pytest.raises(ScheduleError, match=r"can't forecast; 18\.1% of the plan's cells do"):
         diffusers_script(Schedule(n_steps=4, cache=CachePlan.from_array(table)), inventory)
 
 

@@ -19,6 +19,7 @@ from autotune.evaluators.weightless import describe_model
 from autotune.evaluators.worker import Worker
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.errors import ModelNotFoundError, ScheduleError, UsageError
+from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.schedule_file import load_schedule_file, save_schedule_file
 
@@ -55,6 +56,12 @@ def test_the_condition_is_that_of_a_study_of_the_model(flux: Worker, pixart: Wor
         assert all(p.device.type == "meta" for p in described.pipe.transformer.parameters())
 
 
+def of_leaves(reuse: np.ndarray, inventory: Inventory) -> CachePlan:
+    table = np.zeros((len(reuse), len(inventory)))
+    table[:, list(inventory.leaves)] = reuse
+    return CachePlan.from_array(table)
+
+
 def test_a_file_of_ecad_is_applied(pixart_pipe: Any, small_args: Any, write: Any, tmp_path: Path) -> None:
     recompute = np.random.default_rng(1).random((4, 42)) < 0.5
     path = write(ecad(recompute, height=32, width=32, guidance_scale=4.0, pipeline={"name": "P", "kwargs": {"a": 1}}))
@@ -79,7 +86,7 @@ def test_a_file_of_ecad_is_applied(pixart_pipe: Any, small_args: Any, write: Any
         apply(pixart_pipe, tmp_path / "ours.json")
         drawn = run(pixart_pipe, kwargs)
     remove(pixart_pipe)
-    attach(pixart_pipe, Schedule(n_steps=4, cache=CachePlan.from_array(~recompute)))
+    attach(pixart_pipe, Schedule(n_steps=4, cache=of_leaves(~recompute, list_inventory(pixart_pipe))))
     assert torch.equal(run(pixart_pipe, kwargs), drawn)
 
 
@@ -89,10 +96,14 @@ def test_every_format_makes_the_same_schedule_of_the_same_plan(pixart_pipe: Any,
     numbers = [int(m) for m in mask]
     files = {"ecad": ecad(table), "smoothcache": dict.fromkeys(("attn1", "attn2", "ff"), numbers), "steps": [0, 2]}
     assert set(files) == set(READERS)
-    expected = canonical_schedule(Schedule(n_steps=5, cache=CachePlan.from_array(~table)), list_inventory(pixart_pipe))
+    inventory = list_inventory(pixart_pipe)
+    leaves = of_leaves(~table, inventory)
+    whole = np.zeros((5, len(inventory)))
+    whole[:, 1] = ~mask
+    expected = {"ecad": leaves, "smoothcache": leaves, "steps": CachePlan.from_array(whole)}
     for form, data in files.items():
         file, _ = import_schedule(write(data), form, "mini-pixart", n_steps=5)
-        assert file.schedule == expected, form
+        assert file.schedule == canonical_schedule(Schedule(n_steps=5, cache=expected[form]), inventory), form
 
 
 def test_size_and_guidance_that_are_given_win(write: Any) -> None:

@@ -190,7 +190,7 @@ def test_sdxl_at_full_size() -> None:
     pipe = SimpleNamespace(unet=unet, vae_scale_factor=8, config=SimpleNamespace())
     inventory = measure_inventory(pipe, 1024, 1024, prompt_tokens=77)
     names = [s.name for s in inventory.sites]
-    assert (len(names), names[0], names[-1]) == (234, "down_blocks.0", "up_blocks.2.resnets.2")
+    assert (len(names), names[0], names[-1]) == (235, "final", "up_blocks.2.resnets.2")
     assert [s.component for s in inventory.sites].count("stage") == 7
     leaf = "mid_block.attentions.0.transformer_blocks.9"
     assert macs(inventory, f"{leaf}.attn1") == 4 * 1024 * 1280**2 + 2 * 1024**2 * 1280

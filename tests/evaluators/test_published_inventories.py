@@ -9,7 +9,7 @@ import diffusers
 import torch
 
 from autotune.evaluators.inventory import default_prompt_tokens, measure_inventory
-from autotune.spaces.inventory import Inventory, Relation
+from autotune.spaces.inventory import Inventory
 
 from .random_pipelines import QWEN_SCHEDULER
 
@@ -55,16 +55,13 @@ def sd3_macs(image: int, text: int, *, dual: int = 0) -> int:
 
 
 def ends_of(inventory: Inventory) -> tuple[int, str, str]:
-    return len(inventory), inventory.sites[0].name, inventory.sites[-1].name
+    leaves = [inventory.sites[i].name for i in inventory.leaves]
+    return len(leaves), leaves[0], leaves[-1]
 
 
-def fed(inventory: Inventory) -> list[tuple[str, str]]:
-    """(site, the one that it feeds)."""
-    return [
-        (s.name, inventory.sites[s.parent].name)
-        for s in inventory.sites
-        if s.relation is Relation.FEEDS and s.parent is not None
-    ]
+def macs_of(inventory: Inventory, name: str) -> int:
+    (macs,) = [site.macs for site in inventory.sites if site.name == name]
+    return macs
 
 
 def test_sd3_medium() -> None:
@@ -72,7 +69,6 @@ def test_sd3_medium() -> None:
     assert default_prompt_tokens(pipe) == 77 + 256
     inventory = measure_inventory(pipe, 1024, 1024)
     assert ends_of(inventory) == (71, "transformer_blocks.0.attn", "transformer_blocks.23.ff")
-    assert fed(inventory) == [("transformer_blocks.22.ff_context", "transformer_blocks.23.attn")]
     assert inventory.total_macs == sd3_macs(4096, 333)
 
 
@@ -94,7 +90,6 @@ def test_qwen_image() -> None:
     pipe = D.QwenImagePipeline(transformer=transformer, scheduler=scheduler, **parts)
     inventory = measure_inventory(pipe, 1328, 1328, prompt_tokens=100)
     assert ends_of(inventory) == (179, "transformer_blocks.0.attn", "transformer_blocks.59.img_mlp")
-    assert fed(inventory) == [("transformer_blocks.58.txt_mlp", "transformer_blocks.59.attn")]
     d, image, text = 3072, 83 * 83, 100
     both = image + text
     ends = image * 2 * 64 * d + text * 3584 * d + 256 * d + 3 * d * d
@@ -104,14 +99,14 @@ def test_qwen_image() -> None:
 def test_wan_1_3b() -> None:
     inventory = measure_inventory(make_wan(WAN_1_3B), 480, 832, prompt_tokens=512)
     assert ends_of(inventory) == (90, "blocks.0.attn1", "blocks.29.ffn")
-    assert not fed(inventory)
     d, tokens, text = 1536, 21 * 30 * 52, 512
     conditions = 256 * d + d * d + 6 * d * d + text * (4096 * d + d * d)
     self_attention = 4 * tokens * d * d + 2 * tokens**2 * d
     cross_attention = 2 * tokens * d * d + 2 * text * d * d + 2 * tokens * text * d
     block = self_attention + cross_attention + 2 * tokens * d * 8960
     assert inventory.total_macs == tokens * 2 * 64 * d + conditions + 30 * block
-    assert inventory.sites[1].macs == cross_attention
+    assert macs_of(inventory, "blocks.0.attn2") == cross_attention
+    assert macs_of(inventory, "blocks.0") == block
 
 
 def test_wan_with_a_timestep_per_token_or_a_first_frame_embeds_them_too() -> None:
@@ -125,4 +120,4 @@ def test_wan_with_a_timestep_per_token_or_a_first_frame_embeds_them_too() -> Non
     added = measure_inventory(pictured, 64, 64, prompt_tokens=512)
     per_block = 2 * 257 * d * d + 2 * tokens * 257 * d
     assert added.total_macs - plain.total_macs == 257 * (32 * 32 + 32 * d) + 2 * per_block
-    assert added.sites[1].macs - plain.sites[1].macs == per_block
+    assert macs_of(added, "blocks.0.attn2") - macs_of(plain, "blocks.0.attn2") == per_block
