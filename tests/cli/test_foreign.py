@@ -36,7 +36,7 @@ def test_import_says_what_is_not_carried(call: Call) -> None:
     words = ("import", "steps.json", "--as", "steps", "--model", "mini-flux", "-o", "ours.json")
     done = call(*words, "--steps", "4")
     assert done.code == 0
-    assert done.err.startswith("warning: a cached step reuses every module's output")
+    assert done.err.startswith("warning: a cached step reuses what the whole stack of blocks added")
     assert done.err.count("\n") == 1
     for more, said in (((), "--steps"), (("--steps", "2"), "below the number of steps"), (("--steps", "-1"), "-1")):
         bad = call(*words, *more)

@@ -113,7 +113,7 @@ def test_what_masks_cannot_say(tmp_path: Path) -> None:
     nested = Inventory(denoiser_class="UNet2DConditionModel", sites=(stage, leaf), total_macs=1)
     more_calls = Schedule(n_steps=4, cache=CachePlan.from_array(STEPS))
     for form in ("cache-dit", "smoothcache"):
-        with pytest.raises(ScheduleError, match="lie inside each other"):
+        with pytest.raises(ScheduleError, match="has stages, which hold others"):
             write_for(form, schedule(STEPS[:, :2]), nested, tmp_path / "theirs")
         with pytest.raises(ScheduleError, match="5 calls in 4 steps"):
             write_for(form, more_calls, INVENTORY, tmp_path / "theirs")

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from autotune.spaces.cache_plan import CachePlan, cell_use
+from autotune.spaces.cache_plan import cell_use
 from autotune.spaces.ecad_json import parse_ecad
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule, canonical_schedule
 
-from .foreign_inventories import flux_inventory, pixart_inventory
+from .foreign_inventories import flux_inventory, of_leaves, pixart_inventory
 
 DOUBLE, SINGLE = ("full_attn", "full_ff", "full_ff_context"), ("single_attn", "single_proj_mlp", "single_proj_out")
 PIXART = ("attn1", "attn2", "ff")
@@ -42,7 +42,7 @@ def ecad_file(recompute: Bits, n_double: int, n_single: int, double: tuple[str, 
 
 
 def random_bits(n_steps: int, inventory: Inventory) -> Bits:
-    return np.asarray(np.random.default_rng(0).random((n_steps, len(inventory))) < 0.4)
+    return np.asarray(np.random.default_rng(0).random((n_steps, len(inventory.leaves))) < 0.4)
 
 
 def test_a_file_for_flux_dev_is_read_within_a_second_and_cell_for_cell() -> None:
@@ -52,8 +52,8 @@ def test_a_file_for_flux_dev_is_read_within_a_second_and_cell_for_cell() -> None
     began = time.process_time()
     read = parse_ecad(text, inventory)
     assert time.process_time() - began < 1.0
-    plan = CachePlan.from_array(~recompute)
-    assert plan.n_sites == 171
+    plan = of_leaves(~recompute, inventory)
+    assert recompute.shape[1] == 171
     assert read.schedule == canonical_schedule(Schedule(n_steps=20, cache=plan), inventory)
     assert read.schedule.cache is not None
     live = cell_use(plan, inventory)

@@ -12,20 +12,23 @@ from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.smoothcache_json import parse_smoothcache
 from autotune.spaces.step_list import parse_step_list
 
-from .foreign_inventories import flux_inventory, pixart_inventory
+from .foreign_inventories import flux_inventory, of_leaves, pixart_inventory
 
 
 def schedule_of(computed: np.ndarray, inventory: Inventory) -> Schedule:
-    plan = CachePlan.from_array(~np.asarray(computed, bool))
+    plan = of_leaves(~np.asarray(computed, bool), inventory)
     return canonical_schedule(Schedule(n_steps=plan.n_calls, cache=plan), inventory)
 
 
 def test_a_mask_and_its_computed_steps_are_the_same_schedule() -> None:
     inventory = flux_inventory(2, 3)
     mask = [1, 1, 0, 0, 1, 0]
-    expected = schedule_of(np.repeat(np.array(mask)[:, None], len(inventory), axis=1), inventory)
+    stack = [site.component for site in inventory.sites].index("stack")
+    table = np.zeros((6, len(inventory)), bool)
+    table[:, stack] = np.equal(mask, 0)
+    expected = canonical_schedule(Schedule(n_steps=6, cache=CachePlan.from_array(table)), inventory)
     assert expected.cache is not None
-    assert [not row.any() for row in expected.cache.table] == [bool(m) for m in mask]
+    assert [not row[stack] for row in expected.cache.table] == [bool(m) for m in mask]
     assert parse_step_list(json.dumps(mask), inventory).schedule == expected
     assert parse_step_list(json.dumps(mask), inventory, n_steps=6).schedule == expected
     assert parse_step_list("[0, 1, 4]", inventory, n_steps=6).schedule == expected
@@ -58,7 +61,7 @@ def test_smoothcache_lists_hold_for_all_blocks_and_what_is_not_named_computes() 
     per_block = np.array([[1, 1, 1], [0, 1, 1], [1, 1, 0], [0, 1, 0]])  # attn1, attn2, ff
     assert read == schedule_of(np.tile(per_block, 3), inventory)
     assert read.cache is not None
-    assert np.array_equal(read.cache.table[:, :3] == 0, per_block == 1), "1 is compute"
+    assert np.array_equal(read.cache.table[:, list(inventory.leaves)[:3]] == 0, per_block == 1), "1 is compute"
 
 
 def test_smoothcache_lists_for_flux_are_named_by_our_components() -> None:
