@@ -4,6 +4,7 @@ from typing import Protocol
 
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.condition import Condition
+from autotune.spaces.edge_costs import EdgeCosts
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule
@@ -53,6 +54,14 @@ class Evaluator(Protocol):
 
     def contact_sheet(self, schedule: Schedule, fidelity: Fidelity, n_images: int) -> bytes:
         """A PNG with the images of the first `n_images` prompts in one row."""
+        ...
+
+    def edge_costs(self, fidelity: Fidelity, n_prompts: int) -> EdgeCosts:
+        """What approximating calls would cost, measured on default runs of the first prompts of a fidelity.
+
+        Raises:
+            UsageError: the fidelity has fewer prompts.
+        """
         ...
 
     def trace(self, fidelity: Fidelity, n_prompts: int, n_levels: int) -> Trace:

@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 from autotune.evaluators.evaluator import Evaluator
 from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.edge_costs import EdgeCosts
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.trace import Trace
@@ -54,6 +55,18 @@ class TraceJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeCostJob:
+    """Measure on default runs of the first `n_prompts` of a fidelity what approximating calls would cost."""
+
+    fidelity: Fidelity
+    n_prompts: int
+
+    def run(self, evaluator: Evaluator) -> EdgeCosts:
+        """See `Evaluator.edge_costs`."""
+        return evaluator.edge_costs(self.fidelity, self.n_prompts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SheetJob:
     """Draw the images of the first `n_images` prompts of a fidelity."""
 
@@ -66,5 +79,5 @@ class SheetJob:
         return evaluator.contact_sheet(self.schedule, self.fidelity, self.n_images)
 
 
-Job: TypeAlias = ScoreJob | FitJob | TraceJob | SheetJob
-JobValue: TypeAlias = Measurement | Failure | ColumnFit | Trace | bytes
+Job: TypeAlias = ScoreJob | FitJob | TraceJob | EdgeCostJob | SheetJob
+JobValue: TypeAlias = Measurement | Failure | ColumnFit | Trace | EdgeCosts | bytes

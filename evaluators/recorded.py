@@ -16,6 +16,7 @@ from autotune.evaluators.surrogate import Accuracy, cross_validate
 from autotune.evaluators.tabulated import SimulatedTime
 from autotune.spaces.cache_plan import plan_macs
 from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.edge_costs import EdgeCosts
 from autotune.spaces.errors import EvaluatorError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
 from autotune.spaces.noise_schedule import Flow
@@ -122,6 +123,14 @@ class RecordedEvaluator:
         buffer = io.BytesIO()
         Image.new("RGB", size, (128, 128, 128)).save(buffer, format="PNG")
         return buffer.getvalue()
+
+    def edge_costs(self, fidelity: Fidelity, n_prompts: int) -> EdgeCosts:
+        """Nothing: a table holds no features.
+
+        Raises:
+            EvaluatorError: always.
+        """
+        raise EvaluatorError("a table holds no features of the model; replay a family that needs none")
 
     def trace(self, fidelity: Fidelity, n_prompts: int, n_levels: int) -> Trace:
         """Nothing: a table holds no states.

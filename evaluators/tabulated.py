@@ -13,10 +13,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.spaces.cache_action import CacheAction
-from autotune.spaces.cache_plan import CachePlan, needed_sites, plan_macs
+from autotune.evaluators.tabulated_errors import reuse_costs, reuse_error
+from autotune.spaces.cache_plan import plan_macs
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.condition import Condition
+from autotune.spaces.edge_costs import EdgeCosts
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
 from autotune.spaces.guidance_column import GuidanceAction
@@ -213,6 +214,15 @@ class TabulatedEvaluator:
         outputs = (data[:-1] - on_state * states[:-1]) / on_output
         return Trace(timesteps=np.array(times), states=states.astype(np.float32), outputs=outputs.astype(np.float32))
 
+    def edge_costs(self, fidelity: Fidelity, n_prompts: int) -> EdgeCosts:
+        """The errors of `reuse_error` for a site of weight 1.
+
+        Raises:
+            UsageError: the fidelity has fewer prompts.
+        """
+        fidelity.first(n_prompts)
+        return reuse_costs(self._n_calls)
+
     @property
     def _n_calls(self) -> int:
         return len(self.own_timesteps(self.condition.n_steps))
@@ -240,32 +250,6 @@ class TabulatedEvaluator:
             solver_error *= 0.5
         cache_error = 0.0 if schedule.cache is None else reuse_error(schedule.cache, self.inventory)
         return float(np.hypot(solver_error, cache_error))
-
-
-def reuse_error(plan: CachePlan, inventory: Inventory) -> float:
-    """Error of reuse, from site weight x step weight x gap^1.3 of every reused cell that matters."""
-    reused = (plan.table == CacheAction.REUSE) & needed_sites(plan.table, inventory)
-    steps = np.arange(plan.n_calls)
-    last = np.maximum.accumulate(np.where(plan.table == CacheAction.RECOMPUTE, steps[:, None], 0), axis=0)
-    gap = (steps[:, None] - last) * (20.0 / plan.n_calls)
-    cells = np.where(reused, gap**1.3, 0.0) * _step_weights(plan.n_calls)[:, None] * _site_weights(inventory)
-    # Errors of one call add up coherently, those of different calls half so.
-    per_call = cells.sum(axis=1)
-    return float(0.5 * per_call.sum() + 0.5 * np.sqrt((per_call**2).sum()))
-
-
-def _site_weights(inventory: Inventory) -> Array:
-    depth = np.linspace(-1.0, 1.0, len(inventory))
-    scale = {"attn": 1.0, "attn1": 1.0, "attn2": 0.3, "ff": 1.4, "ff_context": 0.2, "proj_mlp": 0.5}
-    kind = np.array([scale.get(site.component, 1.2) for site in inventory.sites])
-    weights = kind * (0.3 + depth**2)
-    return np.asarray(weights / weights.sum())
-
-
-def _step_weights(n_calls: int) -> Array:
-    position = np.linspace(0.0, 1.0, n_calls)
-    weights = 0.2 + 1.5 * np.exp(-8.0 * position) + 0.8 * position**4
-    return np.asarray(0.25 * weights / weights.sum())
 
 
 def _prompt_factors(fidelity: Fidelity) -> Array:

@@ -9,6 +9,7 @@ from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.apply import attach, remove
 from autotune.evaluators.baseline_timing import BaselineTiming
 from autotune.evaluators.contact_sheet import make_contact_sheet
+from autotune.evaluators.edge_recording import load_or_measure_edges
 from autotune.evaluators.feature_net import class_probability, load_feature_net
 from autotune.evaluators.fit_column import fit_column, settings_hash
 from autotune.evaluators.hardware import device_name, library_versions
@@ -24,6 +25,7 @@ from autotune.evaluators.trace import StepRecorder, load_or_make_trace
 from autotune.spaces.cache_plan import call_macs
 from autotune.spaces.column_fit import ColumnFit, FitColumn, fit_from_bytes
 from autotune.spaces.condition import Condition
+from autotune.spaces.edge_costs import EdgeCosts
 from autotune.spaces.errors import EvaluatorError, ScheduleError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
 from autotune.spaces.guidance_column import GuidanceAction
@@ -106,6 +108,22 @@ class Worker:
             self._run(schedule, some, None, recorder)
 
         return load_or_make_trace(self.condition, some, n_levels, run, self._artifacts)
+
+    def edge_costs(self, fidelity: Fidelity, n_prompts: int) -> EdgeCosts:
+        """What approximating calls would cost, measured on default runs; kept among the artifacts.
+
+        Raises:
+            UsageError: the fidelity has fewer prompts.
+        """
+        default, some = Schedule(n_steps=self.condition.n_steps), fidelity.first(n_prompts)
+        return load_or_measure_edges(
+            self._pipe,
+            self.condition,
+            some,
+            self._n_calls(default),
+            lambda: self._run(default, some, None),
+            self._artifacts,
+        )
 
     def score(self, schedule: Schedule, fidelity: Fidelity, *, repeats: int = 1) -> Measurement | Failure:
         """Measure a schedule: quality on the whole fidelity, latency over `repeats` runs.

@@ -1,12 +1,14 @@
 """Evolutionary search of cache plans: NSGA-II over the table step x site."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
-from autotune.search.cache_masks import CacheMask, literature_masks
+from autotune.search.cache_masks import fora_mask, literature_masks
+from autotune.search.cache_plans import planned_schedules
 from autotune.search.nsga2 import Individual, Ranked, survivors, tournament
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
 from autotune.search.site_grid import SiteGrid
@@ -23,12 +25,39 @@ MAX_MUTATIONS = 100
 """Mutations in a row after which an offspring that is still known gives way to a random plan."""
 
 
+READS = (CacheAction.REUSE, CacheAction.TAYLOR_1, CacheAction.TAYLOR_2, CacheAction.HERMITE_1, CacheAction.NEWTON_2)
+"""What cells may do besides recompute."""
+
+Seed = tuple[str, Schedule]
+
+
 def _structured(grid: SiteGrid) -> Variation:
     return StructuredVariation(grid=grid)
 
 
 def _published(grid: SiteGrid) -> Variation:
-    return PublishedVariation()
+    return PublishedVariation(grid=grid)
+
+
+def planned_and_known(context: SearchContext) -> Iterator[Seed]:
+    """Planned schedules and masks of the literature in turns."""
+    masks = iter(literature_masks(context.inventory, context.n_calls))
+    known = ((mask.label, mask.schedule(context.condition.n_steps)) for mask in masks)
+    sources: list[Iterator[Seed]] = [planned_schedules(context), known]
+    while sources:
+        for source in list(sources):
+            seed = next(source, None)
+            if seed is None:
+                sources.remove(source)
+            else:
+                yield seed
+
+
+def fora(context: SearchContext) -> Iterator[Seed]:
+    """FORA's masks, every second to every seventh call: what ECAD starts from on FLUX."""
+    for every in range(2, 8):
+        mask = fora_mask(context.inventory, context.n_calls, every)
+        yield mask.label, mask.schedule(context.condition.n_steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,38 +65,50 @@ class EcadSettings:
     """Sizes and operators.
 
     `n_offspring` candidates are tried between two selections, out of `population` survivors. The first `n_seeds`
-    candidates are plans of the literature.
+    candidates are those of `seeds`. `reads` is what cells may do besides recompute.
     """
 
     population: int = 24
     n_offspring: int = 4
     n_seeds: int = 24
+    seeds: Callable[[SearchContext], Iterator[Seed]] = field(default=planned_and_known)
+    reads: tuple[CacheAction, ...] = READS
     make_variation: Callable[[SiteGrid], Variation] = field(default=_structured)
 
     @classmethod
     def published(cls, population: int = 24) -> "EcadSettings":
-        """ECAD as published: population 24 for FLUX, 72 for PixArt, as many offspring, its own operators."""
-        return cls(population=population, n_offspring=population, n_seeds=population, make_variation=_published)
+        """ECAD as published: population 24 for FLUX, 72 for PixArt, as many offspring, its own operators.
+
+        Leaves recompute or reuse, from FORA's masks on and their offspring.
+        """
+        return cls(
+            population=population,
+            n_offspring=population,
+            n_seeds=population,
+            seeds=fora,
+            reads=(CacheAction.REUSE,),
+            make_variation=_published,
+        )
 
 
 class EcadSearcher:
     """NSGA-II on cache plans at the pipeline's own sampler and step count (ECAD, Aggarwal et al. 2025).
 
-    We deviate from the paper by default: structured operators, plans of the literature as seeds, selection several
-    times per generation, canonical genomes that are never tried twice, and constrained domination. Failed candidates
-    are counted but never survive.
+    We deviate from the paper by default: forecasts, whole blocks and the hidden state besides leaves; structured
+    operators; planned schedules and those of the literature as seeds; selection several times per generation; canonical
+    genomes that are never tried twice; constrained domination. Failed candidates are counted but never survive.
     """
 
     def __init__(self, context: SearchContext, seed: int = 0, settings: EcadSettings | None = None) -> None:
         self._context = context
         self._rng = np.random.default_rng(seed)
         self._novelty = Novelty(context.inventory)
-        self._grid = SiteGrid.of(context.inventory, context.n_calls)
         settings = settings or EcadSettings()
+        self._grid = SiteGrid.of(context.inventory, context.n_calls, settings.reads)
         self._variation = settings.make_variation(self._grid)
         self._size, self._n_offspring = settings.population, settings.n_offspring
-        masks = literature_masks(context.inventory, context.n_calls)
-        self._seeds: list[CacheMask] = masks[: settings.n_seeds][::-1]
+        self._settings = settings
+        self._seeds: list[Seed] | None = None
         self._population: list[Ranked] = []
         self._arrived: list[Individual] = []
         self._n_told = 0
@@ -93,7 +134,7 @@ class EcadSearcher:
             self._n_told += 1
             if result.measurement is not None:
                 self._arrived.append(self._individual(genome, result.measurement))
-        if not self._seeds and self._n_told >= self._n_offspring:
+        if self._seeds == [] and self._n_told >= self._n_offspring:
             self._select()
 
     def _select(self) -> None:
@@ -103,11 +144,11 @@ class EcadSearcher:
         self._generation += 1
 
     def _next_seed(self) -> Proposal | None:
+        if self._seeds is None:  # made when they are asked for first, since planning takes traced runs
+            self._seeds = list(islice(self._settings.seeds(self._context), self._settings.n_seeds))[::-1]
         while self._seeds:
-            mask = self._seeds.pop()
-            proposal = self._novelty.admit(
-                mask.schedule(self._context.condition.n_steps), family=FAMILY, label=mask.label
-            )
+            label, schedule = self._seeds.pop()
+            proposal = self._novelty.admit(schedule, family=FAMILY, label=label)
             if proposal is not None:
                 return proposal
         return None
@@ -136,8 +177,11 @@ class EcadSearcher:
         return self._novelty.admit(Schedule(n_steps=context.condition.n_steps, cache=plan), family=FAMILY, label=label)
 
     def _random_genome(self) -> Genome:
-        genome: Genome = self._rng.random((self._grid.n_calls, self._grid.n_sites)) < self._rng.uniform(0.05, 0.95)
-        genome[0] = False
+        leaves = self._grid.leaves
+        reads = self._rng.random((self._grid.n_calls, len(leaves))) < self._rng.uniform(0.05, 0.95)
+        genome: Genome = np.zeros((self._grid.n_calls, self._grid.n_sites), np.uint8)
+        genome[:, leaves] = reads * self._rng.choice(self._grid.reads, size=reads.shape)
+        genome[0] = CacheAction.RECOMPUTE
         return genome
 
     def _genome_of(self, schedule: Schedule) -> Genome | None:
@@ -147,10 +191,10 @@ class EcadSearcher:
         if not own:
             return None
         if schedule.cache is None:
-            return np.zeros((self._grid.n_calls, self._grid.n_sites), bool)
+            return np.zeros((self._grid.n_calls, self._grid.n_sites), np.uint8)
         if schedule.cache.table.shape != (self._grid.n_calls, self._grid.n_sites):
             return None
-        return np.asarray(schedule.cache.table == CacheAction.REUSE)
+        return schedule.cache.table
 
     def _individual(self, genome: Genome, measurement: Measurement) -> Individual:
         values = []

@@ -26,8 +26,14 @@ _ALL = (
     Family(
         name="ecad",
         columns=("cache",),
-        method="NSGA-II on cache masks from known patterns on; ECAD's own operators as a setting",
+        method="NSGA-II on cache actions from plans and known patterns on; ECAD's own operators as a setting",
         target="autotune.search.ecad:EcadSearcher",
+    ),
+    Family(
+        name="cache-plan",
+        columns=("cache",),
+        method="the cheapest refreshes and forecasts by dynamic programming on a traced run, for every budget",
+        target="autotune.search.cache_plans:CachePlanSearcher",
     ),
     Family(
         name="s3",

@@ -1,10 +1,12 @@
 """The columns of a cache plan as evolution sees them: blocks in depth order, leaf kinds, who feeds whom."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.inventory import Inventory
 
 Columns = NDArray[np.intp]
@@ -15,17 +17,20 @@ class SiteGrid:
     """Column indices of an inventory, grouped.
 
     `blocks` are in order of first appearance, which is depth. `ancestry` is 1 where the column's site is an ancestor of
-    the row's (its parent, the parent's parent and so on) and 0 elsewhere: float32 (n_sites, n_sites).
+    the row's (its parent, the parent's parent and so on) and 0 elsewhere: float32 (n_sites, n_sites). `reads` are the
+    actions that cells may take besides recompute.
     """
 
     n_calls: int
     n_sites: int
     blocks: tuple[Columns, ...]
     components: tuple[Columns, ...]
+    leaves: Columns
     ancestry: NDArray[np.float32]
+    reads: tuple[CacheAction, ...]
 
     @classmethod
-    def of(cls, inventory: Inventory, n_calls: int) -> "SiteGrid":
+    def of(cls, inventory: Inventory, n_calls: int, reads: Sequence[CacheAction] = (CacheAction.REUSE,)) -> "SiteGrid":
         """The grid of an inventory for a run of `n_calls` network calls."""
         ancestry = np.zeros((len(inventory), len(inventory)), np.float32)
         for i, site in enumerate(inventory.sites):
@@ -38,7 +43,9 @@ class SiteGrid:
             n_sites=len(inventory),
             blocks=_grouped([site.block for site in inventory.sites]),
             components=_grouped([site.component for site in inventory.sites]),
+            leaves=np.array(inventory.leaves, np.intp),
             ancestry=ancestry,
+            reads=tuple(reads),
         )
 
 

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 
-from autotune.evaluators.job import FitJob, SheetJob, TraceJob
+from autotune.evaluators.job import EdgeCostJob, FitJob, SheetJob, TraceJob
 from autotune.evaluators.pool import WorkerPool
 from autotune.search.budget import Spent
 from autotune.search.clock import Clock
@@ -18,6 +18,7 @@ from autotune.search.spending import Spending
 from autotune.search.study_plan import StudyPlan
 from autotune.search.verification import N_SHEET_IMAGES, N_SHEETS, Verification, verification_order
 from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.edge_costs import EdgeCosts
 from autotune.spaces.errors import EvaluatorError
 from autotune.spaces.evaluation import Failure
 from autotune.spaces.front import BASELINE, RIVAL, baseline_of, pick, study_front
@@ -119,6 +120,7 @@ class StudyLoop:
             own_timesteps=self._pool.own_timesteps,
             fit=self._fit,
             trace=self._trace,
+            edge_costs=self._edge_costs,
             objectives=self._plan.objectives,
             constraints=self._plan.constraints,
         )
@@ -155,6 +157,14 @@ class StudyLoop:
         trace = self._dispatcher.call(job)
         assert isinstance(trace, Trace)
         return trace
+
+    def _edge_costs(self) -> EdgeCosts:
+        """Measure edges on a few calibration prompts; the network calls count."""
+        n = min(N_TRACED, len(self._plan.calibration.prompts))
+        self._spending.note_calls(n * len(self._pool.own_timesteps(self._pool.condition.n_steps)))
+        costs = self._dispatcher.call(EdgeCostJob(fidelity=self._plan.calibration, n_prompts=n))
+        assert isinstance(costs, EdgeCosts)
+        return costs
 
     def _verify(self) -> bool:
         """Measure the front again on held-out prompts; True if interrupted.

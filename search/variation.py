@@ -1,6 +1,6 @@
 """How evolution makes a new cache plan out of two: ECAD's published operators, and structured ones.
 
-A genome is a bool table (n_calls, n_sites), True is reuse. Operators leave their arguments as they are.
+A genome is a table of `CacheAction`s, uint8 (n_calls, n_sites). Operators leave their arguments as they are.
 """
 
 from collections.abc import Callable
@@ -11,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.search.site_grid import Columns, SiteGrid
+from autotune.spaces.cache_action import CacheAction
 
-Genome = NDArray[np.bool_]
+Genome = NDArray[np.uint8]
+RECOMPUTE = CacheAction.RECOMPUTE.value
+
 Move = Callable[[Genome, SiteGrid, np.random.Generator], Genome]
 
 
@@ -33,28 +36,34 @@ class PublishedVariation:
     """ECAD's operators (Aggarwal et al. 2025, arXiv 2506.15682) as its runs used them.
 
     Four-point crossover of the flat, step-major vector with probability 0.9, and a bit flip of each gene with
-    probability 1/n, given to one individual in twenty: 0.05 flips per offspring on average.
+    probability 1/n, given to one individual in twenty: 0.05 flips per offspring on average. Genes are those of the
+    leaves, which recompute or reuse.
     """
 
+    grid: SiteGrid
     crossover_probability: float = 0.9
     mutation_probability: float = 0.05
 
     def crossover(self, first: Genome, second: Genome, rng: np.random.Generator) -> Genome:
         """The first genome with the second and fourth of five random segments from the second."""
-        if rng.random() >= self.crossover_probability or first.size < 5:
-            return first.copy()
-        cuts = np.sort(rng.choice(np.arange(1, first.size), size=4, replace=False))
-        child, other = first.ravel().copy(), second.ravel()
-        child[cuts[0] : cuts[1]] = other[cuts[0] : cuts[1]]
-        child[cuts[2] : cuts[3]] = other[cuts[2] : cuts[3]]
-        return child.reshape(first.shape)
+        leaves = self.grid.leaves
+        genes, other = first[:, leaves].ravel(), second[:, leaves].ravel()
+        child = first.copy()
+        if rng.random() >= self.crossover_probability or genes.size < 5:
+            return child
+        cuts = np.sort(rng.choice(np.arange(1, genes.size), size=4, replace=False))
+        genes[cuts[0] : cuts[1]] = other[cuts[0] : cuts[1]]
+        genes[cuts[2] : cuts[3]] = other[cuts[2] : cuts[3]]
+        child[:, leaves] = genes.reshape(len(first), -1)
+        return child
 
     def mutate(self, genome: Genome, rng: np.random.Generator) -> Genome:
         """The genome with each bit flipped at rate 1/n, for one individual in twenty."""
-        if rng.random() >= self.mutation_probability:
-            return genome.copy()
-        flips: Genome = rng.random(genome.shape) < 1.0 / genome.size
-        return genome ^ flips
+        child = genome.copy()
+        if rng.random() < self.mutation_probability:
+            flips = rng.random((len(genome), len(self.grid.leaves))) < 1.0 / (len(genome) * len(self.grid.leaves))
+            child[:, self.grid.leaves] ^= flips
+        return child
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,13 +110,14 @@ class StructuredVariation:
 
 
 def flip_cells(genome: Genome, grid: SiteGrid, rng: np.random.Generator) -> Genome:
-    """Flip two or more random cells after the first row, four on average."""
+    """Two or more random cells after the first row, four on average, read instead of recompute or the other way."""
     moved = genome.copy()
     if grid.n_calls < 2:
         return moved
     n_flips = min(2 + rng.poisson(2.0), (grid.n_calls - 1) * grid.n_sites)
     cells = rng.choice((grid.n_calls - 1) * grid.n_sites, size=n_flips, replace=False) + grid.n_sites
-    moved.ravel()[cells] ^= True
+    flat = moved.ravel()
+    flat[cells] = np.where(flat[cells] == RECOMPUTE, _some_read(grid, rng), RECOMPUTE)
     return moved
 
 
@@ -129,7 +139,7 @@ def extend_in_depth(genome: Genome, grid: SiteGrid, rng: np.random.Generator) ->
     if grid.n_calls < 2:
         return moved
     t, block = int(rng.integers(1, grid.n_calls)), int(rng.integers(len(grid.blocks)))
-    value = bool(genome[t, grid.blocks[block]].mean() >= 0.5)
+    value = _majority(genome[t, grid.blocks[block]], grid, rng)
     length, up = int(rng.geometric(0.3)), rng.random() < 0.5
     reach = range(block + 1, block + 1 + length) if up else range(block - length, block)
     for other in reach:
@@ -164,11 +174,41 @@ def toggle_run(genome: Genome, grid: SiteGrid, rng: np.random.Generator) -> Geno
     columns = _column_group(grid, rng)
     start = int(rng.integers(1, grid.n_calls))
     stop = start + int(rng.geometric(0.4))
-    moved[start:stop, columns] = not bool(genome[start, columns].mean() >= 0.5)
+    reads = _majority(genome[start, columns], grid, rng) != RECOMPUTE
+    moved[start:stop, columns] = RECOMPUTE if reads else _some_read(grid, rng)
     return moved
 
 
-MOVES: tuple[Move, ...] = (flip_cells, shift_refresh, extend_in_depth, copy_row, swap_rows, toggle_run)
+def change_forecast(genome: Genome, grid: SiteGrid, rng: np.random.Generator) -> Genome:
+    """Let the cells that read, of a block column, a leaf kind or whole rows, read in another way from some call on."""
+    moved = genome.copy()
+    columns = _column_group(grid, rng)
+    start = int(rng.integers(1, max(2, grid.n_calls)))
+    stop = grid.n_calls if rng.random() < 0.5 else start + int(rng.geometric(0.3))
+    part = genome[start:stop, columns]
+    moved[start:stop, columns] = np.where(part == RECOMPUTE, RECOMPUTE, _some_read(grid, rng))
+    return moved
+
+
+MOVES: tuple[Move, ...] = (
+    flip_cells,
+    shift_refresh,
+    extend_in_depth,
+    copy_row,
+    swap_rows,
+    toggle_run,
+    change_forecast,
+)
+
+
+def _some_read(grid: SiteGrid, rng: np.random.Generator) -> int:
+    return int(grid.reads[rng.integers(len(grid.reads))])
+
+
+def _majority(actions: Genome, grid: SiteGrid, rng: np.random.Generator) -> int:
+    """Recompute if most cells do, else what one of the reading ones does."""
+    reading = actions[actions != RECOMPUTE]
+    return int(reading[rng.integers(len(reading))]) if 2 * len(reading) >= len(actions) else RECOMPUTE
 
 
 def _column_group(grid: SiteGrid, rng: np.random.Generator) -> Columns:
@@ -190,6 +230,6 @@ def _interval(n: int, rng: np.random.Generator) -> tuple[int, int]:
 
 
 def _woken(before: Genome, after: Genome, grid: SiteGrid, *, with_descendants: bool) -> Genome:
-    fresh = before & ~after
+    fresh = (before != RECOMPUTE) & (after == RECOMPUTE)
     reach = grid.ancestry + grid.ancestry.T if with_descendants else grid.ancestry
-    return np.asarray(after & ~(fresh @ reach > 0.0))
+    return np.where(fresh @ reach > 0.0, np.uint8(RECOMPUTE), after)

@@ -4,6 +4,7 @@ import gc
 import time
 from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,13 @@ from numpy.typing import NDArray
 
 from autotune.evaluators import edge_costs
 from autotune.evaluators.edge_costs import EdgeCostRecorder
+from autotune.evaluators.load import load_model
+from autotune.evaluators.worker import Worker
 from autotune.spaces.cache_action import CacheAction, forecast_weights
 from autotune.spaces.errors import EvaluatorError, ScheduleError
+from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.refresh_plan import plan_refreshes
+from autotune.storage.artifacts import ArtifactStore
 
 Array = NDArray[np.float64]
 
@@ -187,3 +192,36 @@ def test_fifty_calls_of_a_small_feature_take_seconds() -> None:
         recorder.feed(feature)
     recorder.edge_costs()
     assert time.process_time() - start < 10.0
+
+
+@pytest.mark.parametrize(
+    ("model", "last"),
+    [
+        ("mini-flux", "single_transformer_blocks.7"),
+        ("mini-pixart", "transformer_blocks.13"),
+        ("mini-sd", "up_blocks.1"),
+    ],
+)
+def test_costs_of_a_pipeline_are_those_of_its_last_hidden_state(
+    model: str, last: str, artifacts: ArtifactStore, pixart: Worker
+) -> None:
+    """Also with PNDM, which makes one call more than there are steps."""
+    worker = pixart if model == "mini-pixart" else Worker(load_model(model), artifacts=artifacts)
+    fidelity = Fidelity(name="calibration", prompts=("a photo of a cat", "a photo of a ship"), seeds=(3, 4))
+    pipe = worker._pipe
+    hidden: list[torch.Tensor] = []
+
+    def keep(module: Any, args: Any, out: Any) -> None:
+        hidden.append(out[1] if isinstance(out, tuple) else out)
+
+    handle = (getattr(pipe, "transformer", None) or pipe.unet).get_submodule(last).register_forward_hook(keep)
+    costs = worker.edge_costs(fidelity, 2)
+    handle.remove()
+    assert "step" not in vars(pipe.scheduler)
+    n_calls = len(worker.own_timesteps(worker.condition.n_steps))
+    assert (costs.n_calls, costs.longest, len(hidden)) == (n_calls, 8, n_calls)
+    h = [x.double().flatten(1) for x in hidden]
+    errors = [(h[5] - h[5 + k]).abs().sum(1) / h[5 + k].abs().sum(1) for k in (1, 2)]
+    found = costs.table[5, 2, 3, 3, costs.kinds.index(REUSE)]
+    assert found == pytest.approx(float(sum(errors).mean()), rel=1e-4)  # type: ignore[union-attr]
+    assert np.array_equal(worker.edge_costs(fidelity, 2).table, costs.table)

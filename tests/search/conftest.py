@@ -53,6 +53,7 @@ def context(evaluator: TabulatedEvaluator) -> SearchContext:
         inventory=evaluator.inventory,
         own_timesteps=evaluator.own_timesteps,
         fit=lambda schedule, column: evaluator.fit(schedule, column, CALIBRATION),
+        edge_costs=lambda: evaluator.edge_costs(CALIBRATION, 1),
     )
 
 

@@ -18,6 +18,8 @@ from autotune.spaces.schedule import canonical_schedule
 FIDELITY = Fidelity(name="calibration", prompts=("a cat", "a dog"), seeds=(0, 1))
 FAILURE = Failure(kind=FailureKind.OUT_OF_MEMORY, reason="too large")
 N = 70
+MOST = {"cache-plan": 13}
+"""Schedules that a family has for the tabulated evaluator, where it has fewer than `N`."""
 
 
 def drive(searcher: Searcher, evaluator: TabulatedEvaluator, n: int = N) -> list[Proposal]:
@@ -33,7 +35,7 @@ def test_proposals_are_canonical_and_fit_the_model(
     family: str, context: SearchContext, evaluator: TabulatedEvaluator
 ) -> None:
     proposals = drive(make_searcher(family, context, 1), evaluator)
-    assert len(proposals) == N
+    assert len(proposals) == MOST.get(family, N)
     for proposal in proposals:
         schedule = proposal.schedule
         assert canonical_schedule(schedule, context.inventory) == schedule
@@ -59,16 +61,16 @@ def test_no_schedule_is_proposed_twice_nor_one_that_was_told(
 @pytest.mark.parametrize("n", [1, 5, 40])
 def test_ask_gives_as_many_as_wanted(family: str, n: int, context: SearchContext) -> None:
     asked = make_searcher(family, context, 0).ask(n)
-    assert len(asked) == n
-    assert len({p.schedule_hash for p in asked}) == n
+    assert len(asked) == min(n, MOST.get(family, n))
+    assert len({p.schedule_hash for p in asked}) == len(asked)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_search_survives_failures_of_every_second_candidate_and_of_all(family: str, context: SearchContext) -> None:
     flaky = TabulatedEvaluator(fails=lambda s: FAILURE if s.cache and sum(s.cache.actions) % 2 else None)
-    assert len(drive(make_searcher(family, context, 0), flaky)) == N
+    assert len(drive(make_searcher(family, context, 0), flaky)) == MOST.get(family, N)
     broken = TabulatedEvaluator(fails=lambda s: FAILURE)
-    assert len(drive(make_searcher(family, context, 0), broken)) == N
+    assert len(drive(make_searcher(family, context, 0), broken)) == MOST.get(family, N)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -98,13 +100,14 @@ context = SearchContext(
     inventory=evaluator.inventory,
     own_timesteps=evaluator.own_timesteps,
     fit=lambda schedule, column: evaluator.fit(schedule, column, fidelity),
+    edge_costs=lambda: evaluator.edge_costs(fidelity, 1),
 )
 for family in sys.argv[1:]:
     searcher = make_searcher(family, context, 9)
     for _ in range(70):
-        proposal, = searcher.ask(1)
-        searcher.tell([Result(proposal=proposal, outcome=evaluator.score(proposal.schedule, fidelity))])
-        print(proposal.schedule_hash)
+        for proposal in searcher.ask(1):
+            searcher.tell([Result(proposal=proposal, outcome=evaluator.score(proposal.schedule, fidelity))])
+            print(proposal.schedule_hash)
 """
 
 
@@ -123,7 +126,7 @@ def test_seeds_differ(family: str, context: SearchContext, evaluator: TabulatedE
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones(context: SearchContext) -> None:
-    with pytest.raises(UsageError, match=r"ecad, s3, optuna, dc, solver-distill, random, fewer-steps; got 'genetic'"):
+    with pytest.raises(UsageError, match=r"ecad, cache-plan, s3, optuna, dc, .*; got 'genetic'"):
         make_searcher("genetic", context)
 
 

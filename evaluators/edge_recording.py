@@ -1,0 +1,87 @@
+"""The edge-cost job: a feature of the network, watched during default runs of the unmodified pipeline."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load, save
+
+from autotune.evaluators.adapters import find_adapter
+from autotune.evaluators.edge_costs import EdgeCostRecorder
+from autotune.evaluators.override import Overrides
+from autotune.evaluators.reference import ArtifactCache
+from autotune.spaces.cache_action import CacheAction
+from autotune.spaces.condition import Condition
+from autotune.spaces.edge_costs import EdgeCosts
+from autotune.spaces.evaluation import Fidelity
+from autotune.spaces.inventory import FINAL
+
+LONGEST = 8
+"""Calls from one refresh to the next, at most."""
+
+KINDS = (CacheAction.REUSE, CacheAction.TAYLOR_1, CacheAction.TAYLOR_2, CacheAction.NEWTON_2)
+"""What planners choose from. The Hermite kinds lost to these on all reference models."""
+
+
+def load_or_measure_edges(
+    pipe: Any,
+    condition: Condition,
+    fidelity: Fidelity,
+    n_calls: int,
+    run: Callable[[], object],
+    artifacts: ArtifactCache | None,
+) -> EdgeCosts:
+    """Edge costs of the hidden state after the last block, read back if they were measured before.
+
+    Args:
+        pipe: the pipeline.
+        condition: what the runs are made under.
+        fidelity: prompts and seeds of the runs.
+        n_calls: rows of a default run.
+        run: makes the default runs of the fidelity.
+        artifacts: where costs are kept, as safetensors.
+    """
+    name = f"edges/{LONGEST}/{condition.hash}/{fidelity.hash}"
+    stored = artifacts.load(name) if artifacts is not None else None
+    if stored is not None:
+        data = load(stored)
+        return EdgeCosts(tuple(CacheAction(kind) for kind in data["kinds"].tolist()), data["table"])
+    recorder = EdgeCostRecorder(n_calls, min(LONGEST, n_calls), KINDS)
+    with _watching(pipe, recorder):
+        run()
+    costs = recorder.edge_costs()
+    if artifacts is not None:
+        artifacts.save(name, save({"kinds": np.array(costs.kinds), "table": costs.table}), "edges")
+    return costs
+
+
+@contextlib.contextmanager
+def _watching(pipe: Any, recorder: EdgeCostRecorder) -> Iterator[None]:
+    """Feed the recorder once per step of the scheduler; of several network calls in a step, with the last one."""
+    adapter = find_adapter(pipe)
+    denoiser = getattr(pipe, adapter.denoiser_attr)
+    span = adapter.list_spans(denoiser)[FINAL]
+    image = span.streams.index("hidden_states")
+    latest: list[torch.Tensor] = []
+
+    def note(module: Any, args: Any, result: Any) -> None:
+        latest[:] = [result if isinstance(result, torch.Tensor) else result[image]]
+
+    step = pipe.scheduler.step
+
+    @functools.wraps(step)
+    def recording(*args: Any, **kwargs: Any) -> Any:
+        recorder.feed(latest[0])
+        return step(*args, **kwargs)
+
+    overrides = Overrides()
+    handle = denoiser.get_submodule(span.modules[-1]).register_forward_hook(note)
+    overrides.set(pipe.scheduler, "step", recording)
+    try:
+        yield
+    finally:
+        overrides.undo()
+        handle.remove()

@@ -1,0 +1,65 @@
+"""What approximating network calls costs in the tabulated evaluator, by formula."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.spaces.cache_action import CacheAction
+from autotune.spaces.cache_plan import CachePlan, cell_use
+from autotune.spaces.edge_costs import EdgeCosts
+from autotune.spaces.inventory import Inventory
+
+LONGEST = 8
+"""Greatest distance between refreshes that `reuse_costs` knows."""
+
+KINDS = (CacheAction.REUSE, CacheAction.TAYLOR_1, CacheAction.TAYLOR_2)
+
+Array = NDArray[np.float64]
+
+
+def reuse_error(plan: CachePlan, inventory: Inventory) -> float:
+    """Error of reuse, from site weight x step weight x gap^1.3 of every reused cell that matters.
+
+    A forecast of order 1 has half the error at a gap of one call and grows as gap^1.8, one of order 2 a third, gap^2.3.
+    """
+    use = cell_use(plan, inventory)
+    steps = np.arange(plan.n_calls)
+    last = np.maximum.accumulate(np.where(plan.table == CacheAction.RECOMPUTE, steps[:, None], 0), axis=0)
+    gap = (steps[:, None] - last) * (20.0 / plan.n_calls)
+    errors = np.where(use.reads, _reuse_error(np.asarray(gap, float), use.order), 0.0)
+    cells = errors * _step_weights(plan.n_calls)[:, None] * _site_weights(inventory)
+    # Errors of one call add up coherently, those of different calls half so.
+    per_call = cells.sum(axis=1)
+    return float(0.5 * per_call.sum() + 0.5 * np.sqrt((per_call**2).sum()))
+
+
+def _reuse_error(gap: Array | np.float64, order: NDArray[np.int_]) -> Array:
+    return np.asarray(gap ** (1.3 + 0.5 * order) / (1.0 + order))
+
+
+def _site_weights(inventory: Inventory) -> Array:
+    depth = np.linspace(-1.0, 1.0, len(inventory))
+    scale = {"attn": 1.0, "attn1": 1.0, "attn2": 0.3, "ff": 1.4, "ff_context": 0.2, "proj_mlp": 0.5}
+    kind = np.array([scale.get(site.component, 1.2) for site in inventory.sites])
+    weights = kind * (0.3 + depth**2)
+    return np.asarray(weights / weights.sum())
+
+
+def _step_weights(n_calls: int) -> Array:
+    position = np.linspace(0.0, 1.0, n_calls)
+    weights = 0.2 + 1.5 * np.exp(-8.0 * position) + 0.8 * position**4
+    return np.asarray(0.25 * weights / weights.sum())
+
+
+def reuse_costs(n_calls: int) -> EdgeCosts:
+    """The errors of `reuse_error` for one site of weight 1, as a planner reads them."""
+    width = LONGEST + 1
+    j, d1, d2, gap = np.ogrid[:n_calls, :width, :width, :width]
+    n_values = 1 + (d1 > 0) + (d2 > 0)
+    weights = _step_weights(n_calls)
+    table = np.zeros((n_calls, width, width, width, len(KINDS)))
+    for i, kind in enumerate(KINDS):
+        order = np.minimum(kind.order, n_values - 1)
+        for k in range(1, LONGEST):
+            error = _reuse_error(np.float64(k * 20.0 / n_calls), order)
+            table[..., i] += (gap > k) * weights[np.minimum(j + k, n_calls - 1)] * error
+    return EdgeCosts(KINDS, table)

@@ -1,0 +1,75 @@
+"""Cache schedules planned on a traced run: which calls to refresh, and how to approximate the others."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from autotune.search.planned import PlannedSearcher
+from autotune.search.searcher import SearchContext
+from autotune.spaces.cache_action import CacheAction
+from autotune.spaces.cache_plan import CachePlan
+from autotune.spaces.edge_costs import EdgeCosts
+from autotune.spaces.inventory import Inventory
+from autotune.spaces.refresh_plan import RefreshPlan, plan_refreshes
+from autotune.spaces.schedule import Schedule
+
+FAMILY = "cache-plan"
+EXPONENTS = (1.0, 2.0, 4.0, math.inf)
+
+
+def planned_schedules(context: SearchContext, n_budgets: int = 8) -> Iterator[tuple[str, Schedule]]:
+    """Label and schedule of plans by the measured costs, in an order in which every beginning samples the budgets.
+
+    For each number of refreshed calls the plans for all exponents, first on what is outermost (the hidden state
+    after the last block), then on the leaves, which are slower and follow each call's own gates. Nothing where the
+    context knows no costs.
+    """
+    if context.edge_costs is None or context.n_calls < 3:
+        return
+    costs = context.edge_costs()
+    plans = {exponent: plan_refreshes(costs, exponent) for exponent in EXPONENTS}
+    inventory = context.inventory
+    objects = {"hidden state": inventory.outermost, "leaves": inventory.leaves}
+    if objects["hidden state"] == objects["leaves"]:
+        del objects["leaves"]
+    for name, sites in objects.items():
+        for n_refreshed in spread_budgets(costs, n_budgets):
+            seen = set()
+            for exponent in EXPONENTS:
+                plan = plans[exponent].get(n_refreshed)
+                if plan is None or (actions := plan.actions.tobytes()) in seen:
+                    continue
+                seen.add(actions)
+                label = f"planned, {n_refreshed} of {costs.n_calls} calls refreshed, {name}, exponent {exponent:g}"
+                yield label, Schedule(n_steps=context.condition.n_steps, cache=on_sites(plan, inventory, sites))
+
+
+def spread_budgets(costs: EdgeCosts, n: int) -> list[int]:
+    """`n` numbers of refreshed calls or fewer between the least possible one and two thirds, halves of gaps in turn."""
+    low, high = math.ceil(costs.n_calls / costs.longest), max(2, 2 * costs.n_calls // 3)
+    budgets = sorted({round(b) for b in np.geomspace(max(1, low), high, n)})
+    order, gaps = [budgets[0], budgets[-1]], [(0, len(budgets) - 1)]
+    while gaps:
+        first, last = gaps.pop(0)
+        if last - first > 1:
+            middle = (first + last) // 2
+            order.append(budgets[middle])
+            gaps += [(first, middle), (middle, last)]
+    return list(dict.fromkeys(order))
+
+
+def on_sites(plan: RefreshPlan, inventory: Inventory, sites: Sequence[int]) -> CachePlan:
+    """The cache plan in which these sites do what the plan says, and all others recompute."""
+    table = np.full((plan.n_calls, len(inventory)), CacheAction.RECOMPUTE, np.uint8)
+    table[:, list(sites)] = plan.actions[:, None]
+    return CachePlan.from_array(table)
+
+
+class CachePlanSearcher(PlannedSearcher):
+    """Goes through the plans: the first front after a handful of traced runs (DPCache, LeMiCa, MeanCache)."""
+
+    family = FAMILY
+
+    def _candidates(self) -> Iterator[tuple[str, Schedule]]:
+        return planned_schedules(self._context, n_budgets=20)
