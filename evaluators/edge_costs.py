@@ -67,8 +67,11 @@ class EdgeCostRecorder:
         if self._call == self._n_calls:
             self._call, self._n_samples = 0, self._n_samples + len(now)
 
-    def edge_costs(self) -> EdgeCosts:
+    def edge_costs(self, amplification: Array | None = None) -> EdgeCosts:
         """The costs of all edges, averaged over the samples of all runs.
+
+        Args:
+            amplification: per call, what its error is multiplied by, float64 (n_calls,); by default 1.
 
         Raises:
             EvaluatorError: no run has been fed, or the last one is not complete.
@@ -77,8 +80,11 @@ class EdgeCostRecorder:
         errors = self._mean(self._edge_errors)
         n, width = errors.shape[:2]
         table = np.full((n, width, width, width, len(self._kinds)), np.inf)
-        table[:, :, :, 1:] = errors.cumsum(axis=3)
         j, d1, d2, gap = np.ogrid[:n, :width, :width, :width]
+        if amplification is not None:
+            calls = np.minimum(np.arange(n)[:, None] + np.arange(width - 1), n - 1)
+            errors = errors * amplification[calls][:, None, None, :, None]
+        table[:, :, :, 1:] = errors.cumsum(axis=3)
         known = np.where(d1 == 0, (j == 0) & (d2 == 0), np.where(d2 == 0, j == d1, j >= d1 + d2))
         table[~(known & (j + gap <= n))] = np.inf
         return EdgeCosts(self._kinds, table)

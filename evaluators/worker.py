@@ -110,20 +110,17 @@ class Worker:
         return load_or_make_trace(self.condition, some, n_levels, run, self._artifacts)
 
     def edge_costs(self, fidelity: Fidelity, n_prompts: int) -> EdgeCosts:
-        """What approximating calls would cost, measured on default runs; kept among the artifacts.
+        """What approximating calls would cost, measured on a few runs of each prompt; kept among the artifacts.
 
         Raises:
             UsageError: the fidelity has fewer prompts.
         """
-        default, some = Schedule(n_steps=self.condition.n_steps), fidelity.first(n_prompts)
-        return load_or_measure_edges(
-            self._pipe,
-            self.condition,
-            some,
-            self._n_calls(default),
-            lambda: self._run(default, some, None),
-            self._artifacts,
-        )
+        some, n_calls = fidelity.first(n_prompts), len(self.own_timesteps(self.condition.n_steps))
+
+        def run(schedule: Schedule) -> torch.Tensor:
+            return self._run(schedule, some, None).latents
+
+        return load_or_measure_edges(self._pipe, self.condition, some, self.inventory, n_calls, run, self._artifacts)
 
     def score(self, schedule: Schedule, fidelity: Fidelity, *, repeats: int = 1) -> Measurement | Failure:
         """Measure a schedule: quality on the whole fidelity, latency over `repeats` runs.

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autotune.search.planned import PlannedSearcher
 from autotune.search.searcher import SearchContext
@@ -11,19 +12,21 @@ from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.edge_costs import EdgeCosts
 from autotune.spaces.inventory import Inventory
-from autotune.spaces.refresh_plan import RefreshPlan, plan_refreshes
+from autotune.spaces.refresh_plan import plan_refreshes
 from autotune.spaces.schedule import Schedule
 
 FAMILY = "cache-plan"
+Actions = NDArray[np.int_]
+
 EXPONENTS = (1.0, 2.0, 4.0, math.inf)
 
 
 def planned_schedules(context: SearchContext, n_budgets: int = 8) -> Iterator[tuple[str, Schedule]]:
     """Label and schedule of plans by the measured costs, in an order in which every beginning samples the budgets.
 
-    For each number of refreshed calls the plans for all exponents, first on what is outermost (the hidden state
-    after the last block), then on the leaves, which are slower and follow each call's own gates. Nothing where the
-    context knows no costs.
+    For each number of refreshed calls the plans for all exponents, and evenly spread refreshes with a forecast of order
+    1, which win where few calls are refreshed; first on what is outermost (the hidden state after the last block), then
+    on the leaves, which are slower and follow each call's own gates. Nothing where the context knows no costs.
     """
     if context.edge_costs is None or context.n_calls < 3:
         return
@@ -38,11 +41,21 @@ def planned_schedules(context: SearchContext, n_budgets: int = 8) -> Iterator[tu
             seen = set()
             for exponent in EXPONENTS:
                 plan = plans[exponent].get(n_refreshed)
-                if plan is None or (actions := plan.actions.tobytes()) in seen:
+                if plan is None or (actions := plan.actions).tobytes() in seen:
                     continue
-                seen.add(actions)
+                seen.add(actions.tobytes())
                 label = f"planned, {n_refreshed} of {costs.n_calls} calls refreshed, {name}, exponent {exponent:g}"
-                yield label, Schedule(n_steps=context.condition.n_steps, cache=on_sites(plan, inventory, sites))
+                yield label, Schedule(n_steps=context.condition.n_steps, cache=on_sites(actions, inventory, sites))
+            label = f"{n_refreshed} of {costs.n_calls} calls refreshed, {name}, forecasts of order 1"
+            cache = on_sites(even_actions(costs.n_calls, n_refreshed), inventory, sites)
+            yield label, Schedule(n_steps=context.condition.n_steps, cache=cache)
+
+
+def even_actions(n_calls: int, n_refreshed: int) -> Actions:
+    """Refreshes spread evenly from the first call on, and forecasts of order 1 between them: (n_calls,)."""
+    actions = np.full(n_calls, CacheAction.TAYLOR_1, int)
+    actions[np.floor(np.arange(n_refreshed) * n_calls / n_refreshed).astype(int)] = CacheAction.RECOMPUTE
+    return actions
 
 
 def spread_budgets(costs: EdgeCosts, n: int) -> list[int]:
@@ -59,10 +72,10 @@ def spread_budgets(costs: EdgeCosts, n: int) -> list[int]:
     return list(dict.fromkeys(order))
 
 
-def on_sites(plan: RefreshPlan, inventory: Inventory, sites: Sequence[int]) -> CachePlan:
-    """The cache plan in which these sites do what the plan says, and all others recompute."""
-    table = np.full((plan.n_calls, len(inventory)), CacheAction.RECOMPUTE, np.uint8)
-    table[:, list(sites)] = plan.actions[:, None]
+def on_sites(actions: Actions, inventory: Inventory, sites: Sequence[int]) -> CachePlan:
+    """The cache plan in which these sites take these actions, one per call, and all others recompute."""
+    table = np.full((len(actions), len(inventory)), CacheAction.RECOMPUTE, np.uint8)
+    table[:, list(sites)] = actions[:, None]
     return CachePlan.from_array(table)
 
 

@@ -18,7 +18,7 @@ from autotune.search.spending import Spending
 from autotune.search.study_plan import StudyPlan
 from autotune.search.verification import N_SHEET_IMAGES, N_SHEETS, Verification, verification_order
 from autotune.spaces.column_fit import ColumnFit, FitColumn
-from autotune.spaces.edge_costs import EdgeCosts
+from autotune.spaces.edge_costs import EdgeCosts, replayed_calls
 from autotune.spaces.errors import EvaluatorError
 from autotune.spaces.evaluation import Failure
 from autotune.spaces.front import BASELINE, RIVAL, baseline_of, pick, study_front
@@ -161,7 +161,8 @@ class StudyLoop:
     def _edge_costs(self) -> EdgeCosts:
         """Measure edges on a few calibration prompts; the network calls count."""
         n = min(N_TRACED, len(self._plan.calibration.prompts))
-        self._spending.note_calls(n * len(self._pool.own_timesteps(self._pool.condition.n_steps)))
+        n_calls = len(self._pool.own_timesteps(self._pool.condition.n_steps))
+        self._spending.note_calls(n * n_calls * (1 + len(replayed_calls(n_calls))))
         costs = self._dispatcher.call(EdgeCostJob(fidelity=self._plan.calibration, n_prompts=n))
         assert isinstance(costs, EdgeCosts)
         return costs

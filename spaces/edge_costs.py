@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.errors import ScheduleError
 
+N_REPLAYS = 16
+"""Runs in which one call alone is approximated, at most, to see what its error does to the result."""
+
 Array = NDArray[np.float64]
 
 
@@ -49,3 +52,8 @@ class EdgeCosts:
     def longest(self) -> int:
         """Greatest distance between two refreshes."""
         return int(self.table.shape[1]) - 1
+
+
+def replayed_calls(n_calls: int) -> list[int]:
+    """The calls whose effect is measured: all after the first, or as many as are allowed, evenly spread."""
+    return sorted({round(call) for call in np.linspace(1, n_calls - 1, min(N_REPLAYS, n_calls - 1))})

@@ -38,8 +38,11 @@ class SiteTree:
         """The tree of sites that have these parents; all arguments have one entry per site."""
         depths, own = [], np.array(macs, np.int64)
         for i, parent in enumerate(parents):
-            if parent is not None and inside[i]:
-                own[parent] -= macs[i]
+            around, is_inside = parent, inside[i]
+            while around is not None and not is_inside:  # what feeds a site lies beside it
+                around, is_inside = parents[around], inside[around]
+            if around is not None:
+                own[around] -= macs[i]
             depth = 0
             while parent is not None:
                 depth, parent = depth + 1, parents[parent]

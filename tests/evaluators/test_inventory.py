@@ -98,6 +98,7 @@ def test_sites_hold_nearly_all_macs(pipe_case: tuple[Any, dict[str, Any]]) -> No
     (final,) = [s for s in inventory.sites if s.parent is None]
     assert 0.98 < final.macs / inventory.total_macs <= 1
     assert (inventory.tree.own_macs >= 0).all()
+    assert inventory.tree.own_macs.sum() == final.macs
     assert all(s.macs > 0 for s in inventory.sites)
 
 

@@ -112,7 +112,7 @@ def test_a_plan_for_another_model_is_an_invalid_candidate(flux: Worker) -> None:
     outcome = flux.score(Schedule(n_steps=20, cache=CachePlan.from_array(np.eye(20, 3, dtype=int))), PROMPTS)
     assert isinstance(outcome, Failure)
     assert outcome.kind is FailureKind.INVALID
-    assert "36" in outcome.reason
+    assert "50 sites" in outcome.reason
 
 
 def test_a_slow_candidate_times_out(flux: Worker) -> None:

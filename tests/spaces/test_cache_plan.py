@@ -223,3 +223,17 @@ def test_malformed_plans_are_refused(n_calls: int, n_sites: int, actions: bytes)
 
 def test_true_means_reuse() -> None:
     assert CachePlan.from_array([[False, True]]).actions == b"\0\1"
+
+
+def test_what_feeds_a_site_inside_another_is_counted_once() -> None:
+    """A block whose projection is fed by an attention: 100 in the block, 70 of it in these two."""
+    sites = (
+        site("block", macs=100),
+        site("attn", 2, Relation.FEEDS, 50),
+        site("proj", 0, Relation.INSIDE, 20),
+    )
+    inventory = Inventory(denoiser_class="X", sites=sites, total_macs=110)
+    assert inventory.tree.own_macs.tolist() == [30, 50, 20]
+    table = np.zeros((3, 3))
+    table[1, 0] = table[2, 2] = CacheAction.REUSE
+    assert call_macs(CachePlan.from_array(table), inventory, 3).tolist() == [110, 10, 40]
