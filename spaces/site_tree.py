@@ -38,10 +38,10 @@ class SiteTree:
         """The tree of sites that have these parents; all arguments have one entry per site."""
         depths, own = [], np.array(macs, np.int64)
         for i, parent in enumerate(parents):
-            around, is_inside = parent, inside[i]
-            while around is not None and not is_inside:  # what feeds a site lies beside it
-                around, is_inside = parents[around], inside[around]
-            if around is not None:
+            beside = i  # what feeds a site lies beside it
+            while not inside[beside] and (fed := parents[beside]) is not None:
+                beside = fed
+            if (around := parents[beside]) is not None:
                 own[around] -= macs[i]
             depth = 0
             while parent is not None:

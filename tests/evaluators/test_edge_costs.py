@@ -3,8 +3,8 @@
 import gc
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations, pairwise
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +16,12 @@ from autotune.evaluators.edge_costs import EdgeCostRecorder
 from autotune.evaluators.load import load_model
 from autotune.evaluators.worker import Worker
 from autotune.spaces.cache_action import CacheAction, forecast_weights
+from autotune.spaces.cache_plan import CachePlan
+from autotune.spaces.edge_costs import replayed_calls
 from autotune.spaces.errors import EvaluatorError, ScheduleError
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.refresh_plan import plan_refreshes
+from autotune.spaces.schedule import Schedule
 from autotune.storage.artifacts import ArtifactStore
 
 Array = NDArray[np.float64]
@@ -194,34 +197,35 @@ def test_fifty_calls_of_a_small_feature_take_seconds() -> None:
     assert time.process_time() - start < 10.0
 
 
-@pytest.mark.parametrize(
-    ("model", "last"),
-    [
-        ("mini-flux", "single_transformer_blocks.7"),
-        ("mini-pixart", "transformer_blocks.13"),
-        ("mini-sd", "up_blocks.1"),
-    ],
-)
-def test_costs_of_a_pipeline_are_those_of_its_last_hidden_state(
-    model: str, last: str, artifacts: ArtifactStore, pixart: Worker
+@pytest.mark.parametrize("model", ["mini-flux", "mini-pixart", "mini-sd"])
+def test_the_cost_of_one_reused_call_is_what_it_does_to_the_latents(
+    model: str, artifacts: ArtifactStore, pixart: Worker
 ) -> None:
-    """Also with PNDM, which makes one call more than there are steps."""
+    """Also with PNDM, which makes one call more than there are steps; call 6 is one of those that are replayed."""
     worker = pixart if model == "mini-pixart" else Worker(load_model(model), artifacts=artifacts)
     fidelity = Fidelity(name="calibration", prompts=("a photo of a cat", "a photo of a ship"), seeds=(3, 4))
-    pipe = worker._pipe
-    hidden: list[torch.Tensor] = []
-
-    def keep(module: Any, args: Any, out: Any) -> None:
-        hidden.append(out[1] if isinstance(out, tuple) else out)
-
-    handle = (getattr(pipe, "transformer", None) or pipe.unet).get_submodule(last).register_forward_hook(keep)
     costs = worker.edge_costs(fidelity, 2)
-    handle.remove()
-    assert "step" not in vars(pipe.scheduler)
+    assert "step" not in vars(worker._pipe.scheduler)
     n_calls = len(worker.own_timesteps(worker.condition.n_steps))
-    assert (costs.n_calls, costs.longest, len(hidden)) == (n_calls, 8, n_calls)
-    h = [x.double().flatten(1) for x in hidden]
-    errors = [(h[5] - h[5 + k]).abs().sum(1) / h[5 + k].abs().sum(1) for k in (1, 2)]
-    found = costs.table[5, 2, 3, 3, costs.kinds.index(REUSE)]
-    assert found == pytest.approx(float(sum(errors).mean()), rel=1e-4)  # type: ignore[union-attr]
+    assert (costs.n_calls, costs.longest) == (n_calls, 8)
+    call = replayed_calls(n_calls)[5]
+    table = np.zeros((n_calls, len(worker.inventory)))
+    table[call, 0] = REUSE
+    default = Schedule(n_steps=worker.condition.n_steps)
+    full = worker._run(default, fidelity, None).latents.flatten(1)
+    reused = worker._run(replace(default, cache=CachePlan.from_array(table)), fidelity, None).latents.flatten(1)
+    expected = float(((reused - full).norm(dim=1) / full.norm(dim=1)).mean())
+    assert costs.table[call - 1, 2, 3, 2, costs.kinds.index(REUSE)] == pytest.approx(expected, rel=1e-3)
     assert np.array_equal(worker.edge_costs(fidelity, 2).table, costs.table)
+
+
+def test_amplification_multiplies_the_errors_of_its_call() -> None:
+    recorder = EdgeCostRecorder(N_CALLS, LONGEST, [REUSE])
+    for feature in features():
+        recorder.feed(feature)
+    plain, amplified = (
+        recorder.edge_costs().table,
+        recorder.edge_costs(np.arange(1.0, N_CALLS + 1.0, dtype=np.float64)).table,
+    )
+    first, second = plain[4, 1, 1, 2, 0], plain[4, 1, 1, 3, 0] - plain[4, 1, 1, 2, 0]
+    assert amplified[4, 1, 1, 3, 0] == pytest.approx(6 * first + 7 * second, rel=1e-12)
