@@ -120,7 +120,7 @@ class StudyLoop:
             own_timesteps=self._pool.own_timesteps,
             fit=self._fit,
             trace=self._trace,
-            edge_costs=self._edge_costs,
+            edge_costs=self._edge_costs if self._affords_edges() else None,
             objectives=self._plan.objectives,
             constraints=self._plan.constraints,
         )
@@ -158,11 +158,19 @@ class StudyLoop:
         assert isinstance(trace, Trace)
         return trace
 
+    def _edge_calls(self, n_prompts: int) -> int:
+        n_calls = len(self._pool.own_timesteps(self._pool.condition.n_steps))
+        return n_prompts * n_calls * (1 + len(replayed_calls(n_calls)))
+
+    def _affords_edges(self) -> bool:
+        """Whether measuring edges takes a quarter of the budget of network calls at most, if there is one."""
+        limit = self._plan.budget.network_calls
+        return limit is None or 4 * self._edge_calls(N_TRACED) <= limit
+
     def _edge_costs(self) -> EdgeCosts:
         """Measure edges on a few calibration prompts; the network calls count."""
         n = min(N_TRACED, len(self._plan.calibration.prompts))
-        n_calls = len(self._pool.own_timesteps(self._pool.condition.n_steps))
-        self._spending.note_calls(n * n_calls * (1 + len(replayed_calls(n_calls))))
+        self._spending.note_calls(self._edge_calls(n))
         costs = self._dispatcher.call(EdgeCostJob(fidelity=self._plan.calibration, n_prompts=n))
         assert isinstance(costs, EdgeCosts)
         return costs
