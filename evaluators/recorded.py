@@ -14,6 +14,7 @@ from autotune.evaluators.recorded_quality import QualityModel, scaled_values
 from autotune.evaluators.schedule_features import ENCODINGS
 from autotune.evaluators.surrogate import Accuracy, cross_validate
 from autotune.evaluators.tabulated import SimulatedTime
+from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import plan_macs
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.edge_costs import EdgeCosts
@@ -29,6 +30,7 @@ Array = NDArray[np.float64]
 MIN_ROWS = 50
 """Rows of a kind below which nothing is predicted for it."""
 
+EDGES_LONGEST = 8
 GRID_TOLERANCE = 0.01
 """A recorded grid so close to the expected one, as a share of the starting timestep, is the pipeline's own."""
 
@@ -125,12 +127,11 @@ class RecordedEvaluator:
         return buffer.getvalue()
 
     def edge_costs(self, fidelity: Fidelity, n_prompts: int) -> EdgeCosts:
-        """Nothing: a table holds no features.
-
-        Raises:
-            EvaluatorError: always.
-        """
-        raise EvaluatorError("a table holds no features of the model; replay a family that needs none")
+        """A stand-in, since a table holds no features: a reuse costs its age, whatever the call."""
+        n, width = len(self.own_timesteps(self.condition.n_steps)), EDGES_LONGEST + 1
+        gap = np.arange(width, dtype=np.float64)
+        costs = np.broadcast_to((gap * (gap - 1.0) / 2.0)[:, None], (n, width, width, width, 1))
+        return EdgeCosts((CacheAction.REUSE,), np.array(costs))
 
     def trace(self, fidelity: Fidelity, n_prompts: int, n_levels: int) -> Trace:
         """Nothing: a table holds no states.

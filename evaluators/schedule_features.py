@@ -6,6 +6,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan, cell_use
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import ScheduleError
@@ -81,6 +82,8 @@ Encode = Callable[[Schedule, Condition, Inventory, int], Array | None]
 def _cache(schedule: Schedule, condition: Condition, inventory: Inventory, n_calls: int) -> Array | None:
     if schedule.time is not None or schedule.guidance is not None or schedule.n_steps != condition.n_steps:
         return None
+    if schedule.cache is not None and (schedule.cache.table > CacheAction.REUSE).any():
+        return None
     return cache_features(schedule.cache, inventory, n_calls)
 
 
@@ -96,6 +99,6 @@ def _solver(schedule: Schedule, condition: Condition, inventory: Inventory, n_ca
 ENCODINGS: Mapping[str, Encode] = MappingProxyType({"cache": _cache, "solver": _solver})
 """By kind of schedule: its features, or None where it is not of this kind.
 
-A schedule of kind `cache` has a cache plan, or nothing, on the pipeline's own sampler and number of steps; one of kind
-`solver` has time, solver, and what belongs to them, and no more.
+A schedule of kind `cache` has a cache plan without forecasts, or nothing, on the pipeline's own sampler and number of
+steps; one of kind `solver` has time, solver, and what belongs to them, and no more.
 """

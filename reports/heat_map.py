@@ -105,7 +105,8 @@ def draw_heat_map(schedule: Schedule, inventory: Inventory, n_calls: int, narrow
     columns = n_calls if cells is None else len(cells)
     strip_inches = 0.25 * max(1, len(strip))
     handles = _legend(schedule, cells)
-    legend_inches = 0.24 * -(-len(handles) // (2 if narrow else 6))
+    legend_columns = 2 if narrow else 3
+    legend_inches = 0.24 * -(-len(handles) // legend_columns)
     map_inches = 0.0 if cells is None else _map_inches(len(inventory), narrow)
     figure = Figure(
         figsize=(4.2 if narrow else 8.6, strip_inches + map_inches + 0.6 + legend_inches), layout="constrained"
@@ -125,7 +126,7 @@ def draw_heat_map(schedule: Schedule, inventory: Inventory, n_calls: int, narrow
     if top is not bottom:
         top.set_xticks([])
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=2 if narrow else 6, handlelength=1.1,
+        figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns, handlelength=1.1,
                       handleheight=1.1, columnspacing=1.3)  # fmt: skip
     return figure
 

@@ -13,11 +13,13 @@ from autotune.evaluators.recorded_latency import LatencyModel
 from autotune.evaluators.recorded_quality import scaled_values
 from autotune.evaluators.tabulated import TabulatedEvaluator, small_flux_condition, small_flux_inventory
 from autotune.search.clock import SimulatedClock
+from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.column_fit import FitColumn
 from autotune.spaces.errors import EvaluatorError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
 from autotune.spaces.recorded_table import RecordedRow, RecordedTable
+from autotune.spaces.refresh_plan import plan_refreshes
 from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.solvers import make_solver
 
@@ -202,3 +204,14 @@ def test_a_replay_needs_no_torch() -> None:
     code = "import sys, autotune.evaluators.recorded; print('torch' in sys.modules or 'diffusers' in sys.modules)"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_table_of_reuses_predicts_no_forecast_and_plans_by_age_alone(evaluator: RecordedEvaluator) -> None:
+    n = evaluator.condition.n_steps
+    table = np.zeros((n, len(evaluator.inventory)))
+    table[5] = CacheAction.TAYLOR_1
+    outcome = evaluator.score(Schedule(n_steps=n, cache=CachePlan.from_array(table)), FIDELITY)
+    assert isinstance(outcome, Failure)
+    assert outcome.kind is FailureKind.INVALID
+    plan = plan_refreshes(evaluator.edge_costs(FIDELITY, 1), 1.0)[n // 4]
+    assert set(np.diff([*plan.refreshed, n])) == {4}
