@@ -21,7 +21,7 @@ from autotune.spaces.schedule_file import load_schedule_file
 from autotune.spaces.study_record import StudyState
 from autotune.storage.database import Database
 
-from .place import COMMAND, N_EVALUATIONS, Finished, Place
+from .place import COMMAND, N_EVALUATIONS, Finished, Place, query
 
 Call = Callable[..., Finished]
 
@@ -58,8 +58,8 @@ def test_only_what_computes_loads_torch(small: Place) -> None:
     for reading in (["front", "small"], ["show", "small"], ["list", "studies"]):
         assert not loaded_by(small, *reading, *storage) & {*HEAVY, "matplotlib"}
     assert not loaded_by(small, "export", "small", "-o", "light.json", *storage) & {*HEAVY, "matplotlib"}
-    cached = next(str(row["schedule_hash"]) for row in small.front("small") if row["family"] == "ecad")
-    foreign = ("export", "small", "--pick", cached, "--format", "diffusers", "-o", "light.py")
+    ((cached,), *_) = query(small, "SELECT schedule_hash FROM candidate WHERE label LIKE 'FORA%'")
+    foreign = ("export", "small", "--pick", str(cached), "--format", "diffusers", "-o", "light.py")
     assert not loaded_by(small, *foreign, *storage) & {*HEAVY, "matplotlib"}
     for words in (("validate", "light.json"), ("apply", "light.json"), ("list", "models"), ("list", "families")):
         assert not loaded_by(small, *words) & {*HEAVY, "matplotlib", "sqlalchemy"}

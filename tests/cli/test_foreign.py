@@ -10,7 +10,7 @@ from autotune.evaluators.import_schedule import READERS
 from autotune.reports.foreign_export import FOREIGN_EXPORTS
 from autotune.spaces.schedule_file import load_schedule_file
 
-from .place import Finished, Place
+from .place import Finished, Place, query
 
 Call = Callable[..., Finished]
 
@@ -60,9 +60,20 @@ def test_a_bad_import_writes_nothing(call: Call) -> None:
 
 
 def test_export_for_other_tools(small: Place, call: Call) -> None:
-    cached = next(str(row["schedule_hash"]) for row in small.front("small") if row["family"] == "ecad")
+    ((cached,), *_) = query(small, "SELECT schedule_hash FROM candidate WHERE label LIKE 'FORA%'")
     for form in FOREIGN_EXPORTS:
-        words = ("export", "small", "--pick", cached[:10], "--format", form, "-o", form, "--storage", small.storage)
+        words = (
+            "export",
+            "small",
+            "--pick",
+            str(cached)[:10],
+            "--format",
+            form,
+            "-o",
+            form,
+            "--storage",
+            small.storage,
+        )
         done = call(*words)
         assert (done.code, done.out) == (0, f"wrote {form}\n"), done.err
         assert all(line.startswith("warning: ") for line in done.err.splitlines())
