@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from autotune.evaluators.span import Span
 from autotune.spaces.inventory import BLOCK, FINAL, STACK, Relation, Site
@@ -14,6 +15,11 @@ class Leaf:
     path: str
     component: str
     feeds: str | None = None
+
+
+def block_paths(denoiser: Any, *lists: str) -> list[str]:
+    """Paths of the blocks in the denoiser's module lists of these names, one list after the other."""
+    return [f"{name}.{i}" for name in lists for i in range(len(getattr(denoiser, name)))]
 
 
 def block_sites(blocks: Mapping[str, Sequence[Leaf]]) -> tuple[Site, ...]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from autotune.evaluators.block_sites import Leaf, block_sites, block_spans
+from autotune.evaluators.block_sites import Leaf, block_paths, block_sites, block_spans
 from autotune.evaluators.span import Span
 from autotune.spaces.inventory import Site
 
@@ -21,17 +21,20 @@ def list_sites(denoiser: Any) -> tuple[Site, ...]:
 
     In a single block `proj_out` alone consumes the other two, so they feed it.
     """
-    return block_sites({block: _DOUBLE if block.startswith("transformer") else _SINGLE for block in _blocks(denoiser)})
+    return block_sites(
+        {
+            block: _DOUBLE if block.startswith("transformer") else _SINGLE
+            for block in block_paths(denoiser, "transformer_blocks", "single_transformer_blocks")
+        }
+    )
 
 
 def list_spans(denoiser: Any) -> dict[str, Span]:
     """Blocks and their stack, through which text and image flow."""
-    return block_spans(_blocks(denoiser), ("encoder_hidden_states", "hidden_states"))
-
-
-def _blocks(denoiser: Any) -> list[str]:
-    double = [f"transformer_blocks.{i}" for i in range(len(denoiser.transformer_blocks))]
-    return double + [f"single_transformer_blocks.{i}" for i in range(len(denoiser.single_transformer_blocks))]
+    return block_spans(
+        block_paths(denoiser, "transformer_blocks", "single_transformer_blocks"),
+        ("encoder_hidden_states", "hidden_states"),
+    )
 
 
 def latent_shape(pipe: Any, height: int, width: int) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from autotune.evaluators.block_sites import Leaf, block_sites, block_spans
+from autotune.evaluators.block_sites import Leaf, block_paths, block_sites, block_spans
 from autotune.evaluators.span import Span
 from autotune.spaces.inventory import Site
 
@@ -13,16 +13,12 @@ _LEAVES = tuple(Leaf(path=leaf, component=leaf) for leaf in ("attn1", "attn2", "
 
 def list_sites(denoiser: Any) -> tuple[Site, ...]:
     """Self-attention, cross-attention and feed-forward of every block."""
-    return block_sites(dict.fromkeys(_blocks(denoiser), _LEAVES))
+    return block_sites(dict.fromkeys(block_paths(denoiser, "transformer_blocks"), _LEAVES))
 
 
 def list_spans(denoiser: Any) -> dict[str, Span]:
     """Blocks and their stack, through which the image flows."""
-    return block_spans(_blocks(denoiser), ("hidden_states",))
-
-
-def _blocks(denoiser: Any) -> list[str]:
-    return [f"transformer_blocks.{i}" for i in range(len(denoiser.transformer_blocks))]
+    return block_spans(block_paths(denoiser, "transformer_blocks"), ("hidden_states",))
 
 
 def latent_shape(pipe: Any, height: int, width: int) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from autotune.evaluators.block_sites import Leaf, block_sites, block_spans
+from autotune.evaluators.block_sites import Leaf, block_paths, block_sites, block_spans
 from autotune.evaluators.span import Span
 from autotune.spaces.inventory import Site
 
@@ -17,17 +17,13 @@ def list_sites(denoiser: Any) -> tuple[Site, ...]:
 
     That one is computed by the model and read by nobody, since only the image leaves the stack.
     """
-    blocks = _blocks(denoiser)
+    blocks = block_paths(denoiser, "transformer_blocks")
     return block_sites(dict.fromkeys(blocks, _LEAVES) | {blocks[-1]: _LEAVES[:2]})
 
 
 def list_spans(denoiser: Any) -> dict[str, Span]:
     """Blocks and their stack, through which text and image flow."""
-    return block_spans(_blocks(denoiser), ("encoder_hidden_states", "hidden_states"))
-
-
-def _blocks(denoiser: Any) -> list[str]:
-    return [f"transformer_blocks.{i}" for i in range(len(denoiser.transformer_blocks))]
+    return block_spans(block_paths(denoiser, "transformer_blocks"), ("encoder_hidden_states", "hidden_states"))
 
 
 def latent_shape(pipe: Any, height: int, width: int) -> tuple[int, ...]:

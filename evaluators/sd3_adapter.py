@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from autotune.evaluators.block_sites import Leaf, block_sites, block_spans
+from autotune.evaluators.block_sites import Leaf, block_paths, block_sites, block_spans
 from autotune.evaluators.span import Span
 from autotune.spaces.inventory import Site
 
@@ -23,8 +23,7 @@ def list_sites(denoiser: Any) -> tuple[Site, ...]:
 
 def list_spans(denoiser: Any) -> dict[str, Span]:
     """Blocks and their stack, through which text and image flow."""
-    blocks = [f"transformer_blocks.{i}" for i in range(len(denoiser.transformer_blocks))]
-    return block_spans(blocks, ("encoder_hidden_states", "hidden_states"))
+    return block_spans(block_paths(denoiser, "transformer_blocks"), ("encoder_hidden_states", "hidden_states"))
 
 
 def latent_shape(pipe: Any, height: int, width: int) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from autotune.evaluators.block_sites import Leaf, block_sites, block_spans
+from autotune.evaluators.block_sites import Leaf, block_paths, block_sites, block_spans
 from autotune.evaluators.span import Span
 from autotune.spaces.inventory import Site
 
@@ -19,16 +19,12 @@ _LEAVES = tuple(Leaf(path=leaf, component=leaf) for leaf in ("attn1", "attn2", "
 
 def list_sites(denoiser: Any) -> tuple[Site, ...]:
     """Self-attention, cross-attention and feed-forward of every block."""
-    return block_sites(dict.fromkeys(_blocks(denoiser), _LEAVES))
+    return block_sites(dict.fromkeys(block_paths(denoiser, "blocks"), _LEAVES))
 
 
 def list_spans(denoiser: Any) -> dict[str, Span]:
     """Blocks and their stack, through which the video flows."""
-    return block_spans(_blocks(denoiser), ("hidden_states",))
-
-
-def _blocks(denoiser: Any) -> list[str]:
-    return [f"blocks.{i}" for i in range(len(denoiser.blocks))]
+    return block_spans(block_paths(denoiser, "blocks"), ("hidden_states",))
 
 
 def latent_shape(pipe: Any, height: int, width: int) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 import diffusers
 import torch
 
-from autotune.evaluators.adapters import ADAPTERS
+from autotune.evaluators.adapters import ADAPTERS, find_adapter
 from autotune.evaluators.hardware import choose_device, device_name, library_versions
 from autotune.evaluators.inventory import list_inventory
 from autotune.evaluators.load import choose_dtype, locate_model
@@ -47,7 +47,7 @@ class WeightlessModel:
         pipe, preset, device = self.pipe, self.preset, choose_device()
         height, width = height or preset.height, width or preset.width
         mu = flow_mu(pipe, height, width)
-        times = own_timesteps(pipe.scheduler, n_steps, mu)
+        times = own_timesteps(pipe.scheduler, n_steps, mu, even_sigmas=find_adapter(pipe).even_sigmas)
         if len(times) != n_steps:
             raise ScheduleError(
                 f"a plan with one row per step needs one network call per step; {type(pipe.scheduler).__name__} makes "
