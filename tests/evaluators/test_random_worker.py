@@ -17,6 +17,7 @@ from autotune.evaluators.presets import PRESETS, Preset
 from autotune.evaluators.prompt_embedding import embed_prompts, embeddings_of
 from autotune.evaluators.reference import reference_schedule
 from autotune.evaluators.sampling import run_pipeline
+from autotune.evaluators.weightless import describe_model
 from autotune.evaluators.worker import Worker
 from autotune.spaces.cache_plan import CachePlan, plan_macs
 from autotune.spaces.column_fit import FitColumn
@@ -112,6 +113,13 @@ def test_a_saved_pipeline_loads_with_the_defaults_of_its_preset(
     assert (preset.height, preset.width) == (16, 16)
     assert preset.call_kwargs == ({"max_sequence_length": 16} if name == "sd3" else {})
     assert list_inventory(loaded.pipe).hash == list_inventory(random_pipes[name]).hash
+    described, worker = describe_model(str(tmp_path)), Worker(loaded)
+    assert described.inventory.hash == worker.inventory.hash
+    condition = described.condition(preset.n_steps)
+    assert (condition.start_timestep, condition.noise_schedule) == (
+        worker.condition.start_timestep,
+        worker.condition.noise_schedule,
+    )
     kwargs = random_args(name, steps=2)
     assert torch.equal(run(loaded.pipe, kwargs), run(random_pipes[name], kwargs))
 
