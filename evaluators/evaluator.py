@@ -14,12 +14,14 @@ from autotune.spaces.trace import Trace
 class Evaluator(Protocol):
     """Scores schedules of one model under one condition.
 
-    `protocol` names the version of the measuring code; it is part of an evaluation's key.
+    `protocol` names the version of the measuring code; it is part of an evaluation's key. `guided` says whether a call
+    runs two branches in one batch, of which a guidance column may leave one out.
     """
 
     condition: Condition
     inventory: Inventory
     protocol: str
+    guided: bool
 
     def own_timesteps(self, n_steps: int) -> tuple[float, ...]:
         """The pipeline's own time grid at `n_steps` steps, one entry per network call."""

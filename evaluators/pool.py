@@ -30,12 +30,13 @@ class Done:
 class WorkerPool(Protocol):
     """Workers that do jobs, each job on one of them; all measure under one condition.
 
-    `protocol` names the version of the measuring code. A pool belongs to one thread.
+    `protocol` and `guided` are the evaluator's. A pool belongs to one thread.
     """
 
     condition: Condition
     inventory: Inventory
     protocol: str
+    guided: bool
 
     def own_timesteps(self, n_steps: int) -> tuple[float, ...]:
         """The pipeline's own time grid at `n_steps` steps, one entry per network call."""
@@ -89,7 +90,7 @@ class InProcessPool:
         make_spare: Callable[[], Evaluator] | None = None,
     ) -> None:
         self.condition, self.inventory = evaluator.condition, evaluator.inventory
-        self.protocol = evaluator.protocol
+        self.protocol, self.guided = evaluator.protocol, evaluator.guided
         self._evaluator, self._now, self._make_spare = evaluator, now, make_spare
         self._job: Job | None = None
         self._apart = False

@@ -21,6 +21,7 @@ class Description:
     condition: Condition
     inventory: Inventory
     protocol: str
+    guided: bool
     host: str
     pid: int
 
@@ -78,6 +79,7 @@ class RayActor:
             condition=evaluator.condition,
             inventory=evaluator.inventory,
             protocol=evaluator.protocol,
+            guided=evaluator.guided,
             host=socket.gethostname(),
             pid=os.getpid(),
         )

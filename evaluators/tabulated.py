@@ -14,17 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.evaluators.tabulated_errors import reuse_costs, reuse_error
-from autotune.spaces.cache_plan import plan_macs
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.condition import Condition
 from autotune.spaces.edge_costs import EdgeCosts
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
-from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.inventory import Inventory, Relation, Site
 from autotune.spaces.noise_schedule import Flow
 from autotune.spaces.program_correction import ProgramCorrection
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
+from autotune.spaces.schedule_macs import schedule_macs
 from autotune.spaces.solver_formula import Prediction, levels_of, view_of_output
 from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.time_grid import uniform_lambda
@@ -107,6 +106,7 @@ class TabulatedEvaluator:
     ) -> None:
         self.inventory = inventory or small_flux_inventory()
         self.condition = condition or small_flux_condition(self.inventory)
+        self.guided = self.condition.guidance_scale > 1.0
         self._clock = clock
         self._latency_noise = latency_noise
         self._fails = fails
@@ -229,10 +229,7 @@ class TabulatedEvaluator:
 
     def _macs(self, schedule: Schedule) -> int:
         n_calls = len(schedule.time or self.own_timesteps(schedule.n_steps))
-        branches = 2 if self.condition.guidance_scale > 1.0 else 1
-        macs = branches * plan_macs(schedule.cache, self.inventory, n_calls)
-        dropped = sum(action is not GuidanceAction.BOTH for action in schedule.guidance or ())
-        return macs - (branches - 1) * dropped * macs // (branches * n_calls)
+        return schedule_macs(schedule, self.inventory, n_calls, 2 if self.guided else 1)
 
     def _latency_ms(self, macs: int, n_calls: int) -> float:
         return DECODE_MS + MS_OVERHEAD_PER_CALL * n_calls + MS_PER_GIGA_MAC * macs / 1e9

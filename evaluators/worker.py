@@ -22,14 +22,13 @@ from autotune.evaluators.quality import score_deviation, score_psnr, score_ssim
 from autotune.evaluators.reference import ArtifactCache, References
 from autotune.evaluators.sampling import Deadline, Samples, run_pipeline
 from autotune.evaluators.trace import StepRecorder, load_or_make_trace
-from autotune.spaces.cache_plan import call_macs
 from autotune.spaces.column_fit import ColumnFit, FitColumn, fit_from_bytes
 from autotune.spaces.condition import Condition
 from autotune.spaces.edge_costs import EdgeCosts
 from autotune.spaces.errors import EvaluatorError, ScheduleError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
-from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
+from autotune.spaces.schedule_macs import schedule_macs
 from autotune.spaces.trace import Trace
 
 THUMBNAILS = 8
@@ -58,6 +57,7 @@ class Worker:
         self._mu = flow_mu(pipe, preset.height, preset.width)
         self._adapter = find_adapter(pipe)
         self._n_branches = 2 if self._adapter.guidance != "embedded" and preset.guidance_scale > 1 else 1
+        self.guided = self._adapter.guidance == "batch" and self._n_branches == 2
         self.condition = Condition(
             model=preset.name,
             revision=model.revision,
@@ -281,11 +281,7 @@ class Worker:
         return schedule.n_steps if schedule.time is not None else len(self.own_timesteps(schedule.n_steps))
 
     def _macs(self, schedule: Schedule) -> int:
-        n_calls = self._n_calls(schedule)
-        branches = [self._n_branches] * n_calls
-        if schedule.guidance is not None:
-            branches = [self._n_branches if a is GuidanceAction.BOTH else 1 for a in schedule.guidance]
-        return int((call_macs(schedule.cache, self.inventory, n_calls) * branches).sum())
+        return schedule_macs(schedule, self.inventory, self._n_calls(schedule), self._n_branches)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -30,25 +30,30 @@ def planned_schedules(context: SearchContext, n_budgets: int = 8) -> Iterator[tu
     """
     if context.edge_costs is None or context.n_calls < 3:
         return
-    costs = context.edge_costs()
-    plans = {exponent: plan_refreshes(costs, exponent) for exponent in EXPONENTS}
     inventory = context.inventory
     objects = {"hidden state": inventory.outermost, "leaves": inventory.leaves}
     if objects["hidden state"] == objects["leaves"]:
         del objects["leaves"]
+    entries = list(planned_actions(context.edge_costs(), n_budgets, EXPONENTS))
     for name, sites in objects.items():
-        for n_refreshed in spread_budgets(costs, n_budgets):
-            seen = set()
-            for exponent in EXPONENTS:
-                plan = plans[exponent].get(n_refreshed)
-                if plan is None or (actions := plan.actions).tobytes() in seen:
-                    continue
-                seen.add(actions.tobytes())
-                label = f"planned, {n_refreshed} of {costs.n_calls} calls refreshed, {name}, exponent {exponent:g}"
-                yield label, Schedule(n_steps=context.condition.n_steps, cache=on_sites(actions, inventory, sites))
-            label = f"{n_refreshed} of {costs.n_calls} calls refreshed, {name}, forecasts of order 1"
-            cache = on_sites(even_actions(costs.n_calls, n_refreshed), inventory, sites)
-            yield label, Schedule(n_steps=context.condition.n_steps, cache=cache)
+        for label, actions in entries:
+            cache = on_sites(actions, inventory, sites)
+            yield f"{label}, {name}", Schedule(n_steps=context.condition.n_steps, cache=cache)
+
+
+def planned_actions(costs: EdgeCosts, n_budgets: int, exponents: Sequence[float]) -> Iterator[tuple[str, Actions]]:
+    """Label and action of each call, by budget: the plans of all exponents, then evenly spread refreshes."""
+    plans = {exponent: plan_refreshes(costs, exponent) for exponent in exponents}
+    for n_refreshed in spread_budgets(costs, n_budgets):
+        seen = set()
+        for exponent in exponents:
+            plan = plans[exponent].get(n_refreshed)
+            if plan is None or (actions := plan.actions).tobytes() in seen:
+                continue
+            seen.add(actions.tobytes())
+            yield f"planned, {n_refreshed} of {costs.n_calls} calls refreshed, exponent {exponent:g}", actions
+        label = f"{n_refreshed} of {costs.n_calls} calls refreshed, forecasts of order 1"
+        yield label, even_actions(costs.n_calls, n_refreshed)
 
 
 def even_actions(n_calls: int, n_refreshed: int) -> Actions:

@@ -1,4 +1,4 @@
-"""Evolutionary search of cache plans: NSGA-II over the table step x site."""
+"""Evolutionary search of cache and guidance columns: NSGA-II over the table network call x gene."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -7,18 +7,20 @@ from itertools import islice
 
 import numpy as np
 
-from autotune.search.cache_masks import fora_mask, literature_masks
+from autotune.search.cache_masks import literature_masks
 from autotune.search.cache_plans import planned_schedules
+from autotune.search.gene_grid import GeneGrid, Genome, Granularity
+from autotune.search.guidance_plans import guided_plans
 from autotune.search.nsga2 import Individual, Ranked, survivors, tournament
+from autotune.search.published_seeds import published_seeds
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
-from autotune.search.site_grid import SiteGrid
-from autotune.search.variation import Genome, PublishedVariation, StructuredVariation, Variation
+from autotune.search.variation import PublishedVariation, StructuredVariation, Variation
 from autotune.spaces.cache_action import CacheAction
-from autotune.spaces.cache_plan import CachePlan, plan_macs
 from autotune.spaces.evaluation import Measurement
 from autotune.spaces.front import DEVIATION_FLOOR
 from autotune.spaces.objective import objective_value, total_violation
 from autotune.spaces.schedule import Schedule
+from autotune.spaces.schedule_macs import schedule_macs
 
 FAMILY = "ecad"
 MAX_MUTATIONS = 100
@@ -31,19 +33,19 @@ READS = (CacheAction.REUSE, CacheAction.TAYLOR_1, CacheAction.TAYLOR_2, CacheAct
 Seed = tuple[str, Schedule]
 
 
-def _structured(grid: SiteGrid) -> Variation:
+def _structured(grid: GeneGrid) -> Variation:
     return StructuredVariation(grid=grid)
 
 
-def _published(grid: SiteGrid) -> Variation:
+def _published(grid: GeneGrid) -> Variation:
     return PublishedVariation(grid=grid)
 
 
 def planned_and_known(context: SearchContext) -> Iterator[Seed]:
-    """Planned schedules and masks of the literature in turns."""
+    """Planned schedules, those with a guidance column, and masks of the literature in turns."""
     masks = iter(literature_masks(context.inventory, context.n_calls))
     known = ((mask.label, mask.schedule(context.condition.n_steps)) for mask in masks)
-    sources: list[Iterator[Seed]] = [planned_schedules(context), known]
+    sources: list[Iterator[Seed]] = [planned_schedules(context), guided_plans(context), known]
     while sources:
         for source in list(sources):
             seed = next(source, None)
@@ -53,19 +55,13 @@ def planned_and_known(context: SearchContext) -> Iterator[Seed]:
                 yield seed
 
 
-def fora(context: SearchContext) -> Iterator[Seed]:
-    """FORA's masks, every second to every seventh call: what ECAD starts from on FLUX."""
-    for every in range(2, 8):
-        mask = fora_mask(context.inventory, context.n_calls, every)
-        yield mask.label, mask.schedule(context.condition.n_steps)
-
-
 @dataclass(frozen=True, kw_only=True)
 class EcadSettings:
     """Sizes and operators.
 
     `n_offspring` candidates are tried between two selections, out of `population` survivors. The first `n_seeds`
-    candidates are those of `seeds`. `reads` is what cells may do besides recompute.
+    candidates are those of `seeds`. `reads` is what cells may do besides recompute, `granularity` what a gene decides.
+    `guidance` adds a gene per call for the guidance branches, where the model has two.
     """
 
     population: int = 24
@@ -73,20 +69,23 @@ class EcadSettings:
     n_seeds: int = 24
     seeds: Callable[[SearchContext], Iterator[Seed]] = field(default=planned_and_known)
     reads: tuple[CacheAction, ...] = READS
-    make_variation: Callable[[SiteGrid], Variation] = field(default=_structured)
+    granularity: Granularity = Granularity.COMPONENTS
+    guidance: bool = True
+    make_variation: Callable[[GeneGrid], Variation] = field(default=_structured)
 
     @classmethod
     def published(cls, population: int = 24) -> "EcadSettings":
-        """ECAD as published: population 24 for FLUX, 72 for PixArt, as many offspring, its own operators.
+        """ECAD as published: population 24 for FLUX, 72 for PixArt, as many offspring, its own operators and seeds.
 
-        Leaves recompute or reuse, from FORA's masks on and their offspring.
+        Leaves recompute or reuse; both guidance branches always run.
         """
         return cls(
             population=population,
             n_offspring=population,
             n_seeds=population,
-            seeds=fora,
+            seeds=published_seeds,
             reads=(CacheAction.REUSE,),
+            guidance=False,
             make_variation=_published,
         )
 
@@ -104,7 +103,13 @@ class EcadSearcher:
         self._rng = np.random.default_rng(seed)
         self._novelty = Novelty(context.inventory)
         settings = settings or EcadSettings()
-        self._grid = SiteGrid.of(context.inventory, context.n_calls, settings.reads)
+        self._grid = GeneGrid.of(
+            context.inventory,
+            context.n_calls,
+            settings.reads,
+            granularity=settings.granularity,
+            guided=settings.guidance and context.guided,
+        )
         self._variation = settings.make_variation(self._grid)
         self._size, self._n_offspring = settings.population, settings.n_offspring
         self._settings = settings
@@ -128,7 +133,9 @@ class EcadSearcher:
         """Take results in; others' are used where they are cache plans of the same run, such as the baseline."""
         for result in results:
             self._novelty.mark(result.proposal)
-            genome = self._genome_of(result.proposal.schedule)
+            schedule = result.proposal.schedule
+            own = schedule.n_steps == self._context.condition.n_steps
+            genome = self._grid.genome(schedule) if own else None
             if genome is None:
                 continue
             self._n_told += 1
@@ -168,33 +175,24 @@ class EcadSearcher:
         return None
 
     def _admit(self, genome: Genome) -> Proposal | None:
-        context = self._context
-        plan = CachePlan.from_array(genome)
-        share = plan_macs(plan, context.inventory, context.n_calls) / plan_macs(
-            None, context.inventory, context.n_calls
-        )
+        schedule = self._grid.schedule(genome, self._context.condition.n_steps)
+        share = self._share(schedule)
         label = f"evolved, round {self._generation}, {share:.0%} of MACs"
-        return self._novelty.admit(Schedule(n_steps=context.condition.n_steps, cache=plan), family=FAMILY, label=label)
+        return self._novelty.admit(schedule, family=FAMILY, label=label)
+
+    def _share(self, schedule: Schedule) -> float:
+        """MACs over the default run's."""
+        context = self._context
+        sizes = (context.inventory, context.n_calls, 2 if context.guided else 1)
+        return schedule_macs(schedule, *sizes) / schedule_macs(Schedule(n_steps=schedule.n_steps), *sizes)
 
     def _random_genome(self) -> Genome:
         leaves = self._grid.leaves
         reads = self._rng.random((self._grid.n_calls, len(leaves))) < self._rng.uniform(0.05, 0.95)
-        genome: Genome = np.zeros((self._grid.n_calls, self._grid.n_sites), np.uint8)
+        genome: Genome = np.zeros((self._grid.n_calls, self._grid.n_genes), np.uint8)
         genome[:, leaves] = reads * self._rng.choice(self._grid.reads, size=reads.shape)
         genome[0] = CacheAction.RECOMPUTE
         return genome
-
-    def _genome_of(self, schedule: Schedule) -> Genome | None:
-        own = (
-            schedule.time is None and schedule.guidance is None and schedule.n_steps == self._context.condition.n_steps
-        )
-        if not own:
-            return None
-        if schedule.cache is None:
-            return np.zeros((self._grid.n_calls, self._grid.n_sites), np.uint8)
-        if schedule.cache.table.shape != (self._grid.n_calls, self._grid.n_sites):
-            return None
-        return schedule.cache.table
 
     def _individual(self, genome: Genome, measurement: Measurement) -> Individual:
         values = []

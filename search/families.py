@@ -25,8 +25,8 @@ class Family:
 _ALL = (
     Family(
         name="ecad",
-        columns=("cache",),
-        method="NSGA-II on cache actions from plans and known patterns on; ECAD's own operators as a setting",
+        columns=("cache", "guidance"),
+        method="NSGA-II on cache actions and guidance branches, from plans and known patterns on",
         target="autotune.search.ecad:EcadSearcher",
     ),
     Family(

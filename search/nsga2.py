@@ -11,7 +11,7 @@ import moocore
 import numpy as np
 from deap.tools import emo
 
-from autotune.search.variation import Genome
+from autotune.search.gene_grid import Genome
 
 LARGE = 1e12
 """Stands in for infinity, with which crowding distances would turn NaN."""

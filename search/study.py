@@ -123,6 +123,7 @@ class StudyLoop:
             edge_costs=self._edge_costs if self._affords_edges() else None,
             objectives=self._plan.objectives,
             constraints=self._plan.constraints,
+            guided=self._pool.guided,
         )
         for family in dict.fromkeys((RIVAL, self._plan.family)):
             phase = Phase.FEWER_STEPS if family == RIVAL else Phase.SEARCH

@@ -1,11 +1,16 @@
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
+from autotune.evaluators import pixart_adapter
 from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.archive import ParetoArchive
 from autotune.search.ecad import EcadSearcher, EcadSettings
+from autotune.search.gene_grid import GeneGrid, Granularity
 from autotune.search.random_search import RandomSearcher
 from autotune.search.searcher import Proposal, Result, SearchContext, Searcher
 from autotune.spaces.cache_action import CacheAction
@@ -15,6 +20,12 @@ from autotune.spaces.objective import parse_constraint
 from autotune.spaces.schedule import Schedule
 
 FIDELITY = Fidelity(name="calibration", prompts=("a cat", "a dog"), seeds=(0, 1))
+
+
+def pixart_inventory(n_blocks: int) -> Inventory:
+    blocks = SimpleNamespace(transformer_blocks=range(n_blocks))
+    sites = tuple(replace(site, macs=1_000_000) for site in pixart_adapter.list_sites(blocks))
+    return Inventory(denoiser_class="PixArtTransformer2DModel", sites=sites, total_macs=2_000_000)
 
 
 def run(searcher: Searcher, evaluator: TabulatedEvaluator, n: int) -> list[Result]:
@@ -117,3 +128,44 @@ def test_a_unet_with_nested_sites_is_searched(evaluator: TabulatedEvaluator) -> 
     assert results[2].proposal.label == "inner stages, every 2"
     assert hypervolume(results) > hypervolume(results[:25])
     assert hypervolume(results) > hypervolume(run(RandomSearcher(context, 0), unet, 120))
+
+
+def test_a_guided_model_gets_guidance_columns_that_evolve(evaluator: TabulatedEvaluator) -> None:
+    guided = TabulatedEvaluator(replace(evaluator.condition, guidance_scale=3.0), evaluator.inventory)
+    context = SearchContext(
+        condition=guided.condition, inventory=guided.inventory, own_timesteps=guided.own_timesteps, guided=True
+    )
+    results = run(EcadSearcher(context, 0, EcadSettings(n_seeds=6)), guided, 80)
+    evolved = [r.proposal.schedule for r in results if r.proposal.label.startswith("evolved")]
+    columns = {s.guidance for s in evolved}
+    assert len(columns - {None}) >= 10
+    shares = [r.proposal.label for r in results if r.proposal.label.startswith("evolved")]
+    measured = [r.measurement.relative_macs for r in results if r.proposal.label in shares and r.measurement]
+    claimed = [float(label.split()[-3].rstrip("%")) / 100 for label in shares]
+    assert np.abs(np.array(claimed) - np.array(measured)).max() < 0.006
+    published = run(EcadSearcher(context, 0, EcadSettings.published()), guided, 40)
+    assert all(r.proposal.schedule.guidance is None for r in published)
+
+
+@pytest.mark.parametrize("granularity", Granularity)
+def test_offspring_keep_the_granularity(evaluator: TabulatedEvaluator, granularity: Granularity) -> None:
+    inventory = pixart_inventory(8)
+    pixart = TabulatedEvaluator(replace(evaluator.condition, n_steps=8), inventory)
+    context = SearchContext(condition=pixart.condition, inventory=inventory, own_timesteps=pixart.own_timesteps)
+    results = run(EcadSearcher(context, 0, EcadSettings(granularity=granularity, n_seeds=8)), pixart, 60)
+    grid = GeneGrid.of(inventory, 8, granularity=granularity)
+    evolved = [r.proposal.schedule for r in results if r.proposal.label.startswith("evolved")]
+    assert len(evolved) > 20
+    for schedule in evolved:
+        assert grid.genome(schedule) is not None
+
+
+def test_the_published_run_on_pixart_starts_from_72_different_schedules(evaluator: TabulatedEvaluator) -> None:
+    inventory = pixart_inventory(28)
+    context = SearchContext(
+        condition=evaluator.condition, inventory=inventory, own_timesteps=evaluator.own_timesteps, guided=True
+    )
+    labels = [proposal.label for proposal in EcadSearcher(context, 0, EcadSettings.published(72)).ask(72)]
+    assert not any(label.startswith("evolved") for label in labels[:71])
+    assert labels[:7] == [f"FORA, every {n}" for n in (2, 3, 4, 5, 7, 10, 20)]
+    assert sum(label.startswith("T-GATE") for label in labels) >= 20

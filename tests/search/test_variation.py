@@ -3,18 +3,18 @@ import pytest
 
 from autotune.evaluators.tabulated import small_flux_inventory
 from autotune.search.ecad import READS
-from autotune.search.site_grid import SiteGrid
+from autotune.search.gene_grid import GeneGrid
 from autotune.search.variation import MOVES, Move, PublishedVariation, StructuredVariation
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.inventory import Inventory, Relation, Site
 
-GRID = SiteGrid.of(small_flux_inventory(), 20)
-FORECASTING = SiteGrid.of(small_flux_inventory(), 20, READS)
+GRID = GeneGrid.of(small_flux_inventory(), 20)
+FORECASTING = GeneGrid.of(small_flux_inventory(), 20, READS)
 
 
-def random_genome(seed: int, grid: SiteGrid = GRID) -> np.ndarray:
+def random_genome(seed: int, grid: GeneGrid = GRID) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    reads = rng.random((grid.n_calls, grid.n_sites)) < 0.5
+    reads = rng.random((grid.n_calls, grid.n_genes)) < 0.5
     genome: np.ndarray = (reads * rng.choice(grid.reads, size=reads.shape)).astype(np.uint8)
     genome[0] = CacheAction.RECOMPUTE
     return genome
@@ -56,7 +56,7 @@ def test_structured_mutation_changes_two_cells_or_more_on_average() -> None:
 @pytest.mark.parametrize("move", MOVES, ids=[move.__name__ for move in MOVES])
 @pytest.mark.parametrize("n_calls", [1, 2, 3, 20])
 def test_moves_leave_their_argument_and_the_first_row_alone(move: Move, n_calls: int) -> None:
-    grid = SiteGrid.of(small_flux_inventory(), n_calls)
+    grid = GeneGrid.of(small_flux_inventory(), n_calls)
     rng = np.random.default_rng(3)
     for seed in range(50):
         genome = random_genome(seed, grid)
@@ -105,7 +105,7 @@ def test_a_recomputed_cell_wakes_its_ancestors() -> None:
         Site(name="s.b", block="s", component="block", macs=6, parent=0, relation=Relation.INSIDE),
         Site(name="s.b.a", block="s", component="attn1", macs=3, parent=1, relation=Relation.INSIDE),
     )
-    grid = SiteGrid.of(Inventory(denoiser_class="U", sites=sites, total_macs=10), 6)
+    grid = GeneGrid.of(Inventory(denoiser_class="U", sites=sites, total_macs=10), 6)
     genome = np.ones((6, 3), np.uint8)
     genome[0] = CacheAction.RECOMPUTE
     rng = np.random.default_rng(7)
