@@ -12,7 +12,7 @@ import optuna
 from numpy.typing import NDArray
 from optuna.samplers import BaseSampler
 
-from autotune.search.ecad import EcadSearcher, EcadSettings
+from autotune.search.ecad import EcadSearcher, PublishedEcadSearcher
 from autotune.search.optuna_search import OptunaSettings, Sampler
 from autotune.search.random_search import RandomSearcher
 from autotune.search.searcher import Proposal, Result, SearchContext, Searcher
@@ -190,7 +190,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(name="ecad with ladder", make=lambda context, seed: Own(EcadSearcher(context, seed)), has_ladder=True),
     Entry(
         name="ecad as published",
-        make=lambda context, seed: Own(EcadSearcher(context, seed, EcadSettings.published(POPULATION))),
+        make=lambda context, seed: Own(PublishedEcadSearcher(context, seed)),
     ),
     Entry(name="pymoo NSGA-II", make=Pymoo),
     Entry(name="optuna NSGA-II", make=_sampler("nsga2")),

@@ -12,7 +12,7 @@ from autotune.search.cache_plans import planned_schedules
 from autotune.search.gene_grid import GeneGrid, Genome, Granularity
 from autotune.search.guidance_plans import guided_plans
 from autotune.search.nsga2 import Individual, Ranked, survivors, tournament
-from autotune.search.published_seeds import published_seeds
+from autotune.search.published_seeds import has_cross_attention, published_seeds
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
 from autotune.search.variation import PublishedVariation, StructuredVariation, Variation
 from autotune.spaces.cache_action import CacheAction
@@ -22,7 +22,9 @@ from autotune.spaces.objective import objective_value, total_violation
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.schedule_macs import schedule_macs
 
-FAMILY = "ecad"
+FLUX_POPULATION, PIXART_POPULATION = 24, 72
+"""Of ECAD's published runs."""
+
 MAX_MUTATIONS = 100
 """Mutations in a row after which an offspring that is still known gives way to a random plan."""
 
@@ -73,22 +75,6 @@ class EcadSettings:
     guidance: bool = True
     make_variation: Callable[[GeneGrid], Variation] = field(default=_structured)
 
-    @classmethod
-    def published(cls, population: int = 24) -> "EcadSettings":
-        """ECAD as published: population 24 for FLUX, 72 for PixArt, as many offspring, its own operators and seeds.
-
-        Leaves recompute or reuse; both guidance branches always run.
-        """
-        return cls(
-            population=population,
-            n_offspring=population,
-            n_seeds=population,
-            seeds=published_seeds,
-            reads=(CacheAction.REUSE,),
-            guidance=False,
-            make_variation=_published,
-        )
-
 
 class EcadSearcher:
     """NSGA-II on cache plans at the pipeline's own sampler and step count (ECAD, Aggarwal et al. 2025).
@@ -97,6 +83,8 @@ class EcadSearcher:
     operators; planned schedules and those of the literature as seeds; selection several times per generation; canonical
     genomes that are never tried twice; constrained domination. Failed candidates are counted but never survive.
     """
+
+    family = "ecad"
 
     def __init__(self, context: SearchContext, seed: int = 0, settings: EcadSettings | None = None) -> None:
         self._context = context
@@ -155,7 +143,7 @@ class EcadSearcher:
             self._seeds = list(islice(self._settings.seeds(self._context), self._settings.n_seeds))[::-1]
         while self._seeds:
             label, schedule = self._seeds.pop()
-            proposal = self._novelty.admit(schedule, family=FAMILY, label=label)
+            proposal = self._novelty.admit(schedule, family=self.family, label=label)
             if proposal is not None:
                 return proposal
         return None
@@ -178,7 +166,7 @@ class EcadSearcher:
         schedule = self._grid.schedule(genome, self._context.condition.n_steps)
         share = self._share(schedule)
         label = f"evolved, round {self._generation}, {share:.0%} of MACs"
-        return self._novelty.admit(schedule, family=FAMILY, label=label)
+        return self._novelty.admit(schedule, family=self.family, label=label)
 
     def _share(self, schedule: Schedule) -> float:
         """MACs over the default run's."""
@@ -201,3 +189,25 @@ class EcadSearcher:
             values.append(math.log10(max(value, DEVIATION_FLOOR)) if name == "deviation" else value)
         violation = total_violation(self._context.constraints, measurement)
         return Individual(genome=genome, values=tuple(values), violation=violation)
+
+
+class PublishedEcadSearcher(EcadSearcher):
+    """ECAD as published: population 24 for FLUX, 72 for PixArt, as many offspring, its own operators and seeds.
+
+    Leaves recompute or reuse; both guidance branches always run.
+    """
+
+    family = "ecad-published"
+
+    def __init__(self, context: SearchContext, seed: int = 0) -> None:
+        population = PIXART_POPULATION if has_cross_attention(context.inventory) else FLUX_POPULATION
+        settings = EcadSettings(
+            population=population,
+            n_offspring=population,
+            n_seeds=population,
+            seeds=published_seeds,
+            reads=(CacheAction.REUSE,),
+            guidance=False,
+            make_variation=_published,
+        )
+        super().__init__(context, seed, settings)

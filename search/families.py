@@ -30,6 +30,12 @@ _ALL = (
         target="autotune.search.ecad:EcadSearcher",
     ),
     Family(
+        name="ecad-published",
+        columns=("cache",),
+        method="ECAD with the population, operators and seeds of its paper, to compare with",
+        target="autotune.search.ecad:PublishedEcadSearcher",
+    ),
+    Family(
         name="cache-plan",
         columns=("cache",),
         method="the cheapest refreshes and forecasts by dynamic programming on a traced run, for every budget",

@@ -28,10 +28,14 @@ def published_seeds(context: SearchContext) -> Iterator[tuple[str, Schedule]]:
     the last two kinds the paper names ranges, not members: every other member is taken in turn.
     """
     inventory, n = context.inventory, context.n_calls
-    crosses = any(site.component == CROSS for site in inventory.sites)
-    masks = _with_cross_attention(inventory, n) if crosses else _fora(inventory, n, range(2, 8))
+    masks = _with_cross_attention(inventory, n) if has_cross_attention(inventory) else _fora(inventory, n, range(2, 8))
     for label, reuse in masks:
         yield label, Schedule(n_steps=context.condition.n_steps, cache=CachePlan.from_array(reuse))
+
+
+def has_cross_attention(inventory: Inventory) -> bool:
+    """Whether the model is of PixArt's kind, not of FLUX's."""
+    return any(site.component == CROSS for site in inventory.sites)
 
 
 def _fora(inventory: Inventory, n_calls: int, every_nth: Sequence[int]) -> Iterator[tuple[str, Mask]]:

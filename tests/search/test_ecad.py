@@ -9,7 +9,7 @@ import pytest
 from autotune.evaluators import pixart_adapter
 from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.archive import ParetoArchive
-from autotune.search.ecad import EcadSearcher, EcadSettings
+from autotune.search.ecad import EcadSearcher, EcadSettings, PublishedEcadSearcher
 from autotune.search.gene_grid import GeneGrid, Granularity
 from autotune.search.random_search import RandomSearcher
 from autotune.search.searcher import Proposal, Result, SearchContext, Searcher
@@ -60,7 +60,7 @@ def test_ecad_beats_random_and_its_own_seeds(context: SearchContext, evaluator: 
 
 def test_our_operators_beat_the_published_ones(context: SearchContext, evaluator: TabulatedEvaluator) -> None:
     ours = median_of_five(lambda seed: EcadSearcher(context, seed), evaluator, 120)
-    published = median_of_five(lambda seed: EcadSearcher(context, seed, EcadSettings.published()), evaluator, 120)
+    published = median_of_five(lambda seed: PublishedEcadSearcher(context, seed), evaluator, 120)
     assert ours > published
 
 
@@ -143,7 +143,7 @@ def test_a_guided_model_gets_guidance_columns_that_evolve(evaluator: TabulatedEv
     measured = [r.measurement.relative_macs for r in results if r.proposal.label in shares and r.measurement]
     claimed = [float(label.split()[-3].rstrip("%")) / 100 for label in shares]
     assert np.abs(np.array(claimed) - np.array(measured)).max() < 0.006
-    published = run(EcadSearcher(context, 0, EcadSettings.published()), guided, 40)
+    published = run(PublishedEcadSearcher(context, 0), guided, 40)
     assert all(r.proposal.schedule.guidance is None for r in published)
 
 
@@ -165,7 +165,7 @@ def test_the_published_run_on_pixart_starts_from_72_different_schedules(evaluato
     context = SearchContext(
         condition=evaluator.condition, inventory=inventory, own_timesteps=evaluator.own_timesteps, guided=True
     )
-    labels = [proposal.label for proposal in EcadSearcher(context, 0, EcadSettings.published(72)).ask(72)]
+    labels = [proposal.label for proposal in PublishedEcadSearcher(context, 0).ask(72)]
     assert not any(label.startswith("evolved") for label in labels[:71])
     assert labels[:7] == [f"FORA, every {n}" for n in (2, 3, 4, 5, 7, 10, 20)]
     assert sum(label.startswith("T-GATE") for label in labels) >= 20

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from autotune.evaluators.tabulated import TabulatedEvaluator
-from autotune.search.ecad import EcadSearcher, EcadSettings
 from autotune.search.families import FAMILIES, make_searcher
 from autotune.search.searcher import Proposal, Result, SearchContext, Searcher
 from autotune.spaces.errors import UsageError
@@ -126,11 +125,5 @@ def test_seeds_differ(family: str, context: SearchContext, evaluator: TabulatedE
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones(context: SearchContext) -> None:
-    with pytest.raises(UsageError, match=r"ecad, cache-plan, s3, optuna, dc, .*; got 'genetic'"):
+    with pytest.raises(UsageError, match=r"ecad, ecad-published, cache-plan, s3, optuna, dc, .*; got 'genetic'"):
         make_searcher("genetic", context)
-
-
-def test_published_settings_search_too(context: SearchContext, evaluator: TabulatedEvaluator) -> None:
-    searcher = EcadSearcher(context, 0, EcadSettings.published())
-    hashes = [p.schedule_hash for p in drive(searcher, evaluator)]
-    assert len(set(hashes)) == N
