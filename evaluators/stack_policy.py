@@ -60,10 +60,9 @@ class StackPolicy(PolicyRuntime):
 
     def install(self, denoiser: Any, overrides: Overrides) -> None:
         """Set the gates on the blocks, and on what the rule looks at."""
-        for path in (self._probe, *self._span.modules):
-            if path in self._span.modules:
-                module = denoiser.get_submodule(path)
-                overrides.set(module, "forward", self._gate(path, module))
+        for path in self._span.modules:
+            module = denoiser.get_submodule(path)
+            overrides.set(module, "forward", self._gate(path, module))
         if self._policy.kind is PolicyKind.FIRST_BLOCK:
             module = denoiser.get_submodule(self._probe)
             overrides.set(module, "forward", self._first_block(module))

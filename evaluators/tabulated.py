@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.evaluators.tabulated_errors import reuse_costs, reuse_error
+from autotune.evaluators.tabulated_errors import policy_effect, reuse_costs, reuse_error
 from autotune.spaces.cache_plan import plan_macs
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.condition import Condition
@@ -231,6 +231,8 @@ class TabulatedEvaluator:
         n_calls = len(schedule.time or self.own_timesteps(schedule.n_steps))
         branches = 2 if self.condition.guidance_scale > 1.0 else 1
         macs = branches * plan_macs(schedule.cache, self.inventory, n_calls)
+        if schedule.policy is not None:
+            macs = round(macs * (1.0 - policy_effect(schedule.policy)[0]))
         dropped = sum(action is not GuidanceAction.BOTH for action in schedule.guidance or ())
         return macs - (branches - 1) * dropped * macs // (branches * n_calls)
 
@@ -249,6 +251,8 @@ class TabulatedEvaluator:
         if schedule.correction is not None:
             solver_error *= 0.5
         cache_error = 0.0 if schedule.cache is None else reuse_error(schedule.cache, self.inventory)
+        if schedule.policy is not None:
+            cache_error = policy_effect(schedule.policy)[1]
         return float(np.hypot(solver_error, cache_error))
 
 

@@ -185,10 +185,9 @@ class EcadSearcher:
         return genome
 
     def _genome_of(self, schedule: Schedule) -> Genome | None:
-        own = (
-            schedule.time is None and schedule.guidance is None and schedule.n_steps == self._context.condition.n_steps
-        )
-        if not own:
+        if any(column is not None for column in (schedule.time, schedule.guidance, schedule.policy)):
+            return None
+        if schedule.n_steps != self._context.condition.n_steps:
             return None
         if schedule.cache is None:
             return np.zeros((self._grid.n_calls, self._grid.n_sites), np.uint8)

@@ -7,7 +7,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from autotune.spaces.errors import ScheduleError
-from autotune.spaces.inventory import STACK, Inventory
+from autotune.spaces.inventory import Inventory
 from autotune.spaces.strict_json import as_object
 
 
@@ -137,6 +137,17 @@ class CachePolicy:
         """Network calls of the runs that it is calibrated for; None for any number."""
         return len(self.ratios) or None
 
+    @property
+    def text(self) -> str:
+        """The kind and the numbers that are not lists, in a few words."""
+        named = [name for name in _READS[self.kind] if not isinstance(getattr(self, name), tuple)]
+        shown = [f"{name.replace('_', ' ')} {getattr(self, name):.4g}" for name in named if name not in _GUARDS]
+        if "max_skips" in named and self.max_skips < UNLIMITED:
+            shown.append(f"at most {self.max_skips} skips in a row")
+        if "window" in _READS[self.kind]:
+            shown.append(f"timesteps {self.window[0]:g} to {self.window[1]:g}")
+        return ", ".join((self.kind, *shown))
+
     def to_json(self) -> dict[str, object]:
         """A JSON object with what the kind reads."""
         data: dict[str, object] = {"kind": str(self.kind)}
@@ -193,6 +204,4 @@ def supports(kind: PolicyKind, inventory: Inventory) -> bool:
     """
     if kind.by_diffusers:
         return inventory.denoiser_class in CACHE_MIXIN
-    if kind is PolicyKind.TEACACHE:
-        return any(site.component == STACK for site in inventory.sites)
-    return True
+    return kind is not PolicyKind.TEACACHE or inventory.denoiser_class != "UNet2DConditionModel"

@@ -34,7 +34,11 @@ class PolicyCalibration:
         Raises:
             ScheduleError: something measured is not finite.
         """
-        per_call, x, y = np.asarray(ratios, float), np.ravel(inputs).astype(float), np.ravel(outputs).astype(float)
+        per_call, x, y = (
+            np.asarray(ratios, float),
+            np.ravel(np.asarray(inputs, float)),
+            np.ravel(np.asarray(outputs, float)),
+        )
         if not all(np.isfinite(values).all() for values in (per_call, x, y)):
             raise ScheduleError("a calibration needs finite features; got NaN or infinite: check the model's weights")
         polynomial: tuple[float, ...] = ()

@@ -45,7 +45,9 @@ def lagrange(positions: Sequence[float], target: float, n_terms: int) -> tuple[f
     return tuple(np.linalg.solve(points[None, :] ** powers[:, None], np.ones(n_terms)).tolist())
 
 
-def _offsets(positions: Sequence[float], target: float, n: int) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], float]:
+def _offsets(
+    positions: Sequence[float], target: float, n: int
+) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], float]:
     """The first n positions in units of the step from the newest one to the target, and that step."""
     if len(positions) < n or n < 1:
         raise ValueError(f"an estimate from {n} calls needs as many positions; got {len(positions)}")

@@ -65,9 +65,7 @@ class Schedule:
         check_guidance(self.guidance or ())
         for name in ("cache", "guidance"):
             if self.policy is not None and getattr(self, name) is not None:
-                raise ScheduleError(
-                    f"a schedule has a policy or the column {name}; got both: leave one out"
-                )
+                raise ScheduleError(f"a schedule has a policy or the column {name}; got both: leave one out")
         rows = {
             "cache": None if self.cache is None else self.cache.n_calls,
             "guidance": None if self.guidance is None else len(self.guidance),
