@@ -22,8 +22,8 @@ class Attachment:
     """What `attach` puts on a pipeline, and `remove` takes off.
 
     `original_scheduler` is the pipeline's own. `cache`, `guidance` and `policy` are None where the schedule has no such
-    column, or one that changes nothing. The starting noise is multiplied by `initial_scale`. `warn_shape` is the latent shape
-    (batch first) that the schedule was measured for.
+    column, or one that changes nothing. The starting noise is multiplied by `initial_scale`. `warn_shape` is the latent
+    shape (batch first) that the schedule was measured for.
     """
 
     def __init__(

@@ -2,18 +2,11 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
+import diffusers
 import numpy as np
 import torch
-from diffusers import (
-    CacheMixin,
-    FasterCacheConfig,
-    FirstBlockCacheConfig,
-    MagCacheConfig,
-    PyramidAttentionBroadcastConfig,
-    TaylorSeerCacheConfig,
-)
 
 from autotune.evaluators.override import Overrides
 from autotune.evaluators.policy_runtime import PolicyRuntime
@@ -39,16 +32,17 @@ class DiffusersCache(PolicyRuntime):
             ScheduleMismatchError: diffusers can't enable caches on this denoiser, or one is enabled already.
         """
         super().__init__(inventory)
-        if not isinstance(denoiser, CacheMixin):
+        if not isinstance(denoiser, diffusers.CacheMixin):
             raise ScheduleMismatchError(
-                f"diffusers can enable caches on denoisers with its CacheMixin; {type(denoiser).__name__} has none; use "
-                "a policy that does not begin with diffusers-"
+                f"diffusers can enable caches on denoisers with its CacheMixin; {type(denoiser).__name__} has none; "
+                "use a policy that does not begin with diffusers-"
             )
-        if denoiser.is_cache_enabled:
+        self._denoiser: Any = denoiser
+        if self._denoiser.is_cache_enabled:
             raise ScheduleMismatchError(
                 "a policy needs a denoiser without another cache; diffusers has enabled one; call disable_cache() first"
             )
-        self._policy, self._denoiser = policy, denoiser
+        self._policy = policy
         self._before: list[tuple[torch.nn.Module, dict[str, Any]]] = []
         self._enabled = False
         self._timestep = 0.0
@@ -105,19 +99,19 @@ class DiffusersCache(PolicyRuntime):
         return forward
 
     def _config(self) -> Any:
-        policy = self._policy
+        policy, made_by = self._policy, cast(Any, diffusers)  # its configurations are not typed
         match policy.kind:
             case PolicyKind.DIFFUSERS_FIRST_BLOCK:
-                return FirstBlockCacheConfig(threshold=policy.threshold)
+                return made_by.FirstBlockCacheConfig(threshold=policy.threshold)
             case PolicyKind.DIFFUSERS_TAYLORSEER:
-                return TaylorSeerCacheConfig(
+                return made_by.TaylorSeerCacheConfig(
                     cache_interval=policy.interval,
                     disable_cache_before_step=policy.warm_up,
                     max_order=policy.order,
                     taylor_factors_dtype=self._denoiser.dtype,
                 )
             case PolicyKind.DIFFUSERS_MAGCACHE:
-                return MagCacheConfig(
+                return made_by.MagCacheConfig(
                     threshold=policy.threshold,
                     max_skip_steps=policy.max_skips,
                     retention_ratio=policy.warm_up / len(policy.ratios),
@@ -125,20 +119,20 @@ class DiffusersCache(PolicyRuntime):
                     mag_ratios=list(policy.ratios),
                 )
             case PolicyKind.DIFFUSERS_PAB:
-                return PyramidAttentionBroadcastConfig(
+                return made_by.PyramidAttentionBroadcastConfig(
                     spatial_attention_block_skip_range=policy.interval,
                     cross_attention_block_skip_range=policy.interval,
-                    spatial_attention_timestep_skip_range=policy.window,  # type: ignore[arg-type]  # compared only
-                    cross_attention_timestep_skip_range=policy.window,  # type: ignore[arg-type]
-                    current_timestep_callback=self._current_timestep,  # type: ignore[arg-type]
+                    spatial_attention_timestep_skip_range=policy.window,
+                    cross_attention_timestep_skip_range=policy.window,
+                    current_timestep_callback=self._current_timestep,
                 )
             case _:
-                return FasterCacheConfig(
+                return made_by.FasterCacheConfig(
                     spatial_attention_block_skip_range=policy.interval,
-                    spatial_attention_timestep_skip_range=policy.window,  # type: ignore[arg-type]
+                    spatial_attention_timestep_skip_range=policy.window,
                     attention_weight_callback=lambda module: 0.5,
                     is_guidance_distilled=True,  # batched guidance is not among the denoisers with a CacheMixin
-                    current_timestep_callback=self._current_timestep,  # type: ignore[arg-type]
+                    current_timestep_callback=self._current_timestep,
                 )
 
     def _current_timestep(self) -> float:
@@ -154,5 +148,6 @@ class DiffusersCache(PolicyRuntime):
         low, high = self._policy.window
         if self._policy.kind is PolicyKind.DIFFUSERS_FASTERCACHE and low < timesteps[0] < high:
             raise ScheduleMismatchError(
-                f"policy.window of diffusers-fastercache must lie below the first timestep, {timesteps[0]:g}; got {high:g}"
+                f"policy.window of diffusers-fastercache must lie below the first timestep, {timesteps[0]:g}; "
+                f"got {high:g}"
             )

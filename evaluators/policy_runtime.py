@@ -60,10 +60,12 @@ class PolicyRuntime(ABC):
         """The denoiser's output for the `call`-th call of a row, of a batch of so many rows, computed or not."""
 
     def leave(self) -> None:
-        """A network call has ended, or failed."""
+        """A network call has ended, or failed; most policies hold nothing for one."""
+        return
 
     def see_step(self, output: torch.Tensor, sample: torch.Tensor, result: Any) -> None:
-        """The scheduler has stepped from `sample` with the guided `output` to `result`."""
+        """The scheduler has stepped from `sample` with the guided `output` to `result`; most policies don't look."""
+        return
 
     def _count(self, *, call: int, batch: int, macs: int, computed: bool) -> None:
         if self._fresh:

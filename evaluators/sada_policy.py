@@ -65,14 +65,14 @@ class SadaPolicy(PolicyRuntime):
         alpha, sigma = self._noise.alpha(timesteps), self._noise.sigma(timesteps)
         self._scales = [1.0] * len(timesteps) if self._flow else alpha.tolist()
         self._positions = (sigma if self._flow else sigma / alpha).tolist()
-        self._rule = make_rule(self._policy, len(timesteps))
+        self._rule: SkipRule = make_rule(self._policy, len(timesteps))
 
     def reset(self) -> None:
         """Forget all steps and outputs."""
         self._steps: list[_Step] = []
         self._outputs: dict[int, list[_Output]] = {}
         self._state: torch.Tensor | None = None
-        self._rule: SkipRule = make_rule(self._policy, 0)
+        self._rule = make_rule(self._policy, 0)
         self._skips, self._row = False, 0
 
     def see_step(self, output: torch.Tensor, sample: torch.Tensor, result: Any) -> None:
@@ -136,7 +136,8 @@ class SadaPolicy(PolicyRuntime):
         target, state = self._positions[row], self._state
         positions = [item.position for item in stored]
         shift: torch.Tensor | None = None
-        kind, weights = self._policy.kind, (1.0,)
+        kind = self._policy.kind
+        weights: tuple[float, ...] = (1.0,)
         if kind is PolicyKind.SADA_RELEASED and self._flow:
             # Of equal steps: 2 v - v'. Later skips in a row repeat the last velocity, which is that of the first.
             if len(stored) >= 2:

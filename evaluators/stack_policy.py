@@ -141,8 +141,8 @@ class StackPolicy(PolicyRuntime):
             if self._state is not None:
                 given = inputs_of(args, kwargs)[self._image]
                 made = result if isinstance(result, torch.Tensor) else result[self._image]
-                same_shape = given is not None and made is not None and made.shape == given.shape
-                self._decide(self._state, made - given if same_shape else made)
+                assert made is not None
+                self._decide(self._state, made if given is None or made.shape != given.shape else made - given)
             return result
 
         return forward
@@ -169,8 +169,8 @@ def modulated_leaf(inventory: Inventory, spans: Mapping[str, Span]) -> str:
     """
     if STACK not in spans:
         raise ScheduleMismatchError(
-            f"TeaCache needs blocks whose input is modulated; a {inventory.denoiser_class} has none; use the first-block "
-            "policy"
+            f"TeaCache needs blocks whose input is modulated; a {inventory.denoiser_class} has none; use the "
+            "first-block policy"
         )
     first = spans[STACK].modules[0]
     return next(site.name for site in inventory.sites if site.block == first and site.component.startswith("attn"))
@@ -184,5 +184,5 @@ def attention_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.T
 
 
 def relative_change(now: torch.Tensor, before: torch.Tensor) -> float:
-    """mean |now - before| / mean |before|; it waits for the device."""
+    """Mean |now - before| / mean |before|; it waits for the device."""
     return float((now - before).abs().mean() / before.abs().mean())

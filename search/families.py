@@ -62,7 +62,7 @@ _ALL = (
     Family(
         name="sada",
         columns=("policy",),
-        method="SADA's rules: calls skipped where the solver's states and slopes agree; proper, multi-step, as released",
+        method="SADA: calls skipped where the solver's states and slopes agree; proper, multi-step, as released",
         target="autotune.search.policies:SadaSearcher",
     ),
     Family(

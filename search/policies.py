@@ -61,7 +61,7 @@ class PolicySearcher(PlannedSearcher):
                 yield self._candidate(replace(policy, threshold=threshold))
         for _ in range(N_BETWEEN):
             for policy, thresholds in ranged:
-                i = max(range(len(thresholds) - 1), key=lambda i: self._gap(policy, thresholds[i : i + 2]))  # noqa: B023
+                i = max(range(len(thresholds) - 1), key=lambda i: self._gap(policy, thresholds[i : i + 2]))
                 thresholds.insert(i + 1, math.sqrt(thresholds[i] * thresholds[i + 1]))
                 yield self._candidate(replace(policy, threshold=thresholds[i + 1]))
 
@@ -96,13 +96,13 @@ class SadaSearcher(PolicySearcher):
     family = "sada"
 
     def _policies(self) -> Iterator[tuple[CachePolicy, tuple[float, float] | None]]:
-        guards = {"warm_up": max(3, self._fifth), "cool_down": 1}
+        base = CachePolicy(kind=PolicyKind.SADA, order=2, warm_up=max(3, self._fifth), cool_down=1)
         for order, max_skips in ((2, 1), (2, 3), (3, 1)):
-            yield CachePolicy(kind=PolicyKind.SADA, order=order, max_skips=max_skips, **guards), SADA_RANGE
+            yield replace(base, order=order, max_skips=max_skips), SADA_RANGE
         settled = max(1, round(0.4 * self._context.n_calls))
-        multistep = CachePolicy(kind=PolicyKind.SADA_MULTISTEP, order=2, max_skips=2, settled=settled, **guards)
+        multistep = replace(base, kind=PolicyKind.SADA_MULTISTEP, max_skips=2, settled=settled)
         yield multistep, SADA_RANGE
-        yield CachePolicy(kind=PolicyKind.SADA_RELEASED, max_skips=3, **guards), SADA_RANGE
+        yield replace(base, kind=PolicyKind.SADA_RELEASED, order=1, max_skips=3), SADA_RANGE
 
 
 class TeaCacheSearcher(PolicySearcher):

@@ -15,7 +15,7 @@ class PolicyKind(StrEnum):
     """Whose rule it is. Those that begin with `diffusers-` are diffusers' own caches, run by diffusers itself."""
 
     SADA = "sada"
-    """Jiang et al. 2025: skip a call where the extrapolated state and the ODE agree; outputs in Adams-Bashforth form."""
+    """Jiang et al. 2025: skip where the extrapolated state and the ODE agree; Adams-Bashforth form."""
     SADA_MULTISTEP = "sada-multistep"
     """The same, and from call `settled` on every (max_skips + 1)-th call, with the data interpolated between."""
     SADA_RELEASED = "sada-released"
@@ -142,6 +142,8 @@ class CachePolicy:
         """The kind and the numbers that are not lists, in a few words."""
         named = [name for name in _READS[self.kind] if not isinstance(getattr(self, name), tuple)]
         shown = [f"{name.replace('_', ' ')} {getattr(self, name):.4g}" for name in named if name not in _GUARDS]
+        if self.warm_up > 1:
+            shown.append(f"after {self.warm_up} calls")
         if "max_skips" in named and self.max_skips < UNLIMITED:
             shown.append(f"at most {self.max_skips} skips in a row")
         if "window" in _READS[self.kind]:

@@ -127,7 +127,8 @@ def canonical_schedule(schedule: Schedule, inventory: Inventory) -> Schedule:
     """
     if schedule.policy is not None and not supports(schedule.policy.kind, inventory):
         raise ScheduleError(
-            f"a policy of the kind {schedule.policy.kind} can't run on a {inventory.denoiser_class}; choose another kind"
+            f"a policy of the kind {schedule.policy.kind} can't run on a {inventory.denoiser_class}; "
+            "choose another kind"
         )
     cache = None if schedule.cache is None else canonical_plan(schedule.cache, inventory)
     guidance = None if schedule.guidance is None else canonical_guidance(schedule.guidance)
