@@ -32,12 +32,12 @@ class DiffusersCache(PolicyRuntime):
             ScheduleMismatchError: diffusers can't enable caches on this denoiser, or one is enabled already.
         """
         super().__init__(inventory)
+        self._denoiser: Any = denoiser
         if not isinstance(denoiser, diffusers.CacheMixin):
             raise ScheduleMismatchError(
                 f"diffusers can enable caches on denoisers with its CacheMixin; {type(denoiser).__name__} has none; "
                 "use a policy that does not begin with diffusers-"
             )
-        self._denoiser: Any = denoiser
         if self._denoiser.is_cache_enabled:
             raise ScheduleMismatchError(
                 "a policy needs a denoiser without another cache; diffusers has enabled one; call disable_cache() first"

@@ -90,7 +90,7 @@ def test_a_policy_excludes_cache_and_guidance_and_fixes_the_number_of_calls() ->
     plan = CachePlan.from_array([[0, 0]] * 5)
     for other in ({"cache": plan}, {"guidance": (GuidanceAction.BOTH,) * 5}):
         with pytest.raises(ScheduleError, match="got both: leave one out"):
-            Schedule(n_steps=5, policy=POLICIES[4], **other)  # type: ignore[arg-type]
+            Schedule(n_steps=5, policy=POLICIES[4], **other)
     with pytest.raises(ScheduleError, match=r"got 5 for 6 steps"):
         Schedule(n_steps=6, policy=POLICIES[5])
 
