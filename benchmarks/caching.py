@@ -1,4 +1,4 @@
-"""What cache and guidance schedules save: presets of the literature, plans, forecasts, and fewer steps.
+"""What cache and guidance schedules save: presets of the literature, adaptive policies, plans, forecasts, fewer steps.
 
 For each reference model, at 20 and 50 steps of its own sampler: latency over the uncached run's, each run of a schedule
 in turn with one of the uncached run; PSNR of the final latents to the uncached run's and to the converged run's;
@@ -12,27 +12,24 @@ import argparse
 import dataclasses
 import statistics
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from caching_rivals import PLANNED, candidates
 from harness import Benchmark, parse_arguments, spread
 
 from autotune.evaluators.load import load_model
+from autotune.evaluators.policy_runtime import PolicyUsage
 from autotune.evaluators.presets import read_prompts
 from autotune.evaluators.worker import Worker
-from autotune.search.cache_masks import STAGE, even_mask, fora_mask, gate_mask, stage_mask, step_mask
 from autotune.search.cache_plans import planned_schedules
 from autotune.search.searcher import SearchContext
 from autotune.spaces.evaluation import Fidelity
-from autotune.spaces.guidance_column import GuidanceAction, dropped_rows
+from autotune.spaces.guidance_column import dropped_rows
 from autotune.spaces.schedule import Schedule
-from autotune.spaces.solvers import make_solver
-from autotune.spaces.time_grid import uniform_lambda
 
 MODELS = ("mini-flux", "mini-pixart", "mini-sd")
-PLANNED, RIVALS = "planned", ("FORA", "evenly spread", "T-GATE", "DeepCache", "cache-dit")
-ESTIMATES = (GuidanceAction.STORED, GuidanceAction.LINEAR, GuidanceAction.QUADRATIC)
+RIVALS = ("FORA", "evenly spread", "T-GATE", "DeepCache", "cache-dit", "adaptive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +86,8 @@ def study_of(bench: Benchmark, name: str, n_steps: int) -> None:
     converged, plain = worker.reference(held_out).latents, worker._run(uncached, held_out, None).latents
     points = []
     for kind, label, schedule in candidates(worker, context, plans, n_steps):
-        latents = worker._run(schedule, held_out, None).latents
+        samples = worker._run(schedule, held_out, None)
+        latents = samples.latents
         ratios = []
         for _ in range(2 if quick else 3):
             base = worker._run(uncached, timed, None).seconds
@@ -101,7 +99,7 @@ def study_of(bench: Benchmark, name: str, n_steps: int) -> None:
             deviation=float(difference.mean()),
             psnr_uncached=psnr(latents, plain),
             psnr_converged=psnr(latents, converged),
-            branch_calls=branch_calls(schedule, worker),
+            branch_calls=branch_calls(schedule, worker, samples.usage),
         )
         points.append(point)
         where = f"{name} {n_steps}"
@@ -109,39 +107,6 @@ def study_of(bench: Benchmark, name: str, n_steps: int) -> None:
         for figure in ("deviation", "psnr_uncached", "psnr_converged", "branch_calls"):
             bench.row(figure, getattr(point, figure), model=where, kind=kind, schedule=label)
     check(bench, name, n_steps, points)
-
-
-def candidates(
-    worker: Worker, context: SearchContext, plans: list[tuple[str, Schedule]], n_steps: int
-) -> Iterator[tuple[str, str, Schedule]]:
-    """Kind, label and schedule of all that is compared."""
-    inventory, n_calls, condition = context.inventory, context.n_calls, worker.condition
-    noise = condition.noise_schedule
-    for n in sorted({max(3, round(n_steps * share)) for share in (0.2, 0.3, 0.4, 0.5, 0.7, 1.0)}):
-        if n < n_steps:
-            yield "fewer steps", f"own sampler, {n} steps", Schedule(n_steps=n)
-        time_grid = uniform_lambda(noise, n, t_start=condition.start_timestep)
-        solver = make_solver("unipc-2", n, noise)
-        yield "fewer steps", f"unipc-2, {n} steps", Schedule(n_steps=n, time=time_grid, solver=solver)
-    masks = [("FORA", fora_mask(inventory, n_calls, every)) for every in (2, 3, 4, 5)]
-    masks += [("evenly spread", even_mask(inventory, n_calls, round(n_calls / every))) for every in (1.5, 2, 3, 4, 5)]
-    masks += [("T-GATE", gate_mask(inventory, n_calls, round(n_calls * share))) for share in (0.25, 0.5, 0.75)]
-    masks += [("cache-dit", step_mask(inventory, n_calls, preset)) for preset in ("slow", "medium", "fast", "ultra")]
-    if sum(site.component == STAGE for site in inventory.sites) >= 3:
-        masks += [("DeepCache", stage_mask(inventory, n_calls, every)) for every in (2, 3, 5)]
-    for kind, mask in masks:
-        yield kind, mask.label, mask.schedule(n_steps)
-    for label, schedule in plans:
-        yield PLANNED, label, schedule
-    if worker.condition.guidance_scale > 1.0 and inventory.denoiser_class != "FluxTransformer2DModel":
-        for every in (2, 3, 4):
-            for action in ESTIMATES:
-                column = tuple(GuidanceAction.BOTH if i % every == 0 else action for i in range(n_calls))
-                yield "guidance", f"{action}, both in every {every}", Schedule(n_steps=n_steps, guidance=column)
-        for label, schedule in plans:
-            if "hidden state" in label:
-                column = tuple(GuidanceAction.BOTH if i % 2 == 0 else GuidanceAction.QUADRATIC for i in range(n_calls))
-                yield "planned + guidance", label, dataclasses.replace(schedule, guidance=column)
 
 
 def check(bench: Benchmark, name: str, n_steps: int, points: list[Point]) -> None:
@@ -166,10 +131,12 @@ def check(bench: Benchmark, name: str, n_steps: int, points: list[Point]) -> Non
         bench.target(f"{where}: dB of guidance over fewer steps, best", max(gains), None, at_least=3.0)
 
 
-def branch_calls(schedule: Schedule, worker: Worker) -> int:
-    """Guidance branches that run, over all network calls."""
+def branch_calls(schedule: Schedule, worker: Worker, usage: PolicyUsage | None) -> int:
+    """Guidance branches that run, over all network calls; of a policy, over those that it computes."""
     n_calls = len(schedule.time or worker.own_timesteps(schedule.n_steps))
     n_branches = 1 if worker.inventory.denoiser_class == "FluxTransformer2DModel" else 2
+    if usage is not None:
+        return round(n_branches * usage.computed_calls)
     return n_branches * n_calls - sum(dropped_rows(schedule.guidance, n_calls))
 
 

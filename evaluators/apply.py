@@ -22,6 +22,8 @@ from autotune.evaluators.guidance import GuidanceRuntime
 from autotune.evaluators.hardware import device_name
 from autotune.evaluators.inventory import list_inventory
 from autotune.evaluators.noise import noise_schedule_of, prediction_of
+from autotune.evaluators.policies import make_policy
+from autotune.evaluators.policy_runtime import PolicyRuntime, PolicyUsage
 from autotune.evaluators.presets import PRESETS
 from autotune.evaluators.solver_scheduler import SolverProgramScheduler
 from autotune.spaces.condition import Condition
@@ -63,6 +65,12 @@ def remove(pipe: Any) -> None:
     if attachment is not None:
         delattr(pipe, _ATTRIBUTE)
         attachment.uninstall()
+
+
+def policy_usage(pipe: Any) -> PolicyUsage | None:
+    """What the applied schedule's policy has computed since it was applied; None without a policy."""
+    attachment = vars(pipe).get(_ATTRIBUTE)
+    return None if attachment is None or attachment.policy is None else attachment.policy.usage
 
 
 def apply(pipe: Any, source: str | Path | ScheduleFile) -> None:
@@ -112,6 +120,7 @@ def _attach(
     adapter: Adapter | None = None
     cache: CacheRuntime | None = None
     guidance: GuidanceRuntime | None = None
+    policy: PolicyRuntime | None = None
     if schedule.cache is not None:
         adapter = find_adapter(pipe)
         inventory = list_inventory(pipe) if inventory is None else inventory
@@ -132,15 +141,28 @@ def _attach(
             )
         guidance = GuidanceRuntime(schedule.guidance)
     initial_scale = 1.0
+    if noise is None and (schedule.time is not None or schedule.policy is not None):
+        noise = noise_schedule_of(scheduler, 0.0)
+        noise = dataclasses.replace(noise, dynamic=False) if isinstance(noise, Flow) else noise
+    if schedule.policy is not None:
+        assert noise is not None
+        adapter = find_adapter(pipe)
+        remove(pipe)  # diffusers refuses a second cache
+        inventory = list_inventory(pipe) if inventory is None else inventory
+        policy = make_policy(schedule.policy, pipe, adapter, inventory, noise, prediction_of(scheduler))
     if schedule.time is not None:
-        if noise is None:
-            noise = noise_schedule_of(scheduler, 0.0)
-            noise = dataclasses.replace(noise, dynamic=False) if isinstance(noise, Flow) else noise
+        assert noise is not None
         scheduler = SolverProgramScheduler.from_schedule(schedule, scheduler, noise, prediction_of(scheduler))
         initial_scale = scheduler.program.initial_scale
     remove(pipe)
     attachment = Attachment(
-        pipe, schedule, cache=cache, guidance=guidance, initial_scale=initial_scale, warn_shape=warn_shape
+        pipe,
+        schedule,
+        cache=cache,
+        guidance=guidance,
+        policy=policy,
+        initial_scale=initial_scale,
+        warn_shape=warn_shape,
     )
     attachment.install(scheduler, adapter, every_site=every_site)
     setattr(pipe, _ATTRIBUTE, attachment)

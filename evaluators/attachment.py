@@ -12,6 +12,7 @@ from autotune.evaluators.adapters import Adapter
 from autotune.evaluators.cache_runtime import CacheRuntime
 from autotune.evaluators.guidance import GuidanceRuntime, conditional_half, halves_are_equal
 from autotune.evaluators.override import Overrides
+from autotune.evaluators.policy_runtime import PolicyRuntime
 from autotune.evaluators.run_clock import RunClock
 from autotune.spaces.errors import ScheduleMismatchError
 from autotune.spaces.schedule import Schedule
@@ -20,9 +21,9 @@ from autotune.spaces.schedule import Schedule
 class Attachment:
     """What `attach` puts on a pipeline, and `remove` takes off.
 
-    `original_scheduler` is the pipeline's own. `cache` and `guidance` are None where the schedule has no such column,
-    or one that changes nothing. The starting noise is multiplied by `initial_scale`. `warn_shape` is the latent shape
-    (batch first) that the schedule was measured for.
+    `original_scheduler` is the pipeline's own. `cache`, `guidance` and `policy` are None where the schedule has no such
+    column, or one that changes nothing. The starting noise is multiplied by `initial_scale`. `warn_shape` is the latent
+    shape (batch first) that the schedule was measured for.
     """
 
     def __init__(
@@ -32,10 +33,11 @@ class Attachment:
         *,
         cache: CacheRuntime | None,
         guidance: GuidanceRuntime | None,
+        policy: PolicyRuntime | None = None,
         initial_scale: float = 1.0,
         warn_shape: tuple[int, ...] | None = None,
     ) -> None:
-        self.schedule, self.cache, self.guidance = schedule, cache, guidance
+        self.schedule, self.cache, self.guidance, self.policy = schedule, cache, guidance, policy
         self.original_scheduler = pipe.scheduler
         self._pipe, self._initial_scale, self._warn_shape = pipe, initial_scale, warn_shape
         self._overrides = Overrides()
@@ -44,6 +46,8 @@ class Attachment:
         columns = (schedule.time, schedule.guidance)
         rows = [len(column) for column in columns if column is not None]
         n_rows = schedule.cache.n_calls if schedule.cache is not None else rows[0] if rows else None
+        if schedule.policy is not None and n_rows is None:
+            n_rows = schedule.policy.n_calls
         self._clock = RunClock(n_steps=schedule.n_steps, n_rows=n_rows, on_begin=self._begin, on_end=self._reset)
 
     def install(self, scheduler: Any, adapter: Adapter | None, *, every_site: bool = False) -> None:
@@ -59,6 +63,9 @@ class Attachment:
                 denoiser = getattr(pipe, adapter.denoiser_attr)
                 if self.cache is not None:
                     self.cache.install(denoiser, self._overrides, every_site=every_site)
+                if self.policy is not None:
+                    self.policy.install(denoiser, self._overrides)
+                    self._clock.on_step = self.policy.see_step
                 self._overrides.set(denoiser, "forward", self._wrap(denoiser.forward))
         except BaseException:
             self.uninstall()
@@ -95,10 +102,12 @@ class Attachment:
         for part in (self.cache, self.guidance):
             if part is not None:
                 part.begin()
+        if self.policy is not None:
+            self.policy.begin(self._clock.timesteps)
 
     def _reset(self) -> None:
         self._signatures.clear()
-        for part in (self.cache, self.guidance):
+        for part in (self.cache, self.guidance, self.policy):
             if part is not None:
                 part.reset()
 
@@ -123,8 +132,9 @@ class Attachment:
                 self._clock.stop()
                 raise
             finally:
-                if self.cache is not None:
-                    self.cache.leave()
+                for part in (self.cache, self.policy):
+                    if part is not None:
+                        part.leave()
 
         return forward
 
@@ -141,6 +151,8 @@ class Attachment:
         if self._signatures.get(call) != signature:
             self._see_new_shapes(call, signature, latents)
         batch = latents.shape[0]
+        if self.policy is not None:
+            return self.policy.run(original, args, kwargs, row=row, call=call, batch=batch)
         guidance = self.guidance
         half = guidance is not None and guidance.drops_branch(row, call, batch)
         if self.cache is not None:

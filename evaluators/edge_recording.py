@@ -13,6 +13,7 @@ from safetensors.numpy import load, save
 from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.edge_costs import EdgeCostRecorder
 from autotune.evaluators.override import Overrides
+from autotune.evaluators.policy_calibration import CalibrationRecorder
 from autotune.evaluators.reference import ArtifactCache
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan
@@ -20,6 +21,7 @@ from autotune.spaces.condition import Condition
 from autotune.spaces.edge_costs import N_REPLAYS, EdgeCosts, replayed_calls
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.inventory import FINAL, Inventory
+from autotune.spaces.policy_calibration import PolicyCalibration
 from autotune.spaces.schedule import Schedule
 
 LONGEST = 8
@@ -38,7 +40,7 @@ def load_or_measure_edges(
     run: Callable[[Schedule], torch.Tensor],
     artifacts: ArtifactCache | None,
 ) -> EdgeCosts:
-    """Edge costs of the hidden state after the last block, read back if they were measured before.
+    """Edge costs of the hidden state after the last block, and the calibration of policies, read back if known.
 
     The error of a call is what its approximation changes in the hidden state, relative, times what that does to the
     final latents: in up to `N_REPLAYS` more runs one call alone reuses the hidden state of the one before, and the
@@ -55,14 +57,16 @@ def load_or_measure_edges(
         run: executes a schedule on the fidelity and gives the final latents (n, ...).
         artifacts: where costs are kept, as safetensors.
     """
-    name = f"edges/{LONGEST}/{N_REPLAYS}/{condition.hash}/{fidelity.hash}"
+    name = f"edges/calibrated/{LONGEST}/{N_REPLAYS}/{condition.hash}/{fidelity.hash}"
     stored = artifacts.load(name) if artifacts is not None else None
     if stored is not None:
         data = load(stored)
-        return EdgeCosts(tuple(CacheAction(kind) for kind in data["kinds"].tolist()), data["table"])
+        known = PolicyCalibration(ratios=tuple(data["ratios"].tolist()), polynomial=tuple(data["polynomial"].tolist()))
+        return EdgeCosts(tuple(CacheAction(kind) for kind in data["kinds"].tolist()), data["table"], known)
+    calibration = CalibrationRecorder(pipe, inventory, n_calls)
     recorder = EdgeCostRecorder(n_calls, min(LONGEST, n_calls), KINDS)
     default = Schedule(n_steps=condition.n_steps)
-    with _watching(pipe, recorder):
+    with calibration.watching(), _watching(pipe, recorder):
         full = run(default)
     calls = replayed_calls(n_calls)
     changes = []
@@ -76,9 +80,12 @@ def load_or_measure_edges(
     with np.errstate(divide="ignore"):
         ratios = np.maximum(np.log(np.array(changes) / errors), -50.0)
     costs = recorder.edge_costs(np.exp(np.interp(np.arange(n_calls), calls, ratios)))
+    known = calibration.result()
     if artifacts is not None:
-        artifacts.save(name, save({"kinds": np.array(costs.kinds), "table": costs.table}), "edges")
-    return costs
+        arrays = {"kinds": np.array(costs.kinds), "table": costs.table}
+        arrays |= {"ratios": np.array(known.ratios), "polynomial": np.array(known.polynomial, float)}
+        artifacts.save(name, save(arrays), "edges")
+    return replace(costs, calibration=known)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Attributes set on objects that others own, and taken back exactly."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 _ABSENT = object()
@@ -13,7 +14,11 @@ class Overrides:
     """
 
     def __init__(self) -> None:
-        self._undo: list[tuple[Any, str, Any, Any]] = []
+        self._undo: list[tuple[Any, str, Any, Any] | Callable[[], None]] = []
+
+    def on_undo(self, action: Callable[[], None]) -> None:
+        """Call `action` in its turn among what is undone: after what was set later, before what was set earlier."""
+        self._undo.append(action)
 
     def set(self, owner: Any, name: str, value: Any) -> None:
         """Shadow `owner.name` with `value`."""
@@ -24,7 +29,11 @@ class Overrides:
         """Take back all that was set; what someone else has replaced since stays, with a warning."""
         replaced = []
         while self._undo:
-            owner, name, before, value = self._undo.pop()
+            entry = self._undo.pop()
+            if callable(entry):
+                entry()
+                continue
+            owner, name, before, value = entry
             if vars(owner).get(name, _ABSENT) is not value:
                 replaced.append(f"{type(owner).__name__}.{name}")
             elif before is _ABSENT:

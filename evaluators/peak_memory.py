@@ -1,4 +1,4 @@
-"""Peak memory of a run: the device's on a GPU, the process's on a CPU."""
+"""Peak memory of a run: the device's on a GPU, the process's on a CPU; and whether a run failed for lack of it."""
 
 import contextlib
 from collections.abc import Iterator
@@ -31,3 +31,10 @@ def measure_peak_memory(device: torch.device) -> Iterator[PeakMemory]:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 peak.bytes = int(line.split()[1]) * 1024
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this error says that memory was short."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower()

@@ -77,7 +77,8 @@ class References:
         if single.hash not in self._made and self._artifacts is not None:
             stored = self._artifacts.load(self._name(single))
             if stored is not None:
-                self._made[single.hash] = Samples(**load(stored), seconds=0.0)
+                parts = load(stored)
+                self._made[single.hash] = Samples(latents=parts["latents"], images=parts["images"], seconds=0.0)
         return single.hash in self._made
 
     def _keep(self, single: Fidelity, latents: torch.Tensor, images: torch.Tensor) -> None:

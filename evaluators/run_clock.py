@@ -27,6 +27,8 @@ class RunClock:
         self.scheduler: Any = None
         self.sample_batch: int | None = None
         """If not None: the batch size that the first step's sample must have."""
+        self.on_step: Callable[[Any, Any, Any], None] | None = None
+        """If not None: told the model output, the sample and the result of each step of a run."""
 
     def install(self, scheduler: Any, overrides: Overrides) -> None:
         """Wrap `set_timesteps` and `step` of this scheduler object; their signatures, which pipelines read, stay."""
@@ -43,11 +45,19 @@ class RunClock:
             if self._steps_done == 0:
                 self._check_first_step(*(args[i] if len(args) > i else kwargs[name] for i, name in _STEP_ARGUMENTS))
             result = step(*args, **kwargs)
+            if self.on_step is not None and self._steps_done is not None:
+                output, sample = (args[i] if len(args) > i else kwargs[n] for i, n in _OUTPUT_AND_SAMPLE)
+                self.on_step(output, sample, result)
             self._advance()
             return result
 
         overrides.set(scheduler, "set_timesteps", _Watched(scheduler, "set_timesteps", watched_set_timesteps))
         overrides.set(scheduler, "step", _Watched(scheduler, "step", watched_step))
+
+    @property
+    def timesteps(self) -> tuple[float, ...]:
+        """Model timesteps of the run's rows; waits for the device."""
+        return tuple(float(t) for t in self._timesteps)
 
     def enter_call(self) -> tuple[int, int] | None:
         """(row, ordinal within the row) of the network call that begins now, or None outside a run."""
@@ -106,6 +116,7 @@ class RunClock:
 
 
 _STEP_ARGUMENTS = ((1, "timestep"), (2, "sample"))
+_OUTPUT_AND_SAMPLE = ((0, "model_output"), (2, "sample"))
 
 
 class _Watched:

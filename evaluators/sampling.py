@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from autotune.evaluators.latent_scaling import denoiser_latents
+from autotune.evaluators.policy_runtime import PolicyUsage
 from autotune.evaluators.prompt_embedding import embeddings_of
 from autotune.spaces.evaluation import Fidelity
 
@@ -20,12 +21,13 @@ class Samples:
 
     `latents` (n, channels, height, width) are the autoencoder's latents before its scaling is undone, `images`
     (n, 3, height, width) lie in [0, 1]. `seconds` is the wall time of the pipeline calls, decoding included and text
-    encoding excluded.
+    encoding excluded. `usage` is what a policy has computed, where there was one.
     """
 
     latents: torch.Tensor
     images: torch.Tensor
     seconds: float
+    usage: PolicyUsage | None = None
 
 
 class Deadline(Exception):

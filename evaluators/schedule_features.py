@@ -80,6 +80,8 @@ Encode = Callable[[Schedule, Condition, Inventory, int], Array | None]
 
 
 def _cache(schedule: Schedule, condition: Condition, inventory: Inventory, n_calls: int) -> Array | None:
+    if schedule.policy is not None:
+        return None
     if schedule.time is not None or schedule.guidance is not None or schedule.n_steps != condition.n_steps:
         return None
     if schedule.cache is not None and (schedule.cache.table > CacheAction.REUSE).any():
@@ -88,7 +90,7 @@ def _cache(schedule: Schedule, condition: Condition, inventory: Inventory, n_cal
 
 
 def _solver(schedule: Schedule, condition: Condition, inventory: Inventory, n_calls: int) -> Array | None:
-    if schedule.time is None or schedule.cache is not None or schedule.guidance is not None:
+    if any(column is not None for column in (schedule.cache, schedule.guidance, schedule.policy)) or not schedule.time:
         return None
     try:
         return solver_features(schedule, condition)

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.evaluators.tabulated_errors import reuse_costs, reuse_error
+from autotune.evaluators.tabulated_errors import policy_effect, reuse_costs, reuse_error
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.condition import Condition
 from autotune.spaces.edge_costs import EdgeCosts
@@ -229,7 +229,8 @@ class TabulatedEvaluator:
 
     def _macs(self, schedule: Schedule) -> int:
         n_calls = len(schedule.time or self.own_timesteps(schedule.n_steps))
-        return schedule_macs(schedule, self.inventory, n_calls, 2 if self.guided else 1)
+        macs = schedule_macs(schedule, self.inventory, n_calls, 2 if self.guided else 1)
+        return macs if schedule.policy is None else round(macs * (1.0 - policy_effect(schedule.policy)[0]))
 
     def _latency_ms(self, macs: int, n_calls: int) -> float:
         return DECODE_MS + MS_OVERHEAD_PER_CALL * n_calls + MS_PER_GIGA_MAC * macs / 1e9
@@ -246,6 +247,8 @@ class TabulatedEvaluator:
         if schedule.correction is not None:
             solver_error *= 0.5
         cache_error = 0.0 if schedule.cache is None else reuse_error(schedule.cache, self.inventory)
+        if schedule.policy is not None:
+            cache_error = policy_effect(schedule.policy)[1]
         return float(np.hypot(solver_error, cache_error))
 
 

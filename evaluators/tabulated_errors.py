@@ -5,8 +5,10 @@ from numpy.typing import NDArray
 
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan, cell_use
+from autotune.spaces.cache_policy import CachePolicy
 from autotune.spaces.edge_costs import EdgeCosts
 from autotune.spaces.inventory import Inventory
+from autotune.spaces.policy_calibration import PolicyCalibration
 
 LONGEST = 8
 """Greatest distance between refreshes that `reuse_costs` knows."""
@@ -62,4 +64,12 @@ def reuse_costs(n_calls: int) -> EdgeCosts:
         for k in range(1, LONGEST):
             error = _reuse_error(np.float64(k * 20.0 / n_calls), order)
             table[..., i] += (gap > k) * weights[np.minimum(j + k, n_calls - 1)] * error
-    return EdgeCosts(KINDS, table)
+    ratios = (1.0, *np.linspace(1.05, 0.95, n_calls - 1).tolist())
+    return EdgeCosts(KINDS, table, PolicyCalibration(ratios=ratios, polynomial=(1.0, 0.0)))
+
+
+def policy_effect(policy: CachePolicy) -> tuple[float, float]:
+    """Share of the calls that a policy skips, and the error: both grow with its threshold, or its interval."""
+    strength = policy.threshold or 1.0 - 1.0 / policy.interval
+    share = 0.8 * (1.0 - float(np.exp(-strength))) * (1.0 - 0.1 / policy.max_skips)
+    return share, 0.3 * share**1.5 / policy.order

@@ -2,11 +2,12 @@
 
 import contextlib
 import time
+from dataclasses import replace
 
 import torch
 
 from autotune.evaluators.adapters import find_adapter
-from autotune.evaluators.apply import attach, remove
+from autotune.evaluators.apply import attach, policy_usage, remove
 from autotune.evaluators.baseline_timing import BaselineTiming
 from autotune.evaluators.contact_sheet import make_contact_sheet
 from autotune.evaluators.edge_recording import load_or_measure_edges
@@ -16,7 +17,8 @@ from autotune.evaluators.hardware import device_name, library_versions
 from autotune.evaluators.inventory import measure_inventory
 from autotune.evaluators.load import LoadedModel
 from autotune.evaluators.noise import flow_mu, noise_schedule_of, own_timesteps, prediction_of
-from autotune.evaluators.peak_memory import measure_peak_memory
+from autotune.evaluators.peak_memory import is_out_of_memory, measure_peak_memory
+from autotune.evaluators.policy_runtime import PolicyUsage
 from autotune.evaluators.prompt_embedding import embed_prompts
 from autotune.evaluators.quality import score_deviation, score_psnr, score_ssim
 from autotune.evaluators.reference import ArtifactCache, References
@@ -148,7 +150,7 @@ class Worker:
         except ScheduleError as error:
             return Failure(kind=FailureKind.INVALID, reason=str(error))
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise EvaluatorError(f"the pipeline failed while scoring a schedule: {error}") from error
             return Failure(kind=FailureKind.OUT_OF_MEMORY, reason=str(error).splitlines()[0])
         self._keep_thumbnails(schedule, fidelity, samples)
@@ -156,9 +158,9 @@ class Worker:
             quality=self._quality(samples, reference, fidelity),
             latency_ms=tuple(latency_ms),
             baseline_latency_ms=tuple(baseline_ms),
-            macs=self._macs(schedule),
+            macs=self._macs(schedule) if samples.usage is None else self._macs_of(samples.usage),
             baseline_macs=self._macs(self._baseline),
-            network_calls=self._n_calls(schedule),
+            network_calls=self._n_calls(schedule) if samples.usage is None else round(samples.usage.computed_calls),
             peak_memory_bytes=peak.bytes,
             wall_s=time.monotonic() - began,
         )
@@ -230,7 +232,7 @@ class Worker:
         watching = contextlib.nullcontext() if recorder is None else recorder.watching(self._pipe.scheduler)
         try:
             with watching:
-                return run_pipeline(
+                samples = run_pipeline(
                     self._pipe,
                     self._embedded(fidelity),
                     fidelity,
@@ -238,6 +240,7 @@ class Worker:
                     timeout_s=timeout_s,
                     arguments={"num_inference_steps": schedule.n_steps, **self._arguments},
                 )
+            return replace(samples, usage=policy_usage(self._pipe))
         finally:
             remove(self._pipe)
 
@@ -280,11 +283,9 @@ class Worker:
     def _n_calls(self, schedule: Schedule) -> int:
         return schedule.n_steps if schedule.time is not None else len(self.own_timesteps(schedule.n_steps))
 
+    def _macs_of(self, usage: PolicyUsage) -> int:
+        in_batch = self._n_branches if self._adapter.guidance == "batch" else 1
+        return round(usage.macs_per_row * in_batch)
+
     def _macs(self, schedule: Schedule) -> int:
         return schedule_macs(schedule, self.inventory, self._n_calls(schedule), self._n_branches)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower()

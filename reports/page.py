@@ -85,7 +85,7 @@ def render_page(
 
 
 def schedule_text(schedule: Schedule, reused: float | None) -> str:
-    """What a schedule does, in one line: solver, cache, guidance."""
+    """What a schedule does, in one line: solver, cache, guidance, policy."""
     parts = [solver_text(schedule)]
     if schedule.compensation is not None:
         parts.append("compensated")
@@ -94,6 +94,8 @@ def schedule_text(schedule: Schedule, reused: float | None) -> str:
     if schedule.guidance is not None:
         dropped = sum(action is not GuidanceAction.BOTH for action in schedule.guidance)
         parts.append(f"one guidance branch in {dropped} of {len(schedule.guidance)} calls")
+    if schedule.policy is not None:
+        parts.append(f"policy {schedule.policy.text}")
     return "; ".join(parts)
 
 

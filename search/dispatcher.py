@@ -200,7 +200,11 @@ class Dispatcher:
                 reason = f"a measurement must be finite; got {', '.join(done.value.not_finite[:3])}"
                 finished[key] = (request, Failure(kind=FailureKind.NAN, reason=reason), done.seconds)
             elif isinstance(done.value, Measurement) and request.lower is not None:
-                finished[key] = (request, merged(request.lower, done.value), done.seconds)
+                finished[key] = (
+                    request,
+                    merged(request.lower, done.value, adaptive=request.schedule.policy is not None),
+                    done.seconds,
+                )
             elif isinstance(done.value, Measurement | Failure):
                 finished[key] = (request, done.value, done.seconds)
             elif done.error is not None:

@@ -66,6 +66,36 @@ _ALL = (
         target="autotune.search.fitted:DistillSearcher",
     ),
     Family(
+        name="sada",
+        columns=("policy",),
+        method="SADA: calls skipped where the solver's states and slopes agree; proper, multi-step, as released",
+        target="autotune.search.policies:SadaSearcher",
+    ),
+    Family(
+        name="teacache",
+        columns=("policy",),
+        method="TeaCache's accumulated change of the modulated input, its polynomial calibrated here",
+        target="autotune.search.policies:TeaCacheSearcher",
+    ),
+    Family(
+        name="first-block",
+        columns=("policy",),
+        method="the stack reused while what the first block adds changes little (FBCache)",
+        target="autotune.search.policies:FirstBlockSearcher",
+    ),
+    Family(
+        name="magcache",
+        columns=("policy",),
+        method="MagCache's accumulated error of the stack's residuals, their ratios calibrated here",
+        target="autotune.search.policies:MagCacheSearcher",
+    ),
+    Family(
+        name="diffusers-caches",
+        columns=("policy",),
+        method="diffusers' own first-block, TaylorSeer, MagCache, PAB and FasterCache, where it supports the model",
+        target="autotune.search.policies:DiffusersCachesSearcher",
+    ),
+    Family(
         name="random",
         columns=("cache",),
         method="random cache masks: the floor that every other search has to beat",

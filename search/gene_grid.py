@@ -122,7 +122,7 @@ class GeneGrid:
 
     def genome(self, schedule: Schedule) -> Genome | None:
         """The genome of a canonical schedule of the pipeline's own sampler; None where no genome stands for it."""
-        if any(column is not None for column in (schedule.time, schedule.compensation, schedule.start)):
+        if schedule.time is not None or schedule.policy is not None:
             return None
         plan, guidance = schedule.cache, schedule.guidance
         if plan is not None and plan.table.shape != (self.n_calls, len(self.inventory)):

@@ -189,27 +189,33 @@ class Ladder:
         return constraint.violation(measurement) > slack
 
 
-def merged(lower: Measurement, upper: Measurement) -> Measurement:
+def merged(lower: Measurement, upper: Measurement, *, adaptive: bool = False) -> Measurement:
     """One measurement of two, of the first prompts of a fidelity and of those that follow them.
 
     Values per prompt are joined, for the metrics that both have. Timings are those of the larger part, of `upper` where
-    both are equally large; the peak memory is the larger one; what both cost is added up.
+    both are equally large; the peak memory is the larger one; what both cost is added up. Of a schedule
+    that is `adaptive`, which decides anew for every batch, MACs and network calls are averaged over the prompts.
 
     Raises:
         EvaluatorError: MACs or network calls differ, so the two can't be of one schedule and condition.
     """
-    for name in ("macs", "baseline_macs", "network_calls"):
+    measured = ("macs", "network_calls")
+    for name in ("baseline_macs",) if adaptive else ("baseline_macs", *measured):
         if getattr(lower, name) != getattr(upper, name):
             raise EvaluatorError(
                 f"the parts of a measurement must agree in {name}; got {getattr(lower, name)} and "
                 f"{getattr(upper, name)}: the evaluator does not do the same for every prompt"
             )
+    n = lower.n_prompts, upper.n_prompts
+    means = {x: round((getattr(lower, x) * n[0] + getattr(upper, x) * n[1]) / sum(n)) for x in measured}
     timed = lower if lower.n_prompts > upper.n_prompts else upper
     return replace(
         timed,
         quality={n: (*values, *upper.quality[n]) for n, values in lower.quality.items() if n in upper.quality},
         peak_memory_bytes=max(lower.peak_memory_bytes, upper.peak_memory_bytes),
         wall_s=lower.wall_s + upper.wall_s,
+        macs=means["macs"],
+        network_calls=means["network_calls"],
     )
 
 

@@ -263,7 +263,9 @@ class S3Searcher:
 
 def _is_pure(schedule: Schedule) -> bool:
     """Whether a schedule chooses nothing but what is varied here: no other column, no single-step or SDE rows."""
-    if any(column is not None for column in (schedule.cache, schedule.guidance, schedule.compensation)):
+    if any(
+        column is not None for column in (schedule.cache, schedule.guidance, schedule.compensation, schedule.policy)
+    ):
         return False
     rows = schedule.solver or ()
     plain = all(row.origin == 0 and not (isinstance(row, SolverStep) and row.stochastic) for row in rows)

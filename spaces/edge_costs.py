@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.errors import ScheduleError
+from autotune.spaces.policy_calibration import PolicyCalibration
 
 N_REPLAYS = 16
 """Runs in which one call alone is approximated, at most, to see what its error does to the result."""
@@ -24,10 +25,12 @@ class EdgeCosts:
     reached. Distances are at most `longest`, so the three values that a forecast of order 2 reads are known exactly.
 
     Entries with a gap of 0, and those that no run of n_calls can have, are not read; inf stands for a missing edge.
+    `calibration` is what the same runs say for policies; None where nothing was measured.
     """
 
     kinds: tuple[CacheAction, ...]
     table: Array
+    calibration: PolicyCalibration | None = None
 
     def __post_init__(self) -> None:
         if not self.kinds or CacheAction.RECOMPUTE in self.kinds or len(set(self.kinds)) < len(self.kinds):

@@ -85,7 +85,8 @@ class Measurement:
     `quality` maps a metric (`deviation`, `psnr`, `ssim`, `alignment`) to one value per prompt, in the fidelity's order.
     `latency_ms` and `baseline_latency_ms` hold the timed runs of the schedule and of the pipeline's default run that
     was interleaved with them, in milliseconds per image, decoding included, text encoding excluded. `macs` are
-    multiply-accumulates of the denoiser for one image, all branches. `network_calls` counts a guided pair once.
+    multiply-accumulates of the denoiser for one image, all branches. `network_calls` counts a guided pair once, and
+    of a policy the calls that it computed, rounded.
     `peak_memory_bytes` includes the resident model; 0 where the platform can't tell. `wall_s` is what it cost.
     """
 

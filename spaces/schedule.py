@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from autotune.spaces.bdia_step import BdiaStep
 from autotune.spaces.cache_plan import CachePlan, canonical_plan
+from autotune.spaces.cache_policy import CachePolicy, supports
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.guidance_column import GuidanceRow, canonical_guidance, check_guidance, guidance_to_json
 from autotune.spaces.inventory import Inventory
@@ -29,7 +30,8 @@ class Schedule:
     timestep of the starting noise, above `time[0]`: an analytic first step leads down from there with a data
     prediction of 0, at no call. `correction` adds to the compiled coefficients. `cache` and `guidance` have one row
     per network call, which is `n_steps` except where
-    the pipeline's own sampler calls more often (PNDM).
+    the pipeline's own sampler calls more often (PNDM). `policy` decides at run time what to reuse; it excludes the
+    columns cache and guidance.
     """
 
     n_steps: int
@@ -40,6 +42,7 @@ class Schedule:
     correction: ProgramCorrection | None = None
     cache: CachePlan | None = None
     guidance: tuple[GuidanceRow, ...] | None = None
+    policy: CachePolicy | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.n_steps, bool) or not isinstance(self.n_steps, int) or self.n_steps < 1:
@@ -60,16 +63,20 @@ class Schedule:
                     raise ScheduleError(f"{name}[{i}] must be a finite number; got {value}")
         self._check_solver()
         check_guidance(self.guidance or ())
+        for name in ("cache", "guidance"):
+            if self.policy is not None and getattr(self, name) is not None:
+                raise ScheduleError(f"a schedule has a policy or the column {name}; got both: leave one out")
         rows = {
             "cache": None if self.cache is None else self.cache.n_calls,
             "guidance": None if self.guidance is None else len(self.guidance),
+            "policy.ratios": None if self.policy is None else self.policy.n_calls,
         }
         for name, n_rows in rows.items():
             if n_rows is not None and (n_rows < self.n_steps or (self.time is not None and n_rows != self.n_steps)):
                 raise ScheduleError(
                     f"the column {name} must have one row per network call; got {n_rows} for {self.n_steps} steps"
                 )
-        if None not in rows.values() and rows["cache"] != rows["guidance"]:
+        if rows["cache"] is not None and rows["guidance"] is not None and rows["cache"] != rows["guidance"]:
             raise ScheduleError(
                 f"the columns cache and guidance must have the same rows; got {rows['cache']} and {rows['guidance']}"
             )
@@ -116,8 +123,13 @@ def canonical_schedule(schedule: Schedule, inventory: Inventory) -> Schedule:
     """The schedule without dead genes: two schedules that compute the same thing have the same canonical form.
 
     Raises:
-        ScheduleError: the cache plan does not fit the inventory.
+        ScheduleError: the cache plan or the policy does not fit the inventory.
     """
+    if schedule.policy is not None and not supports(schedule.policy.kind, inventory):
+        raise ScheduleError(
+            f"a policy of the kind {schedule.policy.kind} can't run on a {inventory.denoiser_class}; "
+            "choose another kind"
+        )
     cache = None if schedule.cache is None else canonical_plan(schedule.cache, inventory)
     guidance = None if schedule.guidance is None else canonical_guidance(schedule.guidance)
     solver, compensation = schedule.solver, schedule.compensation
@@ -138,6 +150,7 @@ def canonical_schedule(schedule: Schedule, inventory: Inventory) -> Schedule:
         correction=None if schedule.correction is None or schedule.correction.is_zero else schedule.correction,
         cache=cache,
         guidance=guidance,
+        policy=schedule.policy,
     )
 
 
@@ -207,6 +220,8 @@ def schedule_to_json(schedule: Schedule) -> dict[str, object]:
         data["start"] = float(schedule.start)
     if schedule.correction is not None:
         data["correction"] = schedule.correction.to_json()
+    if schedule.policy is not None:
+        data["policy"] = schedule.policy.to_json()
     return data
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from autotune.spaces.atomic_write import write_atomically
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan
+from autotune.spaces.cache_policy import policy_from_json
 from autotune.spaces.condition import Condition, condition_from_json
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.guidance_column import guidance_from_json, guidance_to_json
@@ -35,7 +36,7 @@ SCHEMA_VERSION = 1
 SCHEMA_PATH = Path(__file__).with_name("schedule.schema.json")
 
 _TOP = ("schema_version", "hash", "schedule", "condition", "measured", "provenance")
-_COLUMNS = ("n_steps", "time", "solver", "compensation", "start", "correction", "cache", "guidance")
+_COLUMNS = ("n_steps", "time", "solver", "compensation", "start", "correction", "cache", "guidance", "policy")
 _CACHE = ("n_calls", "n_sites", "actions", "packed")
 _ACTIONS = [action.name.lower() for action in CacheAction]
 
@@ -147,6 +148,8 @@ def _columns_to_json(schedule: Schedule) -> dict[str, object]:
         }
     if schedule.guidance is not None:
         data["guidance"] = guidance_to_json(schedule.guidance)
+    if schedule.policy is not None:
+        data["policy"] = schedule.policy.to_json()
     return data
 
 
@@ -166,6 +169,7 @@ def _columns_from_json(data: dict[str, object]) -> Schedule:
         correction=correction_from_json(data["correction"]) if "correction" in data else None,
         cache=_cache_from_json(data["cache"]) if "cache" in data else None,
         guidance=None if guidance is None else guidance_from_json(guidance),
+        policy=policy_from_json(data["policy"]) if "policy" in data else None,
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from autotune.spaces.cache_plan import CachePlan
+from autotune.spaces.cache_policy import policy_from_json
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.guidance_column import guidance_from_json
 from autotune.spaces.program_correction import correction_from_json
@@ -11,7 +12,7 @@ from autotune.spaces.solver_json import step_from_row
 from autotune.spaces.solver_row import SolverRow
 
 _COLUMNS = ("n_steps", "time", "solver", "compensation", "cache", "guidance")
-_OPTIONAL = ("start", "correction")
+_OPTIONAL = ("start", "correction", "policy")
 
 
 def schedule_from_json(data: Mapping[str, object]) -> Schedule:
@@ -36,6 +37,7 @@ def schedule_from_json(data: Mapping[str, object]) -> Schedule:
         correction=correction_from_json(data["correction"]) if "correction" in data else None,
         cache=_cache(data),
         guidance=None if guidance is None else guidance_from_json(guidance),
+        policy=policy_from_json(data["policy"]) if "policy" in data else None,
     )
 
 

@@ -214,6 +214,14 @@ def test_parts_are_merged_in_order_with_the_timings_of_the_larger() -> None:
     assert merged(four, other).latency_ms == (9.0,)
 
 
+def test_what_an_adaptive_schedule_computes_is_averaged_over_prompts() -> None:
+    four, two = (replace(measurement([0.1] * n), macs=m, network_calls=c) for n, m, c in ((4, 90, 9), (2, 60, 6)))
+    both = merged(four, two, adaptive=True)
+    assert (both.macs, both.network_calls) == (80, 8)
+    with pytest.raises(EvaluatorError, match="agree in macs"):
+        merged(four, two)
+
+
 def test_metrics_that_one_part_lacks_are_left_out() -> None:
     lower = measurement([], quality={"deviation": (0.1,), "alignment": (0.9,)})
     assert merged(lower, measurement([0.2])).quality == {"deviation": (0.1, 0.2)}

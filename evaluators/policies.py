@@ -1,0 +1,29 @@
+"""The runtime of a policy by its kind."""
+
+from typing import Any
+
+from autotune.evaluators.adapters import Adapter
+from autotune.evaluators.diffusers_cache import DiffusersCache
+from autotune.evaluators.policy_runtime import PolicyRuntime
+from autotune.evaluators.sada_policy import SadaPolicy
+from autotune.evaluators.stack_policy import StackPolicy
+from autotune.spaces.cache_policy import CachePolicy
+from autotune.spaces.inventory import Inventory
+from autotune.spaces.noise_schedule import KnownNoise
+from autotune.spaces.solver_formula import Prediction
+
+
+def make_policy(
+    policy: CachePolicy, pipe: Any, adapter: Adapter, inventory: Inventory, noise: KnownNoise, prediction: Prediction
+) -> PolicyRuntime:
+    """What executes a policy on a pipeline.
+
+    Raises:
+        ScheduleMismatchError: a policy of this kind can't run on the pipeline's denoiser.
+    """
+    denoiser = getattr(pipe, adapter.denoiser_attr)
+    if policy.kind.by_diffusers:
+        return DiffusersCache(policy, inventory, denoiser)
+    if policy.kind.is_sada:
+        return SadaPolicy(policy, inventory, noise, prediction)
+    return StackPolicy(policy, inventory, adapter.list_spans(denoiser))

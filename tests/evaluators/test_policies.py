@@ -1,0 +1,218 @@
+"""Cache policies on the reference models: exactness at threshold 0, counts, resets, removal, diffusers' own caches."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import CacheMixin, DiffusionPipeline
+
+import autotune
+from autotune.evaluators.adapters import ADAPTERS
+from autotune.evaluators.apply import _attach, remove
+from autotune.evaluators.inventory import list_inventory
+from autotune.evaluators.worker import Worker
+from autotune.spaces.cache_policy import CACHE_MIXIN, CachePolicy, PolicyKind, supports
+from autotune.spaces.errors import ScheduleMismatchError
+from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
+from autotune.spaces.inventory import STACK
+from autotune.spaces.schedule import Schedule
+from autotune.spaces.schedule_file import ScheduleFile, save_schedule_file
+from autotune.spaces.solvers import make_solver
+from autotune.spaces.time_grid import uniform_lambda
+
+from .mini_pipelines import attributes, denoiser_of, n_calls, run
+
+Case = tuple[Any, dict[str, Any]]
+STEPS = 10
+OWN = [kind for kind in PolicyKind if not kind.by_diffusers]
+LARGE = 1.9
+FIDELITY = Fidelity(name="calibration", prompts=("a red circle", "a blue square"), seeds=(0, 1))
+
+
+def policy(kind: PolicyKind, threshold: float, calls: int) -> CachePolicy:
+    extra: dict[str, Any] = {}
+    if kind in (PolicyKind.MAGCACHE, PolicyKind.DIFFUSERS_MAGCACHE):
+        extra = {"ratios": (1.0, *[0.97] * (calls - 1)), "max_skips": 2}
+    if kind in (PolicyKind.SADA, PolicyKind.SADA_MULTISTEP):
+        extra = {"order": 2}
+    if kind is PolicyKind.SADA_MULTISTEP:
+        extra |= {"settled": 5, "max_skips": 2}
+    if kind is PolicyKind.TEACACHE:
+        extra = {"polynomial": (1.0, 0.0)}
+    if kind in (PolicyKind.DIFFUSERS_TAYLORSEER, PolicyKind.DIFFUSERS_PAB):
+        return CachePolicy(kind=kind, interval=3)
+    if kind is PolicyKind.DIFFUSERS_FASTERCACHE:
+        return CachePolicy(kind=kind, interval=2, window=(-1.0, 901.0))
+    return CachePolicy(kind=kind, threshold=threshold, **extra)
+
+
+def with_policy(pipe: Any, kwargs: dict[str, Any], kind: PolicyKind, threshold: float) -> Schedule:
+    calls = n_calls(pipe, kwargs)
+    return Schedule(n_steps=kwargs["num_inference_steps"], policy=policy(kind, threshold, calls))
+
+
+def supported(pipe: Any, kinds: list[PolicyKind]) -> list[PolicyKind]:
+    inventory = list_inventory(pipe)
+    return [kind for kind in kinds if supports(kind, inventory)]
+
+
+def count_last_block(pipe: Any, ran: list[int]) -> Any:
+    """A hook on a module deep inside the last block or stage, which runs in computed calls only."""
+    denoiser = denoiser_of(pipe)
+    spans = next(a for a in ADAPTERS.values() if a.denoiser_class == type(denoiser).__name__).list_spans(denoiser)
+    last = denoiser.get_submodule(spans.get(STACK, next(iter(spans.values()))).modules[-1])
+    leaf = next(m for m in last.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d))
+    return leaf.register_forward_hook(lambda *_: ran.append(1))
+
+
+def test_threshold_0_changes_no_bit_and_removal_is_exact(pipe_case: Case) -> None:
+    pipe, kwargs = pipe_case
+    plain, before = run(pipe, kwargs), attributes(pipe)
+    for kind in supported(pipe, list(PolicyKind)):
+        attachment = _attach(pipe, with_policy(pipe, kwargs, kind, 0.0))
+        result = run(pipe, kwargs)
+        if "threshold" in policy(kind, 0.0, 4).to_json():
+            assert torch.equal(result, plain), kind
+            assert attachment.policy is not None
+            assert attachment.policy.usage.computed_calls == n_calls(pipe, kwargs)
+        remove(pipe)
+        assert torch.equal(run(pipe, kwargs), plain), kind
+        assert attributes(pipe) == before, kind
+
+
+def test_a_large_threshold_computes_less_as_a_hook_counts_and_twice_the_same(pipe_case: Case) -> None:
+    pipe, kwargs = pipe_case
+    kwargs = {**kwargs, "num_inference_steps": STEPS}
+    plain = run(pipe, kwargs)
+    for kind in supported(pipe, OWN):
+        ran: list[int] = []
+        hook = count_last_block(pipe, ran)
+        attachment = _attach(pipe, with_policy(pipe, kwargs, kind, LARGE))
+        first = run(pipe, kwargs)
+        hook.remove()
+        assert attachment.policy is not None
+        usage = attachment.policy.usage
+        assert usage.computed_calls == len(ran) < n_calls(pipe, kwargs), kind
+        assert not torch.equal(first, plain), kind
+        assert torch.isfinite(first).all(), kind
+        assert torch.equal(run(pipe, kwargs), first), kind
+        assert usage.computed_calls == len(ran), kind
+
+
+@pytest.mark.parametrize("kind", PolicyKind)
+def test_a_run_that_fails_leaves_no_state(kind: PolicyKind, flux_pipe: Any, small_args: Any) -> None:
+    kwargs = small_args("mini-flux", steps=STEPS)
+    _attach(flux_pipe, with_policy(flux_pipe, kwargs, kind, LARGE))
+    expected = run(flux_pipe, kwargs)
+
+    def fail(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        if step == 5:
+            raise KeyboardInterrupt
+        return values
+
+    with pytest.raises(KeyboardInterrupt):
+        run(flux_pipe, kwargs, callback_on_step_end=fail)
+    assert torch.equal(run(flux_pipe, kwargs), expected)
+
+
+def test_diffusers_first_block_and_ours_are_one_rule(flux_pipe: Any, small_args: Any) -> None:
+    kwargs = small_args("mini-flux", steps=STEPS)
+    results = []
+    for kind in (PolicyKind.FIRST_BLOCK, PolicyKind.DIFFUSERS_FIRST_BLOCK):
+        attachment = _attach(flux_pipe, with_policy(flux_pipe, kwargs, kind, 0.3))
+        results.append((run(flux_pipe, kwargs), attachment.policy.usage.computed_calls))  # type: ignore[union-attr]
+    assert results[0][1] == results[1][1] < STEPS
+    assert float((results[0][0] - results[1][0]).norm() / results[0][0].norm()) < 1e-5
+
+
+def test_diffusers_caches_are_refused_where_diffusers_has_none(
+    pixart_pipe: Any, flux_pipe: Any, small_args: Any
+) -> None:
+    schedule = Schedule(n_steps=4, policy=policy(PolicyKind.DIFFUSERS_FIRST_BLOCK, 0.1, 4))
+    with pytest.raises(ScheduleMismatchError, match="PixArtTransformer2DModel has none"):
+        _attach(pixart_pipe, schedule)
+    from diffusers import FirstBlockCacheConfig
+
+    flux_pipe.transformer.enable_cache(FirstBlockCacheConfig())  # type: ignore[no-untyped-call]
+    try:
+        with pytest.raises(ScheduleMismatchError, match=r"call disable_cache\(\) first"):
+            _attach(flux_pipe, schedule)
+    finally:
+        flux_pipe.transformer.disable_cache()
+    low = CachePolicy(kind=PolicyKind.DIFFUSERS_FASTERCACHE, window=(-1.0, 1001.0))
+    _attach(flux_pipe, Schedule(n_steps=4, policy=low))
+    with pytest.raises(ScheduleMismatchError, match="must lie below the first timestep, 1000; got 1001"):
+        run(flux_pipe, small_args("mini-flux"))
+
+
+def test_the_denoisers_that_are_said_to_have_a_cache_mixin_have_one() -> None:
+    import diffusers
+
+    classes = {name: getattr(diffusers, name) for name in ADAPTERS}
+    assert {name for name, kind in classes.items() if issubclass(kind, CacheMixin)} == CACHE_MIXIN
+
+
+def test_a_policy_runs_with_our_solvers_too(pixart: Worker) -> None:
+    condition = pixart.condition
+    time = uniform_lambda(condition.noise_schedule, STEPS, t_start=condition.start_timestep)
+    solver = make_solver("dpmpp-2m", STEPS, condition.noise_schedule)
+    for kind in (PolicyKind.SADA, PolicyKind.FIRST_BLOCK):
+        schedule = Schedule(n_steps=STEPS, time=time, solver=solver, policy=policy(kind, LARGE, STEPS))
+        found = pixart.score(schedule, FIDELITY)
+        assert isinstance(found, Measurement)
+        assert found.network_calls < STEPS
+        assert found.macs < found.baseline_macs * STEPS / condition.n_steps
+
+
+def test_measured_macs_are_those_of_the_computed_calls(pixart: Worker, flux: Worker) -> None:
+    for worker in (pixart, flux):
+        n = worker.condition.n_steps
+        branches = worker.score(Schedule(n_steps=n), FIDELITY)
+        assert isinstance(branches, Measurement)
+        whole = worker.score(Schedule(n_steps=n, policy=policy(PolicyKind.SADA, 0.0, n)), FIDELITY)
+        assert isinstance(whole, Measurement)
+        assert (whole.macs, whole.network_calls) == (branches.baseline_macs, n)
+        some = worker.score(Schedule(n_steps=n, policy=policy(PolicyKind.SADA, LARGE, n)), FIDELITY)
+        assert isinstance(some, Measurement)
+        assert some.macs == pytest.approx(branches.baseline_macs * some.network_calls / n, rel=0.5 / some.network_calls)
+    cached = flux.score(Schedule(n_steps=n, policy=policy(PolicyKind.DIFFUSERS_PAB, 0.0, n)), FIDELITY)
+    assert isinstance(cached, Measurement)
+    assert 0.5 * cached.baseline_macs < cached.macs < cached.baseline_macs
+    refused = pixart.score(Schedule(n_steps=20, policy=policy(PolicyKind.DIFFUSERS_PAB, 0.0, 20)), FIDELITY)
+    assert isinstance(refused, Failure)
+    assert refused.kind is FailureKind.INVALID
+
+
+def test_calibration_is_measured_with_the_edges_and_kept(flux: Worker) -> None:
+    first = flux.edge_costs(FIDELITY, 1).calibration
+    assert first is not None
+    assert len(first.ratios) == flux.condition.n_steps
+    assert all(0.5 < ratio < 2.0 for ratio in first.ratios)
+    assert len(first.polynomial) == 5
+    assert flux.edge_costs(FIDELITY, 1).calibration == first
+
+
+def test_a_file_with_a_policy_gives_the_same_latents_on_a_new_pipeline(
+    flux: Worker, flux_pipe: Any, small_args: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    kwargs = small_args("mini-flux", steps=STEPS)
+    schedule = with_policy(flux_pipe, kwargs, PolicyKind.FIRST_BLOCK, 0.3)
+    _attach(flux_pipe, schedule)
+    expected = run(flux_pipe, kwargs)
+    remove(flux_pipe)
+    plain = run(flux_pipe, kwargs)
+    save_schedule_file(tmp_path / "p.json", ScheduleFile(schedule=schedule, condition=flux.condition))
+    folder = tmp_path / "model"
+    flux_pipe.save_pretrained(folder)
+    fresh: Any = DiffusionPipeline.from_pretrained(  # type: ignore[no-untyped-call]
+        str(folder), torch_dtype=torch.float32, local_files_only=True
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # another folder, and smaller images
+        autotune.apply(fresh, tmp_path / "p.json")
+        assert torch.equal(run(fresh, kwargs), expected)
+    autotune.remove(fresh)
+    assert torch.equal(run(fresh, kwargs), plain)
