@@ -10,6 +10,7 @@ Prints a table and takes `--quick` (20 steps, fewer prompts), `--seed`, `--devic
 
 import argparse
 import dataclasses
+import functools
 import statistics
 import time
 from collections.abc import Iterator
@@ -21,7 +22,15 @@ from harness import Benchmark, parse_arguments, spread
 from autotune.evaluators.load import load_model
 from autotune.evaluators.presets import read_prompts
 from autotune.evaluators.worker import Worker
-from autotune.search.cache_masks import STAGE, even_mask, fora_mask, gate_mask, stage_mask, step_mask
+from autotune.search.cache_masks import (
+    STAGE,
+    even_mask,
+    fora_mask,
+    gate_mask,
+    smooth_cache_masks,
+    stage_mask,
+    step_mask,
+)
 from autotune.search.cache_plans import planned_schedules
 from autotune.search.searcher import SearchContext
 from autotune.spaces.evaluation import Fidelity
@@ -31,7 +40,7 @@ from autotune.spaces.solvers import make_solver
 from autotune.spaces.time_grid import uniform_lambda
 
 MODELS = ("mini-flux", "mini-pixart", "mini-sd")
-PLANNED, RIVALS = "planned", ("FORA", "evenly spread", "T-GATE", "DeepCache", "cache-dit")
+PLANNED, RIVALS = "planned", ("FORA", "evenly spread", "T-GATE", "DeepCache", "cache-dit", "SmoothCache")
 ESTIMATES = (GuidanceAction.STORED, GuidanceAction.LINEAR, GuidanceAction.QUADRATIC)
 
 
@@ -81,7 +90,7 @@ def study_of(bench: Benchmark, name: str, n_steps: int) -> None:
         condition=worker.condition,
         inventory=worker.inventory,
         own_timesteps=worker.own_timesteps,
-        edge_costs=lambda: worker.edge_costs(calibration, 4),
+        edge_costs=functools.cache(lambda: worker.edge_costs(calibration, 4)),
     )
     plans = list(planned_schedules(context, n_budgets=4 if quick else 8))
     bench.row("seconds to plan", time.perf_counter() - began, model=f"{name} {n_steps}")
@@ -127,6 +136,9 @@ def candidates(
     masks += [("evenly spread", even_mask(inventory, n_calls, round(n_calls / every))) for every in (1.5, 2, 3, 4, 5)]
     masks += [("T-GATE", gate_mask(inventory, n_calls, round(n_calls * share))) for share in (0.25, 0.5, 0.75)]
     masks += [("cache-dit", step_mask(inventory, n_calls, preset)) for preset in ("slow", "medium", "fast", "ultra")]
+    if context.edge_costs is not None:
+        leaf_errors = context.edge_costs().leaf_errors
+        masks += [("SmoothCache", mask) for mask in smooth_cache_masks(inventory, leaf_errors)]
     if sum(site.component == STAGE for site in inventory.sites) >= 3:
         masks += [("DeepCache", stage_mask(inventory, n_calls, every)) for every in (2, 3, 5)]
     for kind, mask in masks:

@@ -1,11 +1,12 @@
 """Evolutionary search of cache plans: NSGA-II over the table step x site."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autotune.search.cache_masks import fora_mask, literature_masks
 from autotune.search.cache_plans import planned_schedules
@@ -40,8 +41,13 @@ def _published(grid: SiteGrid) -> Variation:
 
 
 def planned_and_known(context: SearchContext) -> Iterator[Seed]:
-    """Planned schedules and masks of the literature in turns."""
-    masks = iter(literature_masks(context.inventory, context.n_calls))
+    """Planned schedules and masks of the literature in turns; all of them after one measurement of edges."""
+    errors: Mapping[str, NDArray[np.float64]] = {}
+    if context.edge_costs is not None and context.n_calls >= 3:
+        costs = context.edge_costs()
+        errors = costs.leaf_errors
+        context = replace(context, edge_costs=lambda: costs)
+    masks = iter(literature_masks(context.inventory, context.n_calls, errors))
     known = ((mask.label, mask.schedule(context.condition.n_steps)) for mask in masks)
     sources: list[Iterator[Seed]] = [planned_schedules(context), known]
     while sources:
