@@ -10,6 +10,7 @@ Prints a table and takes `--quick` (20 steps, fewer prompts), `--seed`, `--devic
 
 import argparse
 import dataclasses
+import functools
 import statistics
 import time
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from autotune.spaces.guidance_column import dropped_rows
 from autotune.spaces.schedule import Schedule
 
 MODELS = ("mini-flux", "mini-pixart", "mini-sd")
-RIVALS = ("FORA", "evenly spread", "T-GATE", "DeepCache", "cache-dit", "adaptive")
+RIVALS = ("FORA", "evenly spread", "T-GATE", "DeepCache", "cache-dit", "SmoothCache", "adaptive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,8 @@ def study_of(bench: Benchmark, name: str, n_steps: int) -> None:
         condition=worker.condition,
         inventory=worker.inventory,
         own_timesteps=worker.own_timesteps,
-        edge_costs=lambda: worker.edge_costs(calibration, 4),
+        guided=worker.guided,
+        edge_costs=functools.cache(lambda: worker.edge_costs(calibration, 4)),
     )
     plans = list(planned_schedules(context, n_budgets=4 if quick else 8))
     bench.row("seconds to plan", time.perf_counter() - began, model=f"{name} {n_steps}")
@@ -134,7 +136,7 @@ def check(bench: Benchmark, name: str, n_steps: int, points: list[Point]) -> Non
 def branch_calls(schedule: Schedule, worker: Worker, usage: PolicyUsage | None) -> int:
     """Guidance branches that run, over all network calls; of a policy, over those that it computes."""
     n_calls = len(schedule.time or worker.own_timesteps(schedule.n_steps))
-    n_branches = 1 if worker.inventory.denoiser_class == "FluxTransformer2DModel" else 2
+    n_branches = 2 if worker.guided else 1
     if usage is not None:
         return round(n_branches * usage.computed_calls)
     return n_branches * n_calls - sum(dropped_rows(schedule.guidance, n_calls))

@@ -1,11 +1,19 @@
 """The schedules that the caching benchmark compares: presets of the literature, adaptive policies, plans."""
 
-import dataclasses
 from collections.abc import Iterator
 
 from autotune.evaluators.worker import Worker
-from autotune.search.cache_masks import STAGE, even_mask, fora_mask, gate_mask, stage_mask, step_mask
+from autotune.search.cache_masks import (
+    STAGE,
+    even_mask,
+    fora_mask,
+    gate_mask,
+    smooth_cache_masks,
+    stage_mask,
+    step_mask,
+)
 from autotune.search.families import make_searcher
+from autotune.search.guidance_plans import guidance_column, guided_plans
 from autotune.search.searcher import SearchContext
 from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.schedule import Schedule
@@ -13,9 +21,9 @@ from autotune.spaces.solvers import make_solver
 from autotune.spaces.time_grid import uniform_lambda
 
 PLANNED = "planned"
-ESTIMATES = (GuidanceAction.STORED, GuidanceAction.LINEAR, GuidanceAction.QUADRATIC)
-ADAPTIVE, N_ADAPTIVE = ("sada", "teacache", "first-block", "magcache", "diffusers-caches"), 30
-"""Families of policies, and how many of each: the whole grid of thresholds, with the calibrated numbers."""
+ADAPTIVE = ("sada", "teacache", "first-block", "magcache", "diffusers-caches")
+N_ADAPTIVE, STRIDE = 30, 2
+"""Every second policy of each family's grid of thresholds, with the calibrated numbers."""
 
 
 def candidates(
@@ -24,7 +32,7 @@ def candidates(
     """Kind, label and schedule of all that is compared."""
     inventory, n_calls, condition = context.inventory, context.n_calls, worker.condition
     noise = condition.noise_schedule
-    for n in sorted({max(3, round(n_steps * share)) for share in (0.2, 0.3, 0.4, 0.5, 0.7, 1.0)}):
+    for n in range(4, n_steps + 1, max(1, n_steps // 20)):
         if n < n_steps:
             yield "fewer steps", f"own sampler, {n} steps", Schedule(n_steps=n)
         time_grid = uniform_lambda(noise, n, t_start=condition.start_timestep)
@@ -36,19 +44,19 @@ def candidates(
     masks += [("cache-dit", step_mask(inventory, n_calls, preset)) for preset in ("slow", "medium", "fast", "ultra")]
     if sum(site.component == STAGE for site in inventory.sites) >= 3:
         masks += [("DeepCache", stage_mask(inventory, n_calls, every)) for every in (2, 3, 5)]
+    if context.edge_costs is not None:
+        masks += [("SmoothCache", mask) for mask in smooth_cache_masks(inventory, context.edge_costs().leaf_errors)]
     for kind, mask in masks:
         yield kind, mask.label, mask.schedule(n_steps)
     for family in ADAPTIVE:
-        for proposal in make_searcher(family, context).ask(N_ADAPTIVE):
+        for proposal in make_searcher(family, context).ask(N_ADAPTIVE)[::STRIDE]:
             yield "adaptive", proposal.schedule.policy.text if proposal.schedule.policy else "", proposal.schedule
     for label, schedule in plans:
         yield PLANNED, label, schedule
-    if worker.condition.guidance_scale > 1.0 and inventory.denoiser_class != "FluxTransformer2DModel":
+    for label, schedule in guided_plans(context):
+        yield "guidance" if schedule.cache is None else "planned + guidance", label, schedule
+    if context.guided:
         for every in (2, 3, 4):
-            for action in ESTIMATES:
-                column = tuple(GuidanceAction.BOTH if i % every == 0 else action for i in range(n_calls))
-                yield "guidance", f"{action}, both in every {every}", Schedule(n_steps=n_steps, guidance=column)
-        for label, schedule in plans:
-            if "hidden state" in label:
-                column = tuple(GuidanceAction.BOTH if i % 2 == 0 else GuidanceAction.QUADRATIC for i in range(n_calls))
-                yield "planned + guidance", label, dataclasses.replace(schedule, guidance=column)
+            for estimate in (GuidanceAction.STORED, GuidanceAction.LINEAR):
+                column = guidance_column(range(n_calls), n_calls, every, estimate)
+                yield "guidance", f"{estimate}, both in every {every}", Schedule(n_steps=n_steps, guidance=column)

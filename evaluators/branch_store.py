@@ -180,13 +180,14 @@ def _join(unconditional: Value, conditional: Value) -> Value:
     return conditional
 
 
-def _tensors(value: Value) -> Iterator[torch.Tensor]:
+def tensors_of(value: Value) -> Iterator[torch.Tensor]:
+    """All tensors inside a value."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, tuple | list):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors_of(item)
 
 
 def _n_bytes(value: Value) -> int:
-    return sum(tensor.nbytes for tensor in _tensors(value))
+    return sum(tensor.nbytes for tensor in tensors_of(value))

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.condition import Condition
-from autotune.spaces.edge_costs import EdgeCosts
+from autotune.spaces.edge_costs import EdgeCosts, EdgeSource
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule
@@ -58,7 +58,7 @@ class Evaluator(Protocol):
         """A PNG with the images of the first `n_images` prompts in one row."""
         ...
 
-    def edge_costs(self, fidelity: Fidelity, n_prompts: int) -> EdgeCosts:
+    def edge_costs(self, fidelity: Fidelity, n_prompts: int, source: EdgeSource = "hybrid") -> EdgeCosts:
         """What approximating calls would cost, measured on default runs of the first prompts of a fidelity.
 
         Raises:

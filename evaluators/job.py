@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 from autotune.evaluators.evaluator import Evaluator
 from autotune.spaces.column_fit import ColumnFit, FitColumn
-from autotune.spaces.edge_costs import EdgeCosts
+from autotune.spaces.edge_costs import EdgeCosts, EdgeSource
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.trace import Trace
@@ -60,10 +60,11 @@ class EdgeCostJob:
 
     fidelity: Fidelity
     n_prompts: int
+    source: EdgeSource = "hybrid"
 
     def run(self, evaluator: Evaluator) -> EdgeCosts:
         """See `Evaluator.edge_costs`."""
-        return evaluator.edge_costs(self.fidelity, self.n_prompts)
+        return evaluator.edge_costs(self.fidelity, self.n_prompts, self.source)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from autotune.evaluators.tabulated import SimulatedTime
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import plan_macs
 from autotune.spaces.column_fit import ColumnFit, FitColumn
-from autotune.spaces.edge_costs import EdgeCosts
+from autotune.spaces.edge_costs import EdgeCosts, EdgeSource
 from autotune.spaces.errors import EvaluatorError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
 from autotune.spaces.noise_schedule import Flow
@@ -127,7 +127,7 @@ class RecordedEvaluator:
         Image.new("RGB", size, (128, 128, 128)).save(buffer, format="PNG")
         return buffer.getvalue()
 
-    def edge_costs(self, fidelity: Fidelity, n_prompts: int) -> EdgeCosts:
+    def edge_costs(self, fidelity: Fidelity, n_prompts: int, source: EdgeSource = "hybrid") -> EdgeCosts:
         """A stand-in, since a table holds no features: a reuse costs its age, whatever the call."""
         n, width = len(self.own_timesteps(self.condition.n_steps)), EDGES_LONGEST + 1
         gap = np.arange(width, dtype=np.float64)

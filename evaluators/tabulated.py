@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from autotune.evaluators.tabulated_errors import policy_effect, reuse_costs, reuse_error
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.condition import Condition
-from autotune.spaces.edge_costs import EdgeCosts
+from autotune.spaces.edge_costs import EdgeCosts, EdgeSource
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
 from autotune.spaces.inventory import Inventory, Relation, Site
@@ -214,7 +214,7 @@ class TabulatedEvaluator:
         outputs = (data[:-1] - on_state * states[:-1]) / on_output
         return Trace(timesteps=np.array(times), states=states.astype(np.float32), outputs=outputs.astype(np.float32))
 
-    def edge_costs(self, fidelity: Fidelity, n_prompts: int) -> EdgeCosts:
+    def edge_costs(self, fidelity: Fidelity, n_prompts: int, source: EdgeSource = "hybrid") -> EdgeCosts:
         """The errors of `reuse_error` for a site of weight 1.
 
         Raises:

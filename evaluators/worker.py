@@ -26,7 +26,7 @@ from autotune.evaluators.sampling import Deadline, Samples, run_pipeline
 from autotune.evaluators.trace import StepRecorder, load_or_make_trace
 from autotune.spaces.column_fit import ColumnFit, FitColumn, fit_from_bytes
 from autotune.spaces.condition import Condition
-from autotune.spaces.edge_costs import EdgeCosts
+from autotune.spaces.edge_costs import EdgeCosts, EdgeSource
 from autotune.spaces.errors import EvaluatorError, ScheduleError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
@@ -111,7 +111,7 @@ class Worker:
 
         return load_or_make_trace(self.condition, some, n_levels, run, self._artifacts)
 
-    def edge_costs(self, fidelity: Fidelity, n_prompts: int) -> EdgeCosts:
+    def edge_costs(self, fidelity: Fidelity, n_prompts: int, source: EdgeSource = "hybrid") -> EdgeCosts:
         """What approximating calls would cost, measured on a few runs of each prompt; kept among the artifacts.
 
         Raises:
@@ -122,7 +122,8 @@ class Worker:
         def run(schedule: Schedule) -> torch.Tensor:
             return self._run(schedule, some, None).latents
 
-        return load_or_measure_edges(self._pipe, self.condition, some, self.inventory, n_calls, run, self._artifacts)
+        artifacts = self._artifacts
+        return load_or_measure_edges(self._pipe, self.condition, some, self.inventory, n_calls, run, artifacts, source)
 
     def score(self, schedule: Schedule, fidelity: Fidelity, *, repeats: int = 1) -> Measurement | Failure:
         """Measure a schedule: quality on the whole fidelity, latency over `repeats` runs.

@@ -1,4 +1,4 @@
-"""Applies a cache plan to a diffusers pipeline; needs nothing but the pipeline.
+"""Applies a cache and guidance plan to a diffusers pipeline; needs nothing but the pipeline.
 
 remove = apply_plan(pipe)
 pipe(..., num_inference_steps=N_STEPS)
@@ -6,19 +6,41 @@ remove()  # the pipeline is as it was
 """
 
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from autotune.reports.cached_tensors import (
+    conditional_half,
+    halves,
+    join,
+    map_tensors,
+    plus,
+    prediction,
+    replace_prediction,
+    weighted_sum,
+)
+
+Terms = tuple[tuple[int, float], ...]
 
 # --- plan
 DENOISER = ""
 N_STEPS = 0
+STREAMS: tuple[str, ...] = ()
 COPIED: frozenset[str] = frozenset()
+SPANS: Mapping[str, tuple[str, ...]] = {}
+READS: Mapping[str, tuple[Terms, ...]] = {}
+GUIDANCE: tuple[Terms | None, ...] = ()
 SITES: tuple[str, ...] = ()
 ROWS: tuple[str, ...] = ()
 # --- end of plan
-# DENOISER is the class of the transformer or UNet, SITES are its gated modules. ROWS has one text per network call and
-# in it one letter per site: "." compute, "w" compute and keep, "r" hand out the kept value, "t" hand it out and forget
-# it, "d" nobody reads the value. Values of COPIED sites may be changed in place by others, so copies are kept.
+# DENOISER is the class of the transformer or UNet. SITES is what is gated: modules of that name, or SPANS of modules
+# that run one after the other, cached together: "final" as what leaves them, others as what they add to their inputs,
+# the arguments STREAMS. ROWS has one text per network call and in it one letter per site: "." compute, "d" nobody reads
+# the value; any other letter hands out the sum of kept values that READS says, as pairs (row that computed it, weight).
+# READS has one sum per letter, or, if there is GUIDANCE, one for each half of the batch, the unconditional one first.
+# GUIDANCE has a None per row that runs both halves; any other row runs the conditional one, and the difference to the
+# other is that sum of earlier differences. Values of COPIED sites may be changed in place by others: copies are kept.
 
 
 class CachedPipeline:
@@ -31,21 +53,35 @@ class CachedPipeline:
         self.scheduler = pipe.scheduler
         self.row: int | None = None  # None outside a run, where the gates are transparent
         self.call = 0  # network calls of this row: guidance in two calls keeps two sets of values
-        self.values: dict[tuple[int, int], Any] = {}
+        self.batch = 0  # of the pipeline's call
+        self.values: dict[tuple[int, int], dict[tuple[int, int], Any]] = {}  # (call, site): (part, row): value
         self.shapes: dict[tuple[int, int], Any] = {}
-        self.written: set[int] = set()
+        self.differences: dict[tuple[int, int], Any] = {}
+        self.written: set[tuple[int, int]] = set()
+        self.open: dict[int, tuple[tuple[Any, ...], Any]] = {}  # by site, inputs of a span and what it hands out
         self.undo: list[tuple[Any, str, bool, Any]] = []
-        modules = [denoiser.get_submodule(name) for name in SITES]
-        for site, module in enumerate(modules):
-            self.override(module, "forward", self.gate(site, module.forward))
-        self.override(denoiser, "forward", self.watch_call(denoiser.forward))
-        self.override(self.scheduler, "set_timesteps", self.watch_start(self.scheduler.set_timesteps))
-        self.override(self.scheduler, "step", self.watch_step(self.scheduler.step))
+        reads = [(row, site, READS.get(a, ())) for row, text in enumerate(ROWS) for site, a in enumerate(text)]
+        self.last_read = {  # by site, part and row that computed
+            (site, part, made): row
+            for row, site, parts in reads
+            for part, terms in enumerate(parts)
+            for made, _ in terms
+        }
+        self.last_difference = {made: row for row, terms in enumerate(GUIDANCE) for made, _ in terms or ()}
+        for site, name in reversed(list(enumerate(SITES))):  # gates of a span go around those inside it
+            paths = SPANS.get(name, (name,))
+            for path in paths:
+                module = denoiser.get_submodule(path)
+                self.override(module, "forward", self.span_gate if name in SPANS else self.gate, site, paths, path)
+        self.override(denoiser, "forward", self.watch_call)
+        self.override(self.scheduler, "set_timesteps", self.watch_start)
+        self.override(self.scheduler, "step", self.watch_step)
 
-    def override(self, owner: Any, name: str, value: Any) -> None:
-        """Shadow an attribute until `remove`."""
+    def override(self, owner: Any, name: str, wrap: Callable[..., Any], *args: Any) -> None:
+        """Wrap a method until `remove`."""
         self.undo.append((owner, name, name in vars(owner), vars(owner).get(name)))
-        setattr(owner, name, value)
+        original = getattr(owner, name)
+        setattr(owner, name, functools.wraps(original)(wrap(original, owner, *args)))
 
     def remove(self) -> None:
         """Undo all of it."""
@@ -60,17 +96,16 @@ class CachedPipeline:
     def reset(self, row: int | None) -> None:
         """Forget all values, and begin a run (0) or end it (None)."""
         self.row, self.call = row, 0
-        for kept in (self.values, self.shapes, self.written):
+        for kept in (self.values, self.shapes, self.differences, self.written, self.open):
             kept.clear()
 
-    def watch_start(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def watch_start(self, original: Callable[..., Any], scheduler: Any) -> Callable[..., Any]:
         """A `set_timesteps` that begins a run."""
 
-        @functools.wraps(original)
         def set_timesteps(*args: Any, **kwargs: Any) -> Any:
             self.reset(None)
             result = original(*args, **kwargs)
-            n_calls = len(self.scheduler.timesteps)
+            n_calls = len(scheduler.timesteps)
             if n_calls != len(ROWS):
                 raise ValueError(
                     f"the plan has {len(ROWS)} rows; got {n_calls} calls: use num_inference_steps={N_STEPS}"
@@ -80,15 +115,22 @@ class CachedPipeline:
 
         return set_timesteps
 
-    def watch_step(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def watch_step(self, original: Callable[..., Any], scheduler: Any) -> Callable[..., Any]:
         """A `step` that moves to the next row."""
 
-        @functools.wraps(original)
         def step(*args: Any, **kwargs: Any) -> Any:
-            timestep = args[1] if len(args) > 1 else kwargs["timestep"]
-            if self.row == 0 and float(timestep) != float(self.scheduler.timesteps[0]):
-                self.reset(None)
-                raise ValueError("the plan is for whole runs; this one began in the middle")
+            if self.row == 0:
+                timestep, sample = (
+                    args[i] if len(args) > i else kwargs[n] for i, n in ((1, "timestep"), (2, "sample"))
+                )
+                problem = ""
+                if float(timestep) != float(scheduler.timesteps[0]):
+                    problem = "the plan is for whole runs; this one began in the middle"
+                elif GUIDANCE and 2 * sample.shape[0] != self.batch:
+                    problem = "the plan is for guidance in one batch; this run is not guided: raise guidance_scale"
+                if problem:
+                    self.reset(None)
+                    raise ValueError(problem)
             result = original(*args, **kwargs)
             if self.row is not None:
                 self.row, self.call = self.row + 1, 0
@@ -98,14 +140,16 @@ class CachedPipeline:
 
         return step
 
-    def watch_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """The denoiser's `forward`, counted within a row; after an error nothing is kept."""
+    def watch_call(self, original: Callable[..., Any], denoiser: Any) -> Callable[..., Any]:
+        """The denoiser's `forward`, with one half of the batch where the row says so; an error forgets all."""
+        first = next(iter(inspect.signature(original).parameters))
 
-        @functools.wraps(original)
         def forward(*args: Any, **kwargs: Any) -> Any:
             self.written.clear()
+            self.open.clear()
+            self.batch = (args[0] if args else kwargs[first]).shape[0]
             try:
-                result = original(*args, **kwargs)
+                result = self.run(original, args, kwargs)
             except BaseException:
                 self.reset(None)
                 raise
@@ -114,50 +158,109 @@ class CachedPipeline:
 
         return forward
 
-    def gate(self, site: int, original: Callable[..., Any]) -> Callable[..., Any]:
-        """A module's `forward` that does what the plan says."""
-        may_be_dead = any(row[site] == "d" for row in ROWS)
-        keep = copy if SITES[site] in COPIED else detach
+    def run(self, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """One network call, and the unconditional half that is estimated where it was left out."""
+        if self.row is None or not GUIDANCE:
+            return original(*args, **kwargs)
+        terms = GUIDANCE[self.row]
+        if terms is None:
+            result = original(*args, **kwargs)
+            if self.row in self.last_difference:
+                unconditional, conditional = halves(prediction(result))
+                self.differences[self.call, self.row] = (conditional - unconditional).detach()
+            return result
+        args, kwargs = conditional_half((args, kwargs), self.batch)
+        result = original(*args, **kwargs)
+        unconditional = conditional = prediction(result)
+        if terms:
+            past = [self.differences[self.call, made] for made, _ in terms]
+            unconditional = conditional - weighted_sum(past, [weight for _, weight in terms])
+            for made, last in self.last_difference.items():
+                if last <= self.row:
+                    self.differences.pop((self.call, made), None)
+        return replace_prediction(result, join([unconditional, conditional]))
 
-        @functools.wraps(original)
+    def gate(self, original: Any, module: Any, site: int, paths: Sequence[str], path: str) -> Callable[..., Any]:
+        """A module's `forward` that does what the plan says."""
+
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if self.row is None:
-                return original(*args, **kwargs)
-            action, key = ROWS[self.row][site], (self.call, site)
-            if action == "t" and key in self.values:
-                return self.values.pop(key)
-            if action == "r" and key in self.values:
-                return keep(self.values[key])
-            if action == "d" and key in self.shapes:
-                return self.shapes[key]
-            value = original(*args, **kwargs)
-            if may_be_dead:
-                self.shapes[key] = map_tensors(lambda x: x.new_zeros(()).expand(x.shape), value)
-            if action in "wr":
-                if site in self.written:
-                    raise RuntimeError(f"{SITES[site]} ran twice in one call: switch off feed-forward chunking")
-                self.written.add(site)
-                self.values[key] = keep(value)
+            value = self.read(site)
+            if value is None:
+                value = original(*args, **kwargs)
+                self.keep(site, value)
             return value
 
         return forward
 
+    def span_gate(self, original: Any, module: Any, site: int, paths: Sequence[str], path: str) -> Callable[..., Any]:
+        """The same for a module of a span: the last one hands out the value, the others their inputs."""
+        names = list(inspect.signature(type(module).forward).parameters)[1:]
+        places = [(names.index(name), name) for name in STREAMS]
+        residual = SITES[site] != "final"
 
-def map_tensors(change: Callable[[Any], Any], value: Any) -> Any:
-    """What a module returned, a tensor or nested tuples of them, with each tensor changed."""
-    if isinstance(value, tuple | list):
-        return type(value)(map_tensors(change, item) for item in value)
-    return change(value) if hasattr(value, "detach") else value
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            streams = tuple(args[i] if i < len(args) else kwargs[name] for i, name in places)
+            if path == paths[0]:
+                self.open[site] = (streams, self.read(site))
+            inputs, value = self.open.get(site, (streams, None))
+            if value is None:
+                result = original(*args, **kwargs)
+                if path == paths[-1]:
+                    self.keep(site, plus(result, inputs, -1.0) if residual else result)
+                return result
+            if path == paths[-1]:
+                return plus(value, inputs, 1.0) if residual else value
+            if "Down" in type(module).__name__:  # of a UNet, whose skip connections nobody will read
+                return streams[0], streams * (len(module.resnets) + len(module.downsamplers or ()))
+            return streams if len(streams) > 1 else streams[0]
 
+        return forward
 
-def detach(value: Any) -> Any:
-    """The value without its graph."""
-    return map_tensors(lambda x: x.detach(), value)
+    def read(self, site: int) -> Any:
+        """What the plan hands out in place of a computation; None to compute."""
+        if self.row is None:
+            return None
+        letter, key = ROWS[self.row][site], (self.call, site)
+        if letter == "d" and key in self.shapes:
+            batch = self.batch if not GUIDANCE or GUIDANCE[self.row] is None else self.batch // 2
+            return map_tensors(lambda x: x[:1].expand(batch, *x.shape[1:]), self.shapes[key])
+        sums = [(part, terms) for part, terms in enumerate(READS.get(letter, ())) if terms]
+        kept = self.values.get(key, {})
+        if not sums or any((part, made) not in kept for part, terms in sums for made, _ in terms):
+            return None
+        parts = [weighted_sum([kept[part, made] for made, _ in terms], [w for _, w in terms]) for part, terms in sums]
+        self.forget(site)
+        value = parts[0] if len(parts) == 1 else join(parts)
+        return map_tensors(lambda x: x.clone(), value) if SITES[site] in COPIED and kept else value
 
+    def keep(self, site: int, value: Any) -> None:
+        """Keep what later rows read of a value that was computed."""
+        if self.row is None:
+            return
+        key = (self.call, site)
+        if any(text[site] == "d" for text in ROWS):
+            self.shapes[key] = map_tensors(lambda x: x.new_zeros(()).expand(x.shape), value)
+        parts = [(0, value)]
+        if GUIDANCE:
+            split = GUIDANCE[self.row] is None  # copies, since a view would hold the whole
+            cut = [map_tensors(lambda x, half=half: halves(x)[half].clone(), value) for half in (0, 1)] if split else []
+            parts = list(enumerate(cut)) or [(1, value)]
+        for part, item in parts:
+            if (site, part, self.row) in self.last_read:
+                if (site, part) in self.written:
+                    raise RuntimeError(f"{SITES[site]} ran twice in one call: switch off feed-forward chunking")
+                self.written.add((site, part))
+                change = (lambda x: x.detach().clone()) if SITES[site] in COPIED else (lambda x: x.detach())
+                self.values.setdefault(key, {})[part, self.row] = map_tensors(change, item)
+        self.forget(site)
 
-def copy(value: Any) -> Any:
-    """A copy of the value."""
-    return map_tensors(lambda x: x.detach().clone(), value)
+    def forget(self, site: int) -> None:
+        """Free what this row was the last one to read."""
+        kept = self.values.get((self.call, site), {})
+        for part, made in [k for k in kept if self.last_read[site, *k] <= (self.row or 0)]:
+            del kept[part, made]
+        if not kept:
+            self.values.pop((self.call, site), None)
 
 
 def apply_plan(pipe: Any) -> Callable[[], None]:

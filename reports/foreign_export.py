@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autotune.reports.diffusers_script import diffusers_script
@@ -74,17 +74,12 @@ def export_smoothcache(schedule: Schedule, inventory: Inventory) -> ForeignFile:
 
 
 def export_diffusers(schedule: Schedule, inventory: Inventory) -> ForeignFile:
-    """A Python file that applies the cache column to a diffusers pipeline, without this package.
+    """A Python file that applies the columns cache and guidance to a diffusers pipeline, without this package.
 
     Raises:
-        ScheduleError: there is no cache column, or it forecasts, or the schedule has a guidance column.
+        ScheduleError: the schedule has neither of them, or see `diffusers_script`.
     """
-    if _drops_branches(schedule):
-        raise ScheduleError(
-            "a script for diffusers can't leave out guidance branches, and caches are another thing with them; got a "
-            "guidance column: export as autotune, or choose a schedule without"
-        )
-    lost = _left_out(schedule)
+    lost = _left_out(replace(schedule, guidance=None))
     return ForeignFile(text=diffusers_script(schedule, inventory, lost), lost=lost)
 
 

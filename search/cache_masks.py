@@ -5,6 +5,8 @@ All masks are bool tables (n_calls, n_sites), True is reuse; row 0 is always com
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,25 +138,43 @@ def smooth_cache_mask(
     return CacheMask(label=f"SmoothCache, errors up to {threshold:g}", reuse=reuse)
 
 
-def literature_masks(inventory: Inventory, n_calls: int) -> list[CacheMask]:
-    """Masks of all kinds that the inventory has, the kinds taking turns, so that any beginning is a fair sample."""
+def smooth_cache_masks(inventory: Inventory, errors: Mapping[str, NDArray[np.float64]]) -> Iterator[CacheMask]:
+    """SmoothCache's masks at the quartiles of the errors over its lookahead, the middle one first."""
+    if errors:
+        finite = np.concatenate([table[:, 1:][np.isfinite(table[:, 1:])] for table in errors.values()])
+        for threshold in np.quantile(finite, (0.5, 0.25, 0.75)).tolist():
+            yield smooth_cache_mask(inventory, errors, threshold)
+
+
+def literature_masks(
+    inventory: Inventory, n_calls: int, errors: Mapping[str, NDArray[np.float64]] = MappingProxyType({})
+) -> list[CacheMask]:
+    """Masks of all kinds that the inventory has, the kinds taking turns, so that any beginning is a fair sample.
+
+    `errors` are `EdgeCosts.leaf_errors`; without them there is no SmoothCache.
+    """
     kinds: list[Iterator[CacheMask]] = [
         (fora_mask(inventory, n_calls, n) for n in range(2, max(3, n_calls // 2 + 1))),
         (even_mask(inventory, n_calls, k) for k in _spread(2 * n_calls // 3, n_calls // 10)),
         (early_mask(inventory, n_calls, k) for k in _spread(2 * n_calls // 3, n_calls // 10)),
         (gate_mask(inventory, n_calls, m) for m in _spread(n_calls // 2, n_calls // 8)),
+        smooth_cache_masks(inventory, errors),
+        (step_mask(inventory, n_calls, preset) for preset in get_args(StepMask)),
     ]
     if sum(site.component == STAGE for site in inventory.sites) >= 3:
         kinds.insert(0, (stage_mask(inventory, n_calls, n) for n in range(2, max(3, n_calls // 2 + 1))))
-    masks: list[CacheMask] = []
+        budgets = _spread(2 * n_calls // 3, n_calls // 10)
+        law = (power_law_stage_mask(inventory, n_calls, k, centre=n_calls // 3, power=1.3) for k in budgets)
+        kinds.insert(1, law)
+    masks: dict[str, CacheMask] = {}  # budgets that round alike make one mask twice
     while kinds:
         for kind in list(kinds):
             mask = next(kind, None)
             if mask is None:
                 kinds.remove(kind)
             elif mask.reuse.any():
-                masks.append(mask)
-    return masks
+                masks.setdefault(mask.label, mask)
+    return list(masks.values())
 
 
 def _text_components(inventory: Inventory) -> set[str]:

@@ -1,11 +1,12 @@
 """Evolutionary search of cache and guidance columns: NSGA-II over the table network call x gene."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autotune.search.cache_masks import literature_masks
 from autotune.search.cache_plans import planned_schedules
@@ -44,8 +45,16 @@ def _published(grid: GeneGrid) -> Variation:
 
 
 def planned_and_known(context: SearchContext) -> Iterator[Seed]:
-    """Planned schedules, those with a guidance column, and masks of the literature in turns."""
-    masks = iter(literature_masks(context.inventory, context.n_calls))
+    """Planned schedules, those with a guidance column, and masks of the literature in turns.
+
+    All are made after one measurement of edges.
+    """
+    errors: Mapping[str, NDArray[np.float64]] = {}
+    if context.edge_costs is not None and context.n_calls >= 3:
+        costs = context.edge_costs()
+        errors = costs.leaf_errors
+        context = replace(context, edge_costs=lambda: costs)
+    masks = iter(literature_masks(context.inventory, context.n_calls, errors))
     known = ((mask.label, mask.schedule(context.condition.n_steps)) for mask in masks)
     sources: list[Iterator[Seed]] = [planned_schedules(context), guided_plans(context), known]
     while sources:

@@ -1,6 +1,8 @@
 """What it costs to approximate the network calls between two refreshes, for planners of cache schedules."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,10 @@ from autotune.spaces.policy_calibration import PolicyCalibration
 
 N_REPLAYS = 16
 """Runs in which one call alone is approximated, at most, to see what its error does to the result."""
+
+EdgeSource = Literal["feature", "outcome", "hybrid"]
+"""What costs are made of: errors of the hidden state; those times what they do to the result, seen by replaying each
+edge, up to the longest, as a reuse; or, interpolated, by replaying single calls."""
 
 Array = NDArray[np.float64]
 
@@ -26,11 +32,15 @@ class EdgeCosts:
 
     Entries with a gap of 0, and those that no run of n_calls can have, are not read; inf stands for a missing edge.
     `calibration` is what the same runs say for policies; None where nothing was measured.
+
+    `leaf_errors` are, by component, SmoothCache's errors of reusing the value of call t in call t + k, float64
+    (n_calls, longest gap + 1), of the same runs; empty where nothing recorded them.
     """
 
     kinds: tuple[CacheAction, ...]
     table: Array
     calibration: PolicyCalibration | None = None
+    leaf_errors: Mapping[str, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.kinds or CacheAction.RECOMPUTE in self.kinds or len(set(self.kinds)) < len(self.kinds):

@@ -1,7 +1,11 @@
-"""The script that applies a cache plan without this package, against our own runtime, bit for bit."""
+"""The script that applies a cache and guidance plan without this package, against our own runtime."""
 
 import ast
+import dataclasses
 import importlib.util
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,12 +19,14 @@ from autotune.evaluators.apply import attach, remove
 from autotune.evaluators.inventory import list_inventory
 from autotune.reports import diffusers_script as exporter
 from autotune.reports.diffusers_script import diffusers_script
+from autotune.search.cache_plans import even_actions, on_sites
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan, stored_sites
 from autotune.spaces.errors import ScheduleError
+from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.schedule import Schedule
 
-from .mini_pipelines import attributes, denoiser_of, random_plan, run
+from .mini_pipelines import attributes, denoiser_of, n_calls, random_plan, run
 
 Case = tuple[Any, dict[str, Any]]
 
@@ -39,12 +45,11 @@ def load_script(source: str, folder: Path) -> Any:
 
 def planned(case: Case, seed: int, **changes: Any) -> tuple[Schedule, dict[str, Any]]:
     kwargs = {**case[1], **changes}
-    table = random_plan(case[0], kwargs, seed).table.copy()
-    table[:, [s.component in ("final", "stack", "block") for s in list_inventory(case[0]).sites]] = 0
-    return Schedule(n_steps=kwargs["num_inference_steps"], cache=CachePlan.from_array(table)), kwargs
+    cache = random_plan(case[0], kwargs, seed, forecasts=True)
+    return Schedule(n_steps=kwargs["num_inference_steps"], cache=cache), kwargs
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", range(3))
 def test_a_run_is_that_of_our_runtime_bit_for_bit(pipe_case: Case, seed: int, tmp_path: Path) -> None:
     pipe = pipe_case[0]
     schedule, kwargs = planned(pipe_case, seed, num_inference_steps=6, prompt=["a red circle", "a cat"])
@@ -104,9 +109,9 @@ def test_it_needs_the_standard_library_only_and_names_its_plan(flux_pipe: Any, s
     source = diffusers_script(schedule, list_inventory(flux_pipe), ["left out: time"])
     imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom)]
     assert {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imports} == {
-        "functools", "collections.abc", "typing",
+        "collections.abc", "dataclasses", "functools", "inspect", "typing",
     }  # fmt: skip
-    assert source.startswith("# The cache plan of schedule ")
+    assert source.startswith("# The cache and guidance plan of schedule ")
     assert "# Note: left out: time.\n" in source
 
 
@@ -143,6 +148,95 @@ def test_a_forward_that_was_set_before_comes_back(sd_pipe: Any, small_args: Any,
         del unet.forward
 
 
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("name", ["pixart_pipe", "sd_pipe"])
+def test_left_out_guidance_branches_with_caches_of_every_kind(
+    name: str, seed: int, small_args: Any, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    pipe = request.getfixturevalue(name)
+    case = pipe, small_args({"pixart_pipe": "mini-pixart", "sd_pipe": "mini-sd"}[name])
+    schedule, kwargs = planned(case, seed, num_inference_steps=10, prompt=["a red circle", "a cat"])
+    rng = np.random.default_rng(seed)
+    both = GuidanceAction.BOTH
+    rows = [both, *rng.choice([*GuidanceAction, both, both], n_calls(pipe, kwargs) - 1)]
+    rows[5] = (0.25,)
+    schedule = dataclasses.replace(
+        schedule, guidance=tuple(GuidanceAction(r) if isinstance(r, str) else r for r in rows)
+    )
+    for part in (schedule, dataclasses.replace(schedule, cache=None)):
+        attach(pipe, part)
+        expected = run(pipe, kwargs)
+        remove(pipe)
+        before = attributes(pipe)
+        undo = load_script(diffusers_script(part, list_inventory(pipe)), tmp_path).apply_plan(pipe)
+        try:
+            torch.testing.assert_close(run(pipe, kwargs), expected, rtol=1e-5, atol=1e-5)
+            with pytest.raises(ValueError, match="not guided: raise guidance_scale"):
+                run(pipe, kwargs, guidance_scale=1.0)
+            torch.testing.assert_close(run(pipe, kwargs), expected, rtol=1e-5, atol=1e-5)
+        finally:
+            undo()
+        assert attributes(pipe) == before
+
+
+def test_published_architectures_too(random_case: Case, tmp_path: Path) -> None:
+    pipe, kwargs = random_case
+    schedule, kwargs = planned((pipe, kwargs), 1, num_inference_steps=6)
+    attach(pipe, schedule)
+    expected = run(pipe, kwargs)
+    remove(pipe)
+    undo = load_script(diffusers_script(schedule, list_inventory(pipe)), tmp_path).apply_plan(pipe)
+    try:
+        assert torch.equal(run(pipe, kwargs), expected)
+    finally:
+        undo()
+
+
+ALONE = """
+import sys
+import numpy as np, torch
+from diffusers import DiffusionPipeline
+pipe = DiffusionPipeline.from_pretrained(sys.argv[1])
+pipe.set_progress_bar_config(disable=True)
+from plan import apply_plan
+apply_plan(pipe)
+kwargs = eval(sys.argv[2])
+out = pipe(**kwargs, generator=torch.Generator().manual_seed(7), return_dict=False)[0]
+assert not any(name.split(".")[0] == "autotune" for name in sys.modules)
+np.save("out.npy", out.numpy())
+"""
+
+
+@pytest.mark.parametrize("name", ["flux_pipe", "pixart_pipe", "sd_pipe"])
+def test_a_process_without_this_package_makes_the_same_latents(
+    name: str, small_args: Any, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    pipe = request.getfixturevalue(name)
+    kwargs = {**small_args(f"mini-{name.removesuffix('_pipe')}"), "num_inference_steps": 8}
+    inventory, n = list_inventory(pipe), n_calls(pipe, kwargs)
+    actions = even_actions(n, 3)
+    actions[-1] = CacheAction.NEWTON_2
+    guidance = None
+    if name != "flux_pipe":
+        guidance = tuple(GuidanceAction.BOTH if i % 2 == 0 else GuidanceAction.LINEAR for i in range(n))
+    schedule = Schedule(n_steps=8, cache=on_sites(actions, inventory, inventory.outermost), guidance=guidance)
+    plain = run(pipe, kwargs)
+    attach(pipe, schedule)
+    expected = run(pipe, kwargs)
+    remove(pipe)
+    assert not torch.allclose(plain, expected, rtol=1e-3, atol=1e-3)
+    pipe.save_pretrained(tmp_path / "model")
+    (tmp_path / "plan.py").write_text(diffusers_script(schedule, inventory))
+    (tmp_path / "alone.py").write_text(ALONE)
+    hidden = tmp_path / "autotune"
+    hidden.mkdir()
+    (hidden / "__init__.py").write_text("raise ImportError('not here')")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": ""}
+    command = [sys.executable, "alone.py", str(tmp_path / "model"), repr(kwargs)]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=300)
+    torch.testing.assert_close(torch.from_numpy(np.load(tmp_path / "out.npy")), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_what_a_script_cannot_do(pixart_pipe: Any) -> None:
     inventory = list_inventory(pixart_pipe)
     table = np.zeros((4, len(inventory)), np.uint8)
@@ -151,13 +245,17 @@ def test_what_a_script_cannot_do(pixart_pipe: Any) -> None:
     with pytest.raises(ScheduleError, match="only a schedule that caches"):
         diffusers_script(Schedule(n_steps=4), inventory)
     table[3, 0] = CacheAction.REUSE
-    with pytest.raises(ScheduleError, match="also caches blocks, their stack or the hidden state"):
-        diffusers_script(Schedule(n_steps=4, cache=CachePlan.from_array(table)), inventory)
-    table[3, 0] = 0
-    table[3, list(inventory.leaves)] = CacheAction.TAYLOR_1
-    table[2, list(inventory.leaves)] = 0
-    with pytest.raises(ScheduleError, match=r"can't forecast; 18\.1% of the plan's cells do"):
-        diffusers_script(Schedule(n_steps=4, cache=CachePlan.from_array(table)), inventory)
+    column = (GuidanceAction.CONDITIONAL,) * 3 + (GuidanceAction.BOTH,)
+    with pytest.raises(ScheduleError, match=r"call 3 reads a value of final .* run both branches in the first call"):
+        diffusers_script(Schedule(n_steps=4, cache=CachePlan.from_array(table), guidance=column), inventory)
+
+
+def test_streams_are_those_of_the_adapters(random_pipes: dict[str, Any], flux_pipe: Any, pixart_pipe: Any) -> None:
+    for pipe in (*random_pipes.values(), flux_pipe, pixart_pipe):
+        denoiser = denoiser_of(pipe)
+        name = type(denoiser).__name__
+        for span in ADAPTERS[name].list_spans(denoiser).values():
+            assert (len(span.streams) == 2) == (name in exporter.TWO_STREAMS)
 
 
 def test_copied_components_are_those_of_the_adapters() -> None:

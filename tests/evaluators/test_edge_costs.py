@@ -11,8 +11,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from autotune.evaluators import edge_costs
+from autotune.evaluators import edge_costs, edge_recording
 from autotune.evaluators.edge_costs import EdgeCostRecorder
+from autotune.evaluators.edge_recording import by_outcome
 from autotune.evaluators.load import load_model
 from autotune.evaluators.worker import Worker
 from autotune.spaces.cache_action import CacheAction, forecast_weights
@@ -229,3 +230,37 @@ def test_amplification_multiplies_the_errors_of_its_call() -> None:
     )
     first, second = plain[4, 1, 1, 2, 0], plain[4, 1, 1, 3, 0] - plain[4, 1, 1, 2, 0]
     assert amplified[4, 1, 1, 3, 0] == pytest.approx(6 * first + 7 * second, rel=1e-12)
+
+
+def test_an_outcome_cost_is_what_reusing_the_whole_edge_does_and_other_kinds_cost_in_proportion() -> None:
+    recorder = recorded([features(), features(seed=1)], [REUSE, NEWTON])
+    plain, pairwise = recorder.edge_costs(), recorder.pairwise_errors()
+    asked = []
+
+    def change(first: int, last: int) -> float:
+        asked.append((first, last))
+        return 0.01 * first + last
+
+    costs = by_outcome(plain, pairwise, change)
+    assert costs.table[3, 1, 2, 3, 0] == pytest.approx(0.01 * 4 + 5, rel=1e-9)
+    assert costs.table[6, 2, 1, 3, 0] == pytest.approx(0.01 * 7 + 8, rel=1e-9)
+    before, after = plain.table[3, 1, 2, 3], costs.table[3, 1, 2, 3]
+    assert after[1] / after[0] == pytest.approx(before[1] / before[0], rel=1e-9)
+    assert np.array_equal(costs.table[:, :, :, 1], plain.table[:, :, :, 1])
+    assert max(last for _, last in asked) == N_CALLS - 1
+    assert len(asked) == len(set(asked)) == 8 + 7
+
+
+def test_outcome_replays_are_bounded_and_those_between_interpolated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge_recording, "N_EDGES", 6)
+    recorder = recorded([features()], [REUSE])
+    asked = []
+
+    def change(first: int, last: int) -> float:
+        asked.append((first, last))
+        return float(np.exp(-first)) * float(recorder.pairwise_errors()[first - 1, 1 : last - first + 2].sum())
+
+    costs = by_outcome(recorder.edge_costs(), recorder.pairwise_errors(), change)
+    assert len(asked) == 6
+    expected = np.exp(-3.0) * recorder.edge_costs().table[2, 1, 1, 2, 0]
+    assert costs.table[2, 1, 1, 2, 0] == pytest.approx(expected, rel=1e-9)

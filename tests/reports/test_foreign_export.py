@@ -89,13 +89,12 @@ def test_columns_that_are_left_out_are_named(form: str, tmp_path: Path) -> None:
     assert (tmp_path / "theirs").read_text()
 
 
-def test_guidance_is_refused_or_said(tmp_path: Path) -> None:
+def test_guidance_is_kept_or_said(tmp_path: Path) -> None:
     guided = schedule(STEPS, (BOTH, STORED, BOTH, BOTH, BOTH))
     for form in ("cache-dit", "smoothcache"):
         assert write_for(form, guided, INVENTORY, tmp_path / form)[-1].startswith("left out: guidance;")
-    with pytest.raises(ScheduleError, match="can't leave out guidance branches"):
-        write_for("diffusers", guided, INVENTORY, tmp_path / "diffusers")
-    assert not (tmp_path / "diffusers").exists()
+    assert write_for("diffusers", guided, INVENTORY, tmp_path / "diffusers") == ()
+    assert "    None,\n    ((0, 1.0),),\n    None," in (tmp_path / "diffusers").read_text()
     assert write_for("diffusers", schedule(STEPS, (BOTH,) * 5), INVENTORY, tmp_path / "diffusers") == ()
 
 
@@ -119,7 +118,7 @@ def test_what_masks_cannot_say(tmp_path: Path) -> None:
             write_for(form, more_calls, INVENTORY, tmp_path / "theirs")
     for form, plan, inventory in (("a", schedule(STEPS[:, :2]), nested), ("b", more_calls, INVENTORY)):
         assert write_for("diffusers", plan, inventory, tmp_path / form) == ()
-        rows = re.findall(r'^    "([.wrtd]+)",$', (tmp_path / form).read_text(), re.MULTILINE)
+        rows = re.findall(r'^    "([.A-Zd]+)",$', (tmp_path / form).read_text(), re.MULTILINE)
         assert len(rows) == 5
 
 

@@ -133,6 +133,16 @@ def test_literature_masks_are_grounded_and_of_all_kinds(inventory: Inventory, n_
     assert not any(mask.reuse[0].any() for mask in masks)
     assert all(mask.reuse.any() for mask in masks)
     if n_calls >= 20:
-        kinds = {re.sub(r"\d+", "", mask.label) for mask in masks[:5]}
-        assert len(kinds) == (5 if inventory.denoiser_class.startswith("UNet") else 4)
+        n_kinds = 7 if inventory.denoiser_class.startswith("UNet") else 5
+        assert len({re.sub(r"\d+", "", mask.label) for mask in masks[:n_kinds]}) == n_kinds
     assert len({mask.label for mask in masks}) == len(masks)
+
+
+def test_measured_errors_add_smoothcache_at_three_thresholds() -> None:
+    rng = np.random.default_rng(0)
+    ages = np.arange(4)[None, :] * rng.random((20, 1))
+    errors = {name: np.where(np.arange(20)[:, None] + np.arange(4) < 20, ages, np.inf) for name in ("attn1", "ff")}
+    masks = [mask for mask in literature_masks(PIXART, 20, errors) if mask.label.startswith("SmoothCache")]
+    shares = [mask.reuse.mean() for mask in masks]
+    assert shares[1] < shares[0] < shares[2]
+    assert [mask.label for mask in literature_masks(PIXART, 20, errors)].index(masks[0].label) < 6
