@@ -47,7 +47,7 @@ class _Entry:
 
     @property
     def n_bytes(self) -> int:
-        return sum(_n_bytes(part) for part in (self.whole, self.unconditional, self.conditional))
+        return sum(value_bytes(part) for part in (self.whole, self.unconditional, self.conditional))
 
 
 class BranchStore:
@@ -188,5 +188,6 @@ def _tensors(value: Value) -> Iterator[torch.Tensor]:
             yield from _tensors(item)
 
 
-def _n_bytes(value: Value) -> int:
+def value_bytes(value: Value) -> int:
+    """Bytes of all tensors in a value."""
     return sum(tensor.nbytes for tensor in _tensors(value))
