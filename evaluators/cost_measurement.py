@@ -20,6 +20,9 @@ from autotune.spaces.schedule import Schedule
 
 VERSION = 1
 
+N_RUNS = 14
+"""Default runs that measuring takes about as long as, of all models."""
+
 DEFAULT_EVERY = 3
 """The default run comes again after so many designed ones."""
 
@@ -75,7 +78,14 @@ def load_or_measure_costs(
     for schedule in order:
         steps = StepTimer(clock)
         seconds = run(schedule, steps)
-        runs.append(TimedRun(schedule=schedule, call_seconds=steps.step_seconds(), seconds=seconds))
+        runs.append(
+            TimedRun(
+                schedule=schedule,
+                call_seconds=steps.call_seconds(),
+                seconds=seconds,
+                step_seconds=steps.step_seconds(),
+            )
+        )
     figures = SiteFigures(
         seconds=timer.site_seconds(),
         half_seconds=half.site_seconds(),

@@ -18,9 +18,17 @@ Array = NDArray[np.float64]
 ROUNDS = 4
 """Rounds in which each run's own speed and the coefficients are fitted in turn, and outliers left out."""
 
-PRIOR = 0.1
-"""Weight of the prior that a timed site takes what its timer says, per call in units of a default call: a relative
-noise of 2 % of a call, over a doubt of 20 %."""
+NOISE = 0.02
+"""Typical noise of a call, as a share of it: what priors are weighed with."""
+
+SITE_DOUBT = 0.1
+"""Doubt of a timer: how far the time of a kind of site may be from it, as a share."""
+
+STORE_DOUBT = 0.005
+"""What reading, storing or combining one value may take, as a share of a call."""
+
+N_STORE = 6
+"""Coefficients of reads, terms of forecasts and writes, by number and by size."""
 
 OUTLIER = 4.0
 """Residuals beyond so many times their typical size are left out."""
@@ -28,11 +36,12 @@ OUTLIER = 4.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimedRun:
-    """Seconds of one run: of each network call after the first, (n_calls - 1,), and of the whole."""
+    """Seconds of one run: of each network call after the first, (n_calls - 1,), of the whole, of a sampler's step."""
 
     schedule: Schedule
     call_seconds: Array
     seconds: float
+    step_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +85,17 @@ def fit_latency(runs: Sequence[TimedRun], figures: SiteFigures, inventory: Inven
         kept = residuals <= OUTLIER * 1.4826 * max(float(np.median(residuals)), 1e-4)
         predicted = [table @ coefficients for table in tables]
     outside = [
-        run.seconds / speed - float(calls.sum())
+        (run.seconds - float(run.call_seconds.sum())) / speed - float(calls[0])
         for run, speed, calls in zip(runs, speeds, predicted, strict=True)
-        if run.schedule == runs[0].schedule
     ]
-    return columns.model(coefficients, max(0.0, float(np.median(outside))), 1000.0 * unit / n_images)
+    own = float(np.median([run.step_seconds for run in runs if run.schedule.solver is None]))
+    other = [run.step_seconds for run in runs if run.schedule.solver is not None]
+    return columns.model(
+        coefficients,
+        outside=max(0.0, float(np.median(outside))),
+        solver=(float(np.median(other)) - own) / unit if other else 0.0,
+        unit_ms=1000.0 * unit / n_images,
+    )
 
 
 def _is_plain(run: TimedRun, inventory: Inventory) -> NDArray[np.bool_]:
@@ -119,7 +134,6 @@ class _Columns:
         """The quantities of each call; see `model` for their order: (n_calls, n)."""
         n_calls, schedule = len(run.call_seconds) + 1, run.schedule
         half = np.array(dropped_rows(schedule.guidance, n_calls))
-        own = np.full(n_calls, float(schedule.solver is not None))
         plan = schedule.cache or CachePlan.from_array(np.zeros((n_calls, len(self._inventory)), np.uint8))
         use = cell_use(plan, self._inventory)
         share = np.where(half, 0.5, 1.0)[:, None]
@@ -127,25 +141,30 @@ class _Columns:
         moved = self._moved * self._size
         stored = [reads.sum(1), reads @ moved, terms.sum(1), terms @ self._size, writes.sum(1), writes @ moved]
         times = use.runs * np.where(half[:, None], self._half_site, self._site)
-        return np.column_stack([~half, half, own, -own, *stored, times @ self._member])
+        return np.column_stack([~half, half, *stored, times @ self._member])
 
     def solve(self, inputs: Array, timed: Array) -> Array:
-        """Non-negative coefficients, those of the components near 1."""
-        n_first = inputs.shape[1] - len(self._components)
-        prior = PRIOR * np.eye(inputs.shape[1])[n_first:]
-        solution, _ = nnls(np.vstack([inputs, prior]), np.concatenate([timed, np.full(len(prior), PRIOR)]))
+        """Non-negative coefficients, those of the components near 1, those of stored values near 0."""
+        weights = np.zeros(inputs.shape[1])
+        weights[2 : 2 + N_STORE] = NOISE / STORE_DOUBT
+        weights[2 + N_STORE :] = NOISE / SITE_DOUBT
+        expected = np.where(np.arange(len(weights)) < 2 + N_STORE, 0.0, weights)
+        solution, _ = nnls(np.vstack([inputs, np.diag(weights)]), np.concatenate([timed, expected]))
         return np.asarray(solution, np.float64)
 
-    def model(self, coefficients: Array, outside: float, unit_ms: float) -> LatencyModel:
-        """The latency model of these coefficients; `outside` is what a run takes besides its calls."""
-        call, half_call, slower, faster, read, read_moved, term, term_size, write, write_moved = coefficients[:10]
-        scale = self._member @ coefficients[10:]
+    def model(self, coefficients: Array, *, outside: float, solver: float, unit_ms: float) -> LatencyModel:
+        """The latency model of these coefficients.
+
+        `outside` is what a run takes besides its calls, `solver` what a step of an own solver takes more.
+        """
+        call, half_call, read, read_moved, term, term_size, write, write_moved = coefficients[: 2 + N_STORE]
+        scale = self._member @ coefficients[2 + N_STORE :]
         moved = self._moved * self._size
         return LatencyModel(
             run_ms=outside * unit_ms,
             call_ms=float(call) * unit_ms,
             half_call_ms=float(half_call) * unit_ms,
-            solver_ms=float(slower - faster) * unit_ms,
+            solver_ms=solver * unit_ms,
             site_ms=_listed(unit_ms * scale * self._site),
             half_site_ms=_listed(unit_ms * scale * self._half_site),
             read_ms=_listed(unit_ms * (read + read_moved * moved)),

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -15,9 +16,10 @@ from autotune.search.site_grid import SiteGrid
 from autotune.search.variation import Genome, PublishedVariation, StructuredVariation, Variation
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan, plan_macs
+from autotune.spaces.cost_model import CostModel
 from autotune.spaces.evaluation import Measurement
 from autotune.spaces.front import DEVIATION_FLOOR
-from autotune.spaces.objective import objective_value, total_violation
+from autotune.spaces.objective import MODELLED, objective_value, total_violation
 from autotune.spaces.schedule import Schedule
 
 FAMILY = "ecad"
@@ -66,6 +68,8 @@ class EcadSettings:
 
     `n_offspring` candidates are tried between two selections, out of `population` survivors. The first `n_seeds`
     candidates are those of `seeds`. `reads` is what cells may do besides recompute.
+    With `modelled`, survivors are chosen by the latency that the cost model gives, if there is one, in place of the
+    measured one, whose noise would let lucky timings live.
     """
 
     population: int = 24
@@ -74,6 +78,7 @@ class EcadSettings:
     seeds: Callable[[SearchContext], Iterator[Seed]] = field(default=planned_and_known)
     reads: tuple[CacheAction, ...] = READS
     make_variation: Callable[[SiteGrid], Variation] = field(default=_structured)
+    modelled: bool = True
 
     @classmethod
     def published(cls, population: int = 24) -> "EcadSettings":
@@ -88,6 +93,7 @@ class EcadSettings:
             seeds=fora,
             reads=(CacheAction.REUSE,),
             make_variation=_published,
+            modelled=False,
         )
 
 
@@ -133,7 +139,7 @@ class EcadSearcher:
                 continue
             self._n_told += 1
             if result.measurement is not None:
-                self._arrived.append(self._individual(genome, result.measurement))
+                self._arrived.append(self._individual(genome, result.proposal.schedule, result.measurement))
         if self._seeds == [] and self._n_told >= self._n_offspring:
             self._select()
 
@@ -149,9 +155,13 @@ class EcadSearcher:
         while self._seeds:
             label, schedule = self._seeds.pop()
             proposal = self._novelty.admit(schedule, family=FAMILY, label=label)
-            if proposal is not None:
+            if proposal is not None and not self._is_refused(proposal):
                 return proposal
         return None
+
+    def _is_refused(self, proposal: Proposal) -> bool:
+        """Whether the cost model knows that a limit would be broken, so that there is no need to run it."""
+        return self._costs is not None and self._costs.violates(proposal.schedule, self._context.constraints)
 
     def _offspring(self) -> Proposal | None:
         parents = self._population or survivors(self._arrived, self._size)
@@ -163,7 +173,7 @@ class EcadSearcher:
         for attempt in range(2 * MAX_MUTATIONS):
             child = self._variation.mutate(child, self._rng) if attempt < MAX_MUTATIONS else self._random_genome()
             proposal = self._admit(child)
-            if proposal is not None:
+            if proposal is not None and not self._is_refused(proposal):
                 return proposal
         return None
 
@@ -196,10 +206,20 @@ class EcadSearcher:
             return None
         return schedule.cache.table
 
-    def _individual(self, genome: Genome, measurement: Measurement) -> Individual:
+    @cached_property
+    def _costs(self) -> CostModel | None:
+        """Made when it is asked for first, since it takes some runs."""
+        limits = any(constraint.metric in MODELLED for constraint in self._context.constraints)
+        wanted = limits or (self._settings.modelled and "latency" in self._context.objectives)
+        return self._context.cost_model() if wanted and self._context.cost_model is not None else None
+
+    def _individual(self, genome: Genome, schedule: Schedule, measurement: Measurement) -> Individual:
         values = []
         for name in self._context.objectives:
-            value = objective_value(name, measurement)
+            if name == "latency" and self._settings.modelled and self._costs is not None:
+                value = self._costs.relative_latency(schedule)
+            else:
+                value = objective_value(name, measurement)
             values.append(math.log10(max(value, DEVIATION_FLOOR)) if name == "deviation" else value)
         violation = total_violation(self._context.constraints, measurement)
         return Individual(genome=genome, values=tuple(values), violation=violation)

@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from autotune.spaces.cache_memory import CacheMemory
 from autotune.spaces.errors import ScheduleError
+from autotune.spaces.evaluation import Measurement
 from autotune.spaces.inventory import Inventory, inventory_from_json
 from autotune.spaces.latency_model import LatencyModel
+from autotune.spaces.objective import GIGABYTE, MODELLED, Constraint
 from autotune.spaces.schedule import Schedule
 
 
@@ -42,6 +45,23 @@ class CostModel:
         """Bytes of the values that the schedule's cache stores at its peak, of a whole batch."""
         return self.batch_size * self.memory.peak_bytes(schedule, self.inventory)
 
+    def completed(self, schedule: Schedule, measurement: Measurement) -> Measurement:
+        """The measurement of a schedule with what the model says of it."""
+        return dataclasses.replace(
+            measurement,
+            modelled_latency=self.relative_latency(schedule),
+            cache_bytes=self.cache_bytes(schedule),
+        )
+
+    def violates(self, schedule: Schedule, constraints: Sequence[Constraint]) -> bool:
+        """Whether it is known without a run that a schedule breaks one of the limits."""
+        limits = [limit for limit in constraints if limit.metric in MODELLED]
+        if not limits:
+            return False
+        n_bytes = self.cache_bytes(schedule)
+        told = dict(zip(MODELLED, (self.relative_latency(schedule), n_bytes, n_bytes / GIGABYTE), strict=True))
+        return any(limit.excess(told[limit.metric]) > 0.0 for limit in limits)
+
     def _n_calls(self, schedule: Schedule) -> int:
         if schedule.time is not None:
             return schedule.n_steps
@@ -70,7 +90,7 @@ def cost_model_from_bytes(data: bytes) -> CostModel:
     """
     try:
         values: dict[str, Any] = json.loads(data)
-        latency = {k: tuple(v) if isinstance(v, list) else v for k, v in values.pop("latency").items()}
+        latency: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.pop("latency").items()}
         memory = values.pop("memory")
         rows = tuple(tuple(row) for row in memory["value_bytes"])
         return CostModel(
