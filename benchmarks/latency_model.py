@@ -13,7 +13,7 @@ import argparse
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -118,7 +118,7 @@ def random_schedules(worker: Worker, n: int, seed: int) -> Iterator[tuple[str, S
 
 
 def random_plan(
-    rng: np.random.Generator, n_calls: int, n_sites: int, sites: list[int], reads: list[CacheAction], density: float
+    rng: np.random.Generator, n_calls: int, n_sites: int, sites: list[int], reads: Sequence[CacheAction], density: float
 ) -> CachePlan:
     """Each cell of these sites reads with the same probability, after the first call."""
     chosen = rng.random((n_calls, len(sites))) < density

@@ -19,7 +19,7 @@ from autotune.spaces.cache_plan import CachePlan, plan_macs
 from autotune.spaces.cost_model import CostModel
 from autotune.spaces.evaluation import Measurement
 from autotune.spaces.front import DEVIATION_FLOOR
-from autotune.spaces.objective import MODELLED, objective_value, total_violation
+from autotune.spaces.objective import needs_cost_model, objective_value, total_violation
 from autotune.spaces.schedule import Schedule
 
 FAMILY = "ecad"
@@ -173,7 +173,9 @@ class EcadSearcher:
         for attempt in range(2 * MAX_MUTATIONS):
             child = self._variation.mutate(child, self._rng) if attempt < MAX_MUTATIONS else self._random_genome()
             proposal = self._admit(child)
-            if proposal is not None and not self._is_refused(proposal):
+            if proposal is not None and self._is_refused(proposal):
+                child = first.genome if parents else self._random_genome()  # further mutations would lead further away
+            elif proposal is not None:
                 return proposal
         return None
 
@@ -189,6 +191,8 @@ class EcadSearcher:
     def _random_genome(self) -> Genome:
         leaves = self._grid.leaves
         reads = self._rng.random((self._grid.n_calls, len(leaves))) < self._rng.uniform(0.05, 0.95)
+        if self._limits_costs:  # of all sites, few schedules would keep to a limit of memory
+            reads &= self._rng.random(len(leaves)) < self._rng.random()
         genome: Genome = np.zeros((self._grid.n_calls, self._grid.n_sites), np.uint8)
         genome[:, leaves] = reads * self._rng.choice(self._grid.reads, size=reads.shape)
         genome[0] = CacheAction.RECOMPUTE
@@ -206,11 +210,14 @@ class EcadSearcher:
             return None
         return schedule.cache.table
 
+    @property
+    def _limits_costs(self) -> bool:
+        return needs_cost_model((), self._context.constraints)
+
     @cached_property
     def _costs(self) -> CostModel | None:
         """Made when it is asked for first, since it takes some runs."""
-        limits = any(constraint.metric in MODELLED for constraint in self._context.constraints)
-        wanted = limits or (self._settings.modelled and "latency" in self._context.objectives)
+        wanted = self._limits_costs or (self._settings.modelled and "latency" in self._context.objectives)
         return self._context.cost_model() if wanted and self._context.cost_model is not None else None
 
     def _individual(self, genome: Genome, schedule: Schedule, measurement: Measurement) -> Individual:
