@@ -47,7 +47,7 @@ class _Entry:
 
     @property
     def n_bytes(self) -> int:
-        return sum(_n_bytes(part) for part in (self.whole, self.unconditional, self.conditional))
+        return sum(value_bytes(part) for part in (self.whole, self.unconditional, self.conditional))
 
 
 class BranchStore:
@@ -189,5 +189,6 @@ def tensors_of(value: Value) -> Iterator[torch.Tensor]:
             yield from tensors_of(item)
 
 
-def _n_bytes(value: Value) -> int:
+def value_bytes(value: Value) -> int:
+    """Bytes of all tensors in a value."""
     return sum(tensor.nbytes for tensor in tensors_of(value))

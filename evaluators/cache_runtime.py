@@ -18,7 +18,7 @@ from autotune.evaluators.branch_store import BranchStore, Value, map_tensors
 from autotune.evaluators.override import Overrides
 from autotune.evaluators.span import Span, Streams
 from autotune.spaces.cache_action import CacheAction, forecast_weights
-from autotune.spaces.cache_plan import CachePlan, CellUse, cell_use, values_kept
+from autotune.spaces.cache_plan import CachePlan, cell_use, kept_of_unconditional
 from autotune.spaces.errors import ScheduleMismatchError
 from autotune.spaces.inventory import Inventory
 
@@ -237,7 +237,7 @@ def _cells(
     """
     use = cell_use(plan, inventory)
     dead = use.called & ~use.runs & ~use.reads
-    kept = np.stack([use.kept, _kept_of_unconditional(use, dropped)], axis=-1)
+    kept = np.stack([use.kept, kept_of_unconditional(use, dropped)], axis=-1)
     before = np.concatenate([np.zeros_like(kept[:1]), kept[:-1]])
     written = np.where(dropped[:, None], kept[..., 0], kept.max(axis=-1)) > 0
     fresh = np.where(written, _Cell.WRITE, np.where(dead.any(axis=0), _Cell.SHAPE, _Cell.PASS))
@@ -245,12 +245,6 @@ def _cells(
     # A cell that is not called is only reached if the module around it had to recompute after all: it computes too.
     cells = np.where(use.reads, stored, np.where(dead, _Cell.DEAD, fresh))
     return cells.astype(np.uint8), kept
-
-
-def _kept_of_unconditional(use: CellUse, dropped: NDArray[np.bool_]) -> NDArray[np.int_]:
-    """`CellUse.kept` of the half that rows without it neither compute nor read, so that its values live longer."""
-    there = ~dropped[:, None]
-    return values_kept((use.runs & there).T, (use.reads & there).T, use.order.T)[1].T
 
 
 def _ancestors(site: int, inventory: Inventory) -> tuple[int, ...]:

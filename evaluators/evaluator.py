@@ -4,6 +4,7 @@ from typing import Protocol
 
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.condition import Condition
+from autotune.spaces.cost_model import CostModel
 from autotune.spaces.edge_costs import EdgeCosts, EdgeSource
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
 from autotune.spaces.inventory import Inventory
@@ -63,6 +64,14 @@ class Evaluator(Protocol):
 
         Raises:
             UsageError: the fidelity has fewer prompts.
+        """
+        ...
+
+    def cost_model(self, fidelity: Fidelity) -> CostModel:
+        """What schedules cost, measured on the first batch of a fidelity, so that it can be told without a run.
+
+        Raises:
+            EvaluatorError: the evaluator is broken, or the pipeline fails.
         """
         ...
 

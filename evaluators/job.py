@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 from autotune.evaluators.evaluator import Evaluator
 from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.cost_model import CostModel
 from autotune.spaces.edge_costs import EdgeCosts, EdgeSource
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
 from autotune.spaces.schedule import Schedule
@@ -68,6 +69,17 @@ class EdgeCostJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CostModelJob:
+    """Measure on the first batch of a fidelity what schedules cost."""
+
+    fidelity: Fidelity
+
+    def run(self, evaluator: Evaluator) -> CostModel:
+        """See `Evaluator.cost_model`."""
+        return evaluator.cost_model(self.fidelity)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SheetJob:
     """Draw the images of the first `n_images` prompts of a fidelity."""
 
@@ -80,5 +92,5 @@ class SheetJob:
         return evaluator.contact_sheet(self.schedule, self.fidelity, self.n_images)
 
 
-Job: TypeAlias = ScoreJob | FitJob | TraceJob | EdgeCostJob | SheetJob
-JobValue: TypeAlias = Measurement | Failure | ColumnFit | Trace | EdgeCosts | bytes
+Job: TypeAlias = ScoreJob | FitJob | TraceJob | EdgeCostJob | CostModelJob | SheetJob
+JobValue: TypeAlias = Measurement | Failure | ColumnFit | Trace | EdgeCosts | CostModel | bytes

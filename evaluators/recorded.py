@@ -9,14 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from autotune.evaluators.recorded_latency import LatencyModel
+from autotune.evaluators.recorded_latency import RecordedLatency
 from autotune.evaluators.recorded_quality import QualityModel, scaled_values
 from autotune.evaluators.schedule_features import ENCODINGS
 from autotune.evaluators.surrogate import Accuracy, cross_validate
 from autotune.evaluators.tabulated import SimulatedTime
 from autotune.spaces.cache_action import CacheAction
+from autotune.spaces.cache_memory import CacheMemory
 from autotune.spaces.cache_plan import plan_macs
 from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.cost_model import CostModel
 from autotune.spaces.edge_costs import EdgeCosts, EdgeSource
 from autotune.spaces.errors import EvaluatorError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
@@ -40,8 +42,8 @@ class RecordedEvaluator:
 
     A schedule that stands in the table, measured on the prompts that are asked for, has its recorded values, exactly.
     Another one is predicted if it is of a kind (`ENCODINGS`) of which the table holds `MIN_ROWS` rows on all prompts:
-    quality by `QualityModel`, MACs as they are, latency by `LatencyModel`, peak memory as the median of the rows. All
-    else is a failure: caches on other samplers, fitted corrections, and whatever the table has too few of.
+    quality by `QualityModel`, MACs as they are, latency by `RecordedLatency`, peak memory as the median of the
+    rows. All else is a failure: caches on other samplers, fitted corrections, and whatever the table has too few of.
 
     Prompts and seeds must be among the table's, its `fidelity`, in any order and number. `clock`, if given, is advanced
     by what a measurement would cost. The same schedule on the same prompts always measures the same.
@@ -134,6 +136,19 @@ class RecordedEvaluator:
         costs = np.broadcast_to((gap * (gap - 1.0) / 2.0)[:, None], (n, width, width, width, 1))
         return EdgeCosts((CacheAction.REUSE,), np.array(costs))
 
+    def cost_model(self, fidelity: Fidelity) -> CostModel:
+        """The latency that `score` predicts, without noise; a table holds no sizes, so cached values take 0 bytes."""
+        n_sites = len(self.inventory)
+        guided = self._baseline.baseline_macs > plan_macs(None, self.inventory, self._baseline.network_calls)
+        return CostModel(
+            latency=self._latency.without_noise(self.inventory, half=0.5 if guided else 1.0),
+            memory=CacheMemory(value_bytes=((0,) * n_sites,), order=tuple(range(n_sites))),
+            inventory=self.inventory,
+            n_steps=self.condition.n_steps,
+            n_calls=self._baseline.network_calls,
+            batch_size=self.condition.batch_size,
+        )
+
     def trace(self, fidelity: Fidelity, n_prompts: int, n_levels: int) -> Trace:
         """Nothing: a table holds no states.
 
@@ -165,8 +180,8 @@ class RecordedEvaluator:
         return outcome
 
     @cached_property
-    def _latency(self) -> LatencyModel:
-        return LatencyModel(self._measurements, self._baseline.network_calls)
+    def _latency(self) -> RecordedLatency:
+        return RecordedLatency(self._measurements, self._baseline.network_calls)
 
     @cached_property
     def _measurements(self) -> list[Measurement]:

@@ -7,11 +7,13 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LinearRegression
 
 from autotune.spaces.evaluation import Measurement
+from autotune.spaces.inventory import Inventory
+from autotune.spaces.latency_model import LatencyModel
 
 Array = NDArray[np.float64]
 
 
-class LatencyModel:
+class RecordedLatency:
     """Relative latency, affine in relative MACs and network calls, with the relative noise of the recorded timings.
 
     No coefficient is negative. Each row counts by the inverse of its latency, so that relative errors are fitted.
@@ -39,6 +41,12 @@ class LatencyModel:
         """Milliseconds per image, one per draw, each with the noise of a recorded row."""
         ms = self._baseline_ms * float(self._inputs(relative_macs, network_calls) @ self._coefficients)
         return tuple(float(ms * self._noise[draw % len(self._noise)]) for draw in draws)
+
+    def without_noise(self, inventory: Inventory, *, half: float) -> LatencyModel:
+        """The fit for any schedule of the model; `half` is the share of a call's MACs with a dropped branch."""
+        constant, macs, calls = (float(c) * self._baseline_ms for c in self._coefficients)
+        mac_ms = macs / (self._n_calls * inventory.total_macs)
+        return LatencyModel.of_macs(inventory, run_ms=constant, call_ms=calls / self._n_calls, mac_ms=mac_ms, half=half)
 
     @property
     def baseline_ms(self) -> float:

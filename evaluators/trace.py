@@ -3,7 +3,8 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +17,14 @@ from autotune.spaces.condition import Condition
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.trace import Trace
+
+
+class Watcher(Protocol):
+    """Looks on while a pipeline runs."""
+
+    def watching(self, scheduler: Any) -> AbstractContextManager[None]:
+        """Watch the runs of this scheduler; afterwards it is as it was."""
+        ...
 
 
 class StepRecorder:

@@ -10,6 +10,7 @@ from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.apply import attach, policy_usage, remove
 from autotune.evaluators.baseline_timing import BaselineTiming
 from autotune.evaluators.contact_sheet import make_contact_sheet
+from autotune.evaluators.cost_measurement import load_or_measure_costs
 from autotune.evaluators.edge_recording import load_or_measure_edges
 from autotune.evaluators.feature_net import class_probability, load_feature_net
 from autotune.evaluators.fit_column import fit_column, settings_hash
@@ -18,19 +19,20 @@ from autotune.evaluators.inventory import measure_inventory
 from autotune.evaluators.load import LoadedModel
 from autotune.evaluators.noise import flow_mu, noise_schedule_of, own_timesteps, prediction_of
 from autotune.evaluators.peak_memory import is_out_of_memory, measure_peak_memory
-from autotune.evaluators.policy_runtime import PolicyUsage
 from autotune.evaluators.prompt_embedding import embed_prompts
 from autotune.evaluators.quality import score_deviation, score_psnr, score_ssim
 from autotune.evaluators.reference import ArtifactCache, References
 from autotune.evaluators.sampling import Deadline, Samples, run_pipeline
-from autotune.evaluators.trace import StepRecorder, load_or_make_trace
+from autotune.evaluators.schedule_work import ScheduleWork
+from autotune.evaluators.site_timing import StepTimer
+from autotune.evaluators.trace import StepRecorder, Watcher, load_or_make_trace
 from autotune.spaces.column_fit import ColumnFit, FitColumn, fit_from_bytes
 from autotune.spaces.condition import Condition
+from autotune.spaces.cost_model import CostModel
 from autotune.spaces.edge_costs import EdgeCosts, EdgeSource
 from autotune.spaces.errors import EvaluatorError, ScheduleError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
-from autotune.spaces.schedule_macs import schedule_macs
 from autotune.spaces.trace import Trace
 
 THUMBNAILS = 8
@@ -58,8 +60,9 @@ class Worker:
         self.inventory = measure_inventory(pipe, preset.height, preset.width)
         self._mu = flow_mu(pipe, preset.height, preset.width)
         self._adapter = find_adapter(pipe)
-        self._n_branches = 2 if self._adapter.guidance != "embedded" and preset.guidance_scale > 1 else 1
-        self.guided = self._adapter.guidance == "batch" and self._n_branches == 2
+        branches = self._adapter.guidance if preset.guidance_scale > 1 else "embedded"
+        self.guided = branches == "batch"
+        self._work = ScheduleWork(self.inventory, branches, lambda n_steps: len(self.own_timesteps(n_steps)))
         self.condition = Condition(
             model=preset.name,
             revision=model.revision,
@@ -125,6 +128,18 @@ class Worker:
         artifacts = self._artifacts
         return load_or_measure_edges(self._pipe, self.condition, some, self.inventory, n_calls, run, artifacts, source)
 
+    def cost_model(self, fidelity: Fidelity) -> CostModel:
+        """What schedules cost, measured on the first batch of a fidelity; kept among the artifacts."""
+        n_images = min(self._preset.batch_size, len(fidelity.prompts))
+        batch, n_calls = fidelity.first(n_images), len(self.own_timesteps(self.condition.n_steps))
+
+        def run(schedule: Schedule, timer: StepTimer) -> float:
+            return self._run(schedule, batch, None, timer).seconds
+
+        return load_or_measure_costs(
+            self._pipe, self.condition, self.inventory, n_calls, n_images, run, self._artifacts
+        )
+
     def score(self, schedule: Schedule, fidelity: Fidelity, *, repeats: int = 1) -> Measurement | Failure:
         """Measure a schedule: quality on the whole fidelity, latency over `repeats` runs.
 
@@ -159,9 +174,9 @@ class Worker:
             quality=self._quality(samples, reference, fidelity),
             latency_ms=tuple(latency_ms),
             baseline_latency_ms=tuple(baseline_ms),
-            macs=self._macs(schedule) if samples.usage is None else self._macs_of(samples.usage),
-            baseline_macs=self._macs(self._baseline),
-            network_calls=self._n_calls(schedule) if samples.usage is None else round(samples.usage.computed_calls),
+            macs=self._work.macs(schedule, samples.usage),
+            baseline_macs=self._work.macs(self._baseline),
+            network_calls=self._work.n_calls(schedule, samples.usage),
             peak_memory_bytes=peak.bytes,
             wall_s=time.monotonic() - began,
         )
@@ -227,7 +242,7 @@ class Worker:
             del self._thumbnails[next(iter(self._thumbnails))]
 
     def _run(
-        self, schedule: Schedule, fidelity: Fidelity, timeout_s: float | None, recorder: StepRecorder | None = None
+        self, schedule: Schedule, fidelity: Fidelity, timeout_s: float | None, recorder: Watcher | None = None
     ) -> Samples:
         attach(self._pipe, schedule, inventory=self.inventory)
         watching = contextlib.nullcontext() if recorder is None else recorder.watching(self._pipe.scheduler)
@@ -280,13 +295,3 @@ class Worker:
             if bool(torch.isfinite(alignment).all()):  # every prompt names a class that the net knows
                 quality["alignment"] = tuple(alignment.tolist())
         return quality
-
-    def _n_calls(self, schedule: Schedule) -> int:
-        return schedule.n_steps if schedule.time is not None else len(self.own_timesteps(schedule.n_steps))
-
-    def _macs_of(self, usage: PolicyUsage) -> int:
-        in_batch = self._n_branches if self._adapter.guidance == "batch" else 1
-        return round(usage.macs_per_row * in_batch)
-
-    def _macs(self, schedule: Schedule) -> int:
-        return schedule_macs(schedule, self.inventory, self._n_calls(schedule), self._n_branches)

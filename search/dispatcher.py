@@ -3,11 +3,12 @@
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autotune.evaluators.job import Job, JobValue, ScoreJob
 from autotune.evaluators.pool import Done, WorkerPool
 from autotune.search.ladder import merged
+from autotune.spaces.cost_model import CostModel
 from autotune.spaces.errors import EvaluatorError
 from autotune.spaces.evaluation import Evaluation, Failure, FailureKind, Fidelity, Measurement, evaluation_key
 from autotune.spaces.evaluation_request import EvaluationRequest
@@ -72,6 +73,8 @@ class Dispatcher:
         self._elsewhere: dict[str, Request] = {}
         self._calls: set[int] = set()
         self._answers: dict[int, Done] = {}
+        self.cost_model: CostModel | None = None
+        """What completes the measurements that are collected, if the study asks for it."""
 
     def key(self, schedule_hash: str, fidelity: Fidelity) -> str:
         """The key of an evaluation of this schedule."""
@@ -110,9 +113,14 @@ class Dispatcher:
             self._take_in(None if end is None else max(0.0, end - self._now()))
             if end is not None and self._now() >= end:
                 break
-        ended = list(self._ready)
+        ended = [self._completed(measured) for measured in self._ready]
         self._ready.clear()
         return ended
+
+    def _completed(self, measured: Measured) -> Measured:
+        if self.cost_model is None or not isinstance(measured.outcome, Measurement):
+            return measured
+        return replace(measured, outcome=self.cost_model.completed(measured.request.schedule, measured.outcome))
 
     def await_worker(self) -> None:
         """Wait until a worker is free; at times all of them are being replaced."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -17,9 +18,10 @@ from autotune.search.published_seeds import has_cross_attention, published_seeds
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
 from autotune.search.variation import PublishedVariation, StructuredVariation, Variation
 from autotune.spaces.cache_action import CacheAction
+from autotune.spaces.cost_model import CostModel
 from autotune.spaces.evaluation import Measurement
 from autotune.spaces.front import DEVIATION_FLOOR
-from autotune.spaces.objective import objective_value, total_violation
+from autotune.spaces.objective import needs_cost_model, objective_value, total_violation
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.schedule_macs import schedule_macs
 
@@ -72,7 +74,9 @@ class EcadSettings:
 
     `n_offspring` candidates are tried between two selections, out of `population` survivors. The first `n_seeds`
     candidates are those of `seeds`. `reads` is what cells may do besides recompute, `granularity` what a gene decides.
-    `guidance` adds a gene per call for the guidance branches, where the model has two.
+    `guidance` adds a gene per call for the guidance branches, where the model has two. With `modelled`, survivors are
+    chosen by the latency that the cost model gives, if there is one, in place of the measured one, whose noise would
+    let lucky timings live.
     """
 
     population: int = 24
@@ -83,6 +87,7 @@ class EcadSettings:
     granularity: Granularity = Granularity.COMPONENTS
     guidance: bool = True
     make_variation: Callable[[GeneGrid], Variation] = field(default=_structured)
+    modelled: bool = True
 
 
 class EcadSearcher:
@@ -137,7 +142,7 @@ class EcadSearcher:
                 continue
             self._n_told += 1
             if result.measurement is not None:
-                self._arrived.append(self._individual(genome, result.measurement))
+                self._arrived.append(self._individual(genome, result.proposal.schedule, result.measurement))
         if self._seeds == [] and self._n_told >= self._n_offspring:
             self._select()
 
@@ -153,9 +158,13 @@ class EcadSearcher:
         while self._seeds:
             label, schedule = self._seeds.pop()
             proposal = self._novelty.admit(schedule, family=self.family, label=label)
-            if proposal is not None:
+            if proposal is not None and not self._is_refused(proposal):
                 return proposal
         return None
+
+    def _is_refused(self, proposal: Proposal) -> bool:
+        """Whether the cost model knows that a limit would be broken, so that there is no need to run it."""
+        return self._costs is not None and self._costs.violates(proposal.schedule, self._context.constraints)
 
     def _offspring(self) -> Proposal | None:
         parents = self._population or survivors(self._arrived, self._size)
@@ -167,7 +176,9 @@ class EcadSearcher:
         for attempt in range(2 * MAX_MUTATIONS):
             child = self._variation.mutate(child, self._rng) if attempt < MAX_MUTATIONS else self._random_genome()
             proposal = self._admit(child)
-            if proposal is not None:
+            if proposal is not None and self._is_refused(proposal):
+                child = first.genome if parents else self._random_genome()  # further mutations would lead further away
+            elif proposal is not None:
                 return proposal
         return None
 
@@ -186,15 +197,30 @@ class EcadSearcher:
     def _random_genome(self) -> Genome:
         leaves = self._grid.leaves
         reads = self._rng.random((self._grid.n_calls, len(leaves))) < self._rng.uniform(0.05, 0.95)
+        if self._limits_costs:  # of all sites, few schedules would keep to a limit of memory
+            reads &= self._rng.random(len(leaves)) < self._rng.random()
         genome: Genome = np.zeros((self._grid.n_calls, self._grid.n_genes), np.uint8)
         genome[:, leaves] = reads * self._rng.choice(self._grid.reads, size=reads.shape)
         genome[0] = CacheAction.RECOMPUTE
         return genome
 
-    def _individual(self, genome: Genome, measurement: Measurement) -> Individual:
+    @property
+    def _limits_costs(self) -> bool:
+        return needs_cost_model((), self._context.constraints)
+
+    @cached_property
+    def _costs(self) -> CostModel | None:
+        """Made when it is asked for first, since it takes some runs."""
+        wanted = self._limits_costs or (self._settings.modelled and "latency" in self._context.objectives)
+        return self._context.cost_model() if wanted and self._context.cost_model is not None else None
+
+    def _individual(self, genome: Genome, schedule: Schedule, measurement: Measurement) -> Individual:
         values = []
         for name in self._context.objectives:
-            value = objective_value(name, measurement)
+            if name == "latency" and self._settings.modelled and self._costs is not None:
+                value = self._costs.relative_latency(schedule)
+            else:
+                value = objective_value(name, measurement)
             values.append(math.log10(max(value, DEVIATION_FLOOR)) if name == "deviation" else value)
         violation = total_violation(self._context.constraints, measurement)
         return Individual(genome=genome, values=tuple(values), violation=violation)
@@ -218,5 +244,6 @@ class PublishedEcadSearcher(EcadSearcher):
             reads=(CacheAction.REUSE,),
             guidance=False,
             make_variation=_published,
+            modelled=False,
         )
         super().__init__(context, seed, settings)

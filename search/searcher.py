@@ -8,6 +8,7 @@ from typing import Protocol, Self
 from autotune.search.hash_index import HashIndex
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.condition import Condition
+from autotune.spaces.cost_model import CostModel
 from autotune.spaces.edge_costs import EdgeCosts
 from autotune.spaces.errors import ScheduleError, UsageError
 from autotune.spaces.evaluation import Failure, Measurement
@@ -28,9 +29,9 @@ class SearchContext:
 
     `own_timesteps(n)` gives the pipeline's own time grid at n steps, one entry per network call. `fit` fits a column of
     a schedule on the calibration prompts, which takes as long as many evaluations. `trace` gives the converged run of a
-    few of them, `edge_costs` what a few of them say of approximating calls; both are None where nothing makes them.
-    `guided` is the evaluator's. The budget is left out: a study that is resumed with a larger one must take the same
-    course up to there.
+    few of them, `edge_costs` what a few of them say of approximating calls, `cost_model` what schedules cost; each is
+    None where nothing makes it. `guided` is the evaluator's. The budget is left out: a study that is resumed with a
+    larger one must take the same course up to there.
     """
 
     condition: Condition
@@ -42,6 +43,7 @@ class SearchContext:
     trace: Callable[[], Trace] | None = None
     edge_costs: Callable[[], EdgeCosts] | None = None
     guided: bool = False
+    cost_model: Callable[[], CostModel] | None = None
 
     @cached_property
     def n_calls(self) -> int:

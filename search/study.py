@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 
-from autotune.evaluators.job import EdgeCostJob, FitJob, SheetJob, TraceJob
+from autotune.evaluators.job import SheetJob
 from autotune.evaluators.pool import WorkerPool
 from autotune.search.budget import Spent
 from autotune.search.clock import Clock
@@ -14,18 +14,16 @@ from autotune.search.ladder import Ladder
 from autotune.search.ledger import Ledger
 from autotune.search.progress import CandidateEvent, Phase, Progress, SilentProgress
 from autotune.search.searcher import Proposal, Result, SearchContext
+from autotune.search.searcher_jobs import SearcherJobs
 from autotune.search.spending import Spending
 from autotune.search.study_plan import StudyPlan
 from autotune.search.verification import N_SHEET_IMAGES, N_SHEETS, Verification, verification_order
-from autotune.spaces.column_fit import ColumnFit, FitColumn
-from autotune.spaces.edge_costs import EdgeCosts, replayed_calls
 from autotune.spaces.errors import EvaluatorError
 from autotune.spaces.evaluation import Failure
 from autotune.spaces.front import BASELINE, RIVAL, baseline_of, pick, study_front
+from autotune.spaces.objective import needs_cost_model
 from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.study_record import Candidate, StudyState
-from autotune.spaces.trace import Trace
-from autotune.spaces.traced_run import N_TRACED, TRACE_LEVELS
 from autotune.storage.database import Database
 
 SAVE_EVERY_S = 1.0
@@ -61,6 +59,7 @@ class StudyLoop:
         self._report_s = report_s
         self._spending = Spending(plan.budget, clock.now, pool.n_workers, used or Spent())
         self._dispatcher = Dispatcher(pool, database, clock.now)
+        self._jobs = SearcherJobs(plan, pool, database, self._dispatcher, self._spending)
         self._verification = Verification(plan.held_out, plan.verification, pool.condition.batch_size)
         n_prompts = len(plan.calibration.prompts)
         self._ladder = Ladder(n_prompts, plan.objectives, plan.constraints, plan.ladder)
@@ -91,6 +90,8 @@ class StudyLoop:
 
     def _search(self) -> bool:
         """Try candidates until the budget is used; True if interrupted."""
+        if needs_cost_model(self._plan.objectives, self._plan.constraints):
+            self._dispatcher.cost_model = self._jobs.cost_model()
         exploration = Exploration(
             self._plan,
             self._pool,
@@ -118,9 +119,10 @@ class StudyLoop:
             condition=self._pool.condition,
             inventory=self._pool.inventory,
             own_timesteps=self._pool.own_timesteps,
-            fit=self._fit,
-            trace=self._trace,
-            edge_costs=self._edge_costs if self._affords_edges() else None,
+            fit=lambda schedule, column: self._jobs.fit(schedule, column, self._reserve_s()),
+            trace=self._jobs.trace,
+            edge_costs=self._jobs.edge_costs if self._jobs.affords_edges() else None,
+            cost_model=self._jobs.cost_model if self._jobs.affords_costs(self._baseline) else None,
             objectives=self._plan.objectives,
             constraints=self._plan.constraints,
             guided=self._pool.guided,
@@ -132,49 +134,6 @@ class StudyLoop:
             if exploration.run(family, context, phase, share):
                 return True
         return False
-
-    def _fit(self, schedule: Schedule, column: FitColumn) -> ColumnFit:
-        """Fit a column on the calibration prompts, in the time that is left; its network calls count."""
-        left_s = max(0.0, self._spending.left_s - self._reserve_s())
-        calibration = self._plan.calibration
-        limit, spent = self._plan.budget.network_calls, self._spending.spent
-        job = FitJob(
-            schedule=schedule,
-            column=column,
-            fidelity=calibration,
-            timeout_s=left_s if left_s < float("inf") else None,
-            max_image_runs=None if limit is None else (limit - spent.network_calls) // schedule.n_steps,
-        )
-        fit = self._dispatcher.call(job)
-        assert isinstance(fit, ColumnFit)
-        self._spending.note_calls(fit.network_calls)
-        return fit
-
-    def _trace(self) -> Trace:
-        """Trace a few calibration prompts; the network calls count."""
-        n = min(N_TRACED, len(self._plan.calibration.prompts))
-        self._spending.note_calls(n * TRACE_LEVELS)
-        job = TraceJob(fidelity=self._plan.calibration, n_prompts=n, n_levels=TRACE_LEVELS)
-        trace = self._dispatcher.call(job)
-        assert isinstance(trace, Trace)
-        return trace
-
-    def _edge_calls(self, n_prompts: int) -> int:
-        n_calls = len(self._pool.own_timesteps(self._pool.condition.n_steps))
-        return n_prompts * n_calls * (1 + len(replayed_calls(n_calls)))
-
-    def _affords_edges(self) -> bool:
-        """Whether measuring edges takes a quarter of the budget of network calls at most, if there is one."""
-        limit = self._plan.budget.network_calls
-        return limit is None or 4 * self._edge_calls(N_TRACED) <= limit
-
-    def _edge_costs(self) -> EdgeCosts:
-        """Measure edges on a few calibration prompts; the network calls count."""
-        n = min(N_TRACED, len(self._plan.calibration.prompts))
-        self._spending.note_calls(self._edge_calls(n))
-        costs = self._dispatcher.call(EdgeCostJob(fidelity=self._plan.calibration, n_prompts=n))
-        assert isinstance(costs, EdgeCosts)
-        return costs
 
     def _verify(self) -> bool:
         """Measure the front again on held-out prompts; True if interrupted.

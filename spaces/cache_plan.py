@@ -123,6 +123,15 @@ def values_kept(
     return possible, kept
 
 
+def kept_of_unconditional(use: CellUse, dropped: NDArray[np.bool_]) -> NDArray[np.int_]:
+    """`CellUse.kept` of the unconditional half of a guided batch: int (n_calls, n_sites).
+
+    Rows that are `dropped` neither compute nor read it, so that its values live longer.
+    """
+    there = ~dropped[:, None]
+    return values_kept((use.runs & there).T, (use.reads & there).T, use.order.T)[1].T
+
+
 def canonical_plan(plan: CachePlan, inventory: Inventory) -> CachePlan | None:
     """The plan without dead genes, or None if it never reuses anything that matters.
 

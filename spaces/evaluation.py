@@ -88,6 +88,8 @@ class Measurement:
     multiply-accumulates of the denoiser for one image, all branches. `network_calls` counts a guided pair once, and
     of a policy the calls that it computed, rounded.
     `peak_memory_bytes` includes the resident model; 0 where the platform can't tell. `wall_s` is what it cost.
+    `modelled_latency` (over the default run's) and `cache_bytes` are worked out from the schedule where a study asks
+    for them, by `CostModel.completed`; they are not measured, and not stored with the evaluation.
     """
 
     quality: Mapping[str, tuple[float, ...]]
@@ -98,6 +100,8 @@ class Measurement:
     network_calls: int
     peak_memory_bytes: int
     wall_s: float
+    modelled_latency: float | None = None
+    cache_bytes: int | None = None
 
     @property
     def n_prompts(self) -> int:

@@ -22,6 +22,19 @@ def _quality(metric: str) -> Callable[[Measurement], float]:
     return read
 
 
+def _modelled(field: str) -> Callable[[Measurement], float]:
+    def read(measurement: Measurement) -> float:
+        value: float | None = getattr(measurement, field)
+        if value is None:
+            raise UsageError(
+                f"{field} comes from a cost model, and there is none here; name modelled-latency, cache-memory or "
+                f"cache_gb when the study begins, and keep its artifacts"
+            )
+        return float(value)
+
+    return read
+
+
 @dataclass(frozen=True, slots=True)
 class Objective:
     """One quantity of a measurement in its natural unit; `higher_is_better` ones are negated where they are minimised.
@@ -40,6 +53,10 @@ OBJECTIVES: dict[str, Objective] = {
     "macs": Objective(lambda m: m.relative_macs, "multiply-accumulates over the default run's", is_cost=True),
     "calls": Objective(lambda m: float(m.network_calls), "network calls per image", is_cost=True),
     "memory": Objective(lambda m: float(m.peak_memory_bytes), "peak memory in bytes above the model", is_cost=True),
+    "modelled-latency": Objective(
+        _modelled("modelled_latency"), "latency over the default run's, by the cost model", is_cost=True
+    ),
+    "cache-memory": Objective(_modelled("cache_bytes"), "bytes that cached values take at their peak", is_cost=True),
     "deviation": Objective(_quality("deviation"), "relative distance of the latents to the reference", is_cost=False),
     "psnr": Objective(_quality("psnr"), "PSNR of the image in dB", is_cost=False, higher_is_better=True),
     "ssim": Objective(_quality("ssim"), "structural similarity of the image", is_cost=False, higher_is_better=True),
@@ -50,9 +67,13 @@ _LIMITED: dict[str, Callable[[Measurement], float]] = {
     **{name: objective.natural for name, objective in OBJECTIVES.items()},
     "latency_ms": lambda m: statistics.median(m.latency_ms),
     "memory_gb": lambda m: m.peak_memory_bytes / GIGABYTE,
+    "cache_gb": lambda m: _modelled("cache_bytes")(m) / GIGABYTE,
 }
 
-_CONSTRAINT = re.compile(r"\s*([a-z_]+)\s*(<=|>=)\s*(\S+)\s*")
+MODELLED = ("modelled-latency", "cache-memory", "cache_gb")
+"""Objectives and limits that a cost model gives, from the schedule alone."""
+
+_CONSTRAINT = re.compile(r"\s*([a-z_-]+)\s*(<=|>=)\s*(\S+)\s*")
 
 
 def objective_value(name: str, measurement: Measurement) -> float:
@@ -107,11 +128,19 @@ class Constraint:
         Raises:
             UsageError: the metric was not measured.
         """
-        value = _LIMITED[self.metric](measurement)
+        return self.excess(_LIMITED[self.metric](measurement))
+
+    def excess(self, value: float) -> float:
+        """By how much a natural value breaks the limit, relative to the limit's size; 0 where it keeps it."""
         excess = value - self.limit if self.operator == "<=" else self.limit - value
         if math.isnan(excess):
             return math.inf
         return max(0.0, excess) / max(abs(self.limit), 1e-12)
+
+
+def needs_cost_model(objectives: Sequence[str], constraints: Sequence[Constraint]) -> bool:
+    """Whether a study with these needs a cost model."""
+    return any(name in MODELLED for name in (*objectives, *(constraint.metric for constraint in constraints)))
 
 
 def parse_constraint(text: str) -> Constraint:

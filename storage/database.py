@@ -13,6 +13,7 @@ broke, and doing one twice is doing it once.
 import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -32,6 +33,7 @@ from autotune.storage.leases import Leases
 from autotune.storage.location import Location
 from autotune.storage.sessions import Sessions, open_sessions
 from autotune.storage.studies import CandidateEntry, StudySummary
+from autotune.storage.study_costs import load_costs, with_costs
 
 __all__ = ["CandidateEntry", "Claim", "Database", "StudySummary"]
 
@@ -239,14 +241,16 @@ class Database:
         Raises:
             StorageError: there is no such study (the message names near ones), or a row can't be read.
         """
-        return self.sessions.read(lambda connection: study_loading.load(connection, study, numbers))
+        record = self.sessions.read(lambda connection: study_loading.load(connection, study, numbers))
+        model = load_costs(self.artifacts, study)
+        return record if model is None else replace(record, candidates=tuple(with_costs(record.candidates, model)))
 
     def iterate_candidates(self, study: str, page: int = 500) -> Iterator[Candidate]:
         """The candidates with a final evaluation, by number, `page` of them in memory at a time.
 
         Each page is read by itself, so that candidates that are finished meanwhile may be among the later ones.
         """
-        return study_loading.iterate(self.sessions, study, page)
+        return with_costs(study_loading.iterate(self.sessions, study, page), load_costs(self.artifacts, study))
 
     def candidate_hashes(self, study: str) -> list[tuple[int, str, str]]:
         """Number, family and schedule hash of the candidates with a final evaluation, by number."""

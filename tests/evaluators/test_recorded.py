@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.stats import kendalltau
 
 from autotune.evaluators.recorded import RecordedEvaluator
-from autotune.evaluators.recorded_latency import LatencyModel
+from autotune.evaluators.recorded_latency import RecordedLatency
 from autotune.evaluators.recorded_quality import scaled_values
 from autotune.evaluators.tabulated import TabulatedEvaluator, small_flux_condition, small_flux_inventory
 from autotune.search.clock import SimulatedClock
@@ -156,7 +156,7 @@ def test_the_clock_moves_by_what_was_recorded_or_would_be(table: RecordedTable) 
 
 def test_latency_is_affine_with_the_recorded_relative_noise(table: RecordedTable) -> None:
     rows = [row.outcome for row in table.rows if isinstance(row.outcome, Measurement)]
-    model = LatencyModel(rows, 20)
+    model = RecordedLatency(rows, 20)
     assert model.timings_ms(0.5, 20, range(4)) == pytest.approx(
         [model.baseline_ms * n * np.mean(model.timings_ms(0.5, 20, range(len(rows)))) / np.mean(model.noise)
          / model.baseline_ms for n in model.noise[:4]]

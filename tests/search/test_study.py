@@ -103,7 +103,7 @@ def test_the_network_calls_of_a_trace_count(open_study: OpenStudy, plan: MakePla
     study = plan()
     evaluator = TabulatedEvaluator()
     loop = make_loop(study, evaluator, open_study("traced", study, evaluator), SimulatedClock())
-    trace = loop._trace()
+    trace = loop._jobs.trace()
     assert loop._spending.spent.network_calls == trace.n_calls * trace.n_samples == 2 * TRACE_LEVELS
 
 

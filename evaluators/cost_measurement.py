@@ -1,0 +1,123 @@
+"""The cost-model job: timers on default runs, then a few designed runs that a latency model is fitted to."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from autotune.evaluators.adapters import Adapter, find_adapter
+from autotune.evaluators.cost_designs import designed_schedules
+from autotune.evaluators.latency_fit import SiteFigures, TimedRun, fit_latency
+from autotune.evaluators.reference import ArtifactCache
+from autotune.evaluators.site_timing import DeviceClock, SiteTimer, StepTimer
+from autotune.spaces.cache_memory import CacheMemory
+from autotune.spaces.condition import Condition
+from autotune.spaces.cost_model import CostModel, cost_model_from_bytes
+from autotune.spaces.guidance_column import GuidanceAction
+from autotune.spaces.inventory import Inventory
+from autotune.spaces.schedule import Schedule
+
+VERSION = 1
+
+N_RUNS = 14
+"""Default runs that measuring takes about as long as, of all models."""
+
+DEFAULT_EVERY = 3
+"""The default run comes again after so many designed ones."""
+
+Run = Callable[[Schedule, StepTimer], float]
+"""Executes a schedule on the timed batch while a timer watches; the seconds that it took."""
+
+
+def load_or_measure_costs(
+    pipe: Any,
+    condition: Condition,
+    inventory: Inventory,
+    n_calls: int,
+    n_images: int,
+    run: Run,
+    artifacts: ArtifactCache | None,
+) -> CostModel:
+    """What schedules cost, read back if it was measured before.
+
+    Timers say what each site takes and how large its value is. They add some time of their own, and a site that is
+    left out changes what the others find in the processor's caches: so the times of each kind of site are scaled, and
+    what remains of a call is found, by what the calls of designed runs take.
+
+    Args:
+        pipe: the pipeline.
+        condition: what the runs are made under.
+        inventory: the sites.
+        n_calls: network calls of the default run.
+        n_images: images of a timed run.
+        run: executes a schedule.
+        artifacts: where the model is kept, as JSON.
+    """
+    name = f"costs/{VERSION}/{n_images}/{condition.hash}"
+    stored = artifacts.load(name) if artifacts is not None else None
+    if stored is not None:
+        return cost_model_from_bytes(stored)
+    adapter, clock = find_adapter(pipe), DeviceClock(pipe._execution_device)
+    default = Schedule(n_steps=condition.n_steps)
+    drops = adapter.guidance == "batch" and condition.guidance_scale > 1
+    run(replace(default, n_steps=2), StepTimer(clock))  # warm-up: allocates and picks kernels
+    timer = _watched_sites(pipe, adapter, inventory, default, run)
+    half = timer
+    if drops:
+        half = _watched_sites(
+            pipe, adapter, inventory, replace(default, guidance=(GuidanceAction.CONDITIONAL,) * n_calls), run
+        )
+    designs = list(designed_schedules(condition, inventory, n_calls, drops=drops))
+    order = [default]
+    for i, design in enumerate(designs):
+        order += [design] if i % DEFAULT_EVERY < DEFAULT_EVERY - 1 else [design, default]
+    if order[-1] != default:
+        order.append(default)
+    runs = []
+    for schedule in order:
+        steps = StepTimer(clock)
+        seconds = run(schedule, steps)
+        runs.append(
+            TimedRun(
+                schedule=schedule,
+                call_seconds=steps.call_seconds(),
+                seconds=seconds,
+                step_seconds=steps.step_seconds(),
+            )
+        )
+    figures = SiteFigures(
+        seconds=timer.site_seconds(),
+        half_seconds=half.site_seconds(),
+        value_bytes=np.array(timer.value_bytes(), float).sum(axis=0),
+        moved=_moved(pipe, adapter, inventory),
+    )
+    model = CostModel(
+        latency=fit_latency(runs, figures, inventory, n_images),
+        memory=CacheMemory(
+            value_bytes=tuple(tuple(size // n_images for size in row) for row in timer.value_bytes()),
+            order=timer.order(),
+        ),
+        inventory=inventory,
+        n_steps=condition.n_steps,
+        n_calls=n_calls,
+        batch_size=n_images,
+    )
+    if artifacts is not None:
+        artifacts.save(name, model.to_bytes(), "costs")
+    return model
+
+
+def _watched_sites(pipe: Any, adapter: Adapter, inventory: Inventory, schedule: Schedule, run: Run) -> SiteTimer:
+    """One run of a schedule without a cache, with timers on the sites."""
+    denoiser = getattr(pipe, adapter.denoiser_attr)
+    timer = SiteTimer(DeviceClock(pipe._execution_device), denoiser, inventory, adapter.list_spans(denoiser))
+    run(schedule, timer)
+    return timer
+
+
+def _moved(pipe: Any, adapter: Adapter, inventory: Inventory) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """How often a value is read or written in the store besides a forecast: see `SiteFigures`."""
+    spans = adapter.list_spans(getattr(pipe, adapter.denoiser_attr))
+    residual = {name for name, span in spans.items() if span.residual}
+    return np.array([float(site.name in residual or site.component in adapter.copied) for site in inventory.sites])

@@ -1,0 +1,106 @@
+"""What searchers may ask of the workers besides scores: fits, traces, edge costs and the cost model."""
+
+import statistics
+
+from autotune.evaluators.cost_measurement import N_RUNS
+from autotune.evaluators.job import CostModelJob, EdgeCostJob, FitJob, TraceJob
+from autotune.evaluators.pool import WorkerPool
+from autotune.search.dispatcher import Dispatcher
+from autotune.search.spending import Spending
+from autotune.search.study_plan import StudyPlan
+from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.cost_model import CostModel
+from autotune.spaces.edge_costs import EdgeCosts, replayed_calls
+from autotune.spaces.evaluation import Measurement
+from autotune.spaces.schedule import Schedule
+from autotune.spaces.trace import Trace
+from autotune.spaces.traced_run import N_TRACED, TRACE_LEVELS
+from autotune.storage.database import Database
+from autotune.storage.study_costs import load_costs, save_costs
+
+MAX_COST_SHARE = 0.05
+"""At most this share of a study's time, or network calls, goes into a cost model that it could do without."""
+
+
+class SearcherJobs:
+    """Does these jobs for the searchers of one study, within its budget."""
+
+    def __init__(
+        self, plan: StudyPlan, pool: WorkerPool, database: Database, dispatcher: Dispatcher, spending: Spending
+    ) -> None:
+        self._plan, self._pool, self._database = plan, pool, database
+        self._dispatcher, self._spending = dispatcher, spending
+        self._costs: CostModel | None = None
+
+    def fit(self, schedule: Schedule, column: FitColumn, reserve_s: float) -> ColumnFit:
+        """Fit a column on the calibration prompts, in the time that is left less a reserve; its calls count."""
+        left_s = max(0.0, self._spending.left_s - reserve_s)
+        calibration = self._plan.calibration
+        limit, spent = self._plan.budget.network_calls, self._spending.spent
+        job = FitJob(
+            schedule=schedule,
+            column=column,
+            fidelity=calibration,
+            timeout_s=left_s if left_s < float("inf") else None,
+            max_image_runs=None if limit is None else (limit - spent.network_calls) // schedule.n_steps,
+        )
+        fit = self._dispatcher.call(job)
+        assert isinstance(fit, ColumnFit)
+        self._spending.note_calls(fit.network_calls)
+        return fit
+
+    def trace(self) -> Trace:
+        """Trace a few calibration prompts; the network calls count."""
+        n = min(N_TRACED, len(self._plan.calibration.prompts))
+        self._spending.note_calls(n * TRACE_LEVELS)
+        job = TraceJob(fidelity=self._plan.calibration, n_prompts=n, n_levels=TRACE_LEVELS)
+        trace = self._dispatcher.call(job)
+        assert isinstance(trace, Trace)
+        return trace
+
+    def _edge_calls(self, n_prompts: int) -> int:
+        n_calls = len(self._pool.own_timesteps(self._pool.condition.n_steps))
+        return n_prompts * n_calls * (1 + len(replayed_calls(n_calls)))
+
+    def affords_edges(self) -> bool:
+        """Whether measuring edges takes a quarter of the budget of network calls at most, if there is one."""
+        limit = self._plan.budget.network_calls
+        return limit is None or 4 * self._edge_calls(N_TRACED) <= limit
+
+    def edge_costs(self) -> EdgeCosts:
+        """Measure edges on a few calibration prompts; the network calls count."""
+        n = min(N_TRACED, len(self._plan.calibration.prompts))
+        self._spending.note_calls(self._edge_calls(n))
+        costs = self._dispatcher.call(EdgeCostJob(fidelity=self._plan.calibration, n_prompts=n))
+        assert isinstance(costs, EdgeCosts)
+        return costs
+
+    def cost_model(self) -> CostModel:
+        """The study's cost model, measured once on a batch of calibration prompts; the network calls count."""
+        if self._costs is None:
+            artifacts, name = self._database.artifacts, self._plan.name
+            self._spending.note_calls(self._cost_calls)
+            self._costs = load_costs(artifacts, name)
+            if self._costs is None:
+                made = self._dispatcher.call(CostModelJob(fidelity=self._plan.calibration))
+                assert isinstance(made, CostModel)
+                self._costs = made
+                save_costs(artifacts, name, made)
+        return self._costs
+
+    def affords_costs(self, baseline: Measurement) -> bool:
+        """Whether there is a cost model, or measuring it takes a small part of the budgets of time and calls."""
+        if self._costs is not None:
+            return True
+        expected_s = N_RUNS * self._n_timed * statistics.median(baseline.baseline_latency_ms) / 1000.0
+        limit = self._plan.budget.network_calls
+        affords_calls = limit is None or self._cost_calls <= MAX_COST_SHARE * limit
+        return affords_calls and expected_s <= MAX_COST_SHARE * self._spending.total_s
+
+    @property
+    def _n_timed(self) -> int:
+        return min(self._pool.condition.batch_size, len(self._plan.calibration.prompts))
+
+    @property
+    def _cost_calls(self) -> int:
+        return N_RUNS * self._n_timed * len(self._pool.own_timesteps(self._pool.condition.n_steps))

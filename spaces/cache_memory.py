@@ -1,0 +1,48 @@
+"""How much memory the stored values of a schedule take at their peak: exactly what the runtime counts."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from autotune.spaces.cache_plan import cell_use, kept_of_unconditional
+from autotune.spaces.errors import ScheduleError
+from autotune.spaces.guidance_column import dropped_rows
+from autotune.spaces.inventory import Inventory
+from autotune.spaces.schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheMemory:
+    """Bytes of each site's value for one image, and the order in which sites end within a network call.
+
+    `value_bytes` has a row per network call of a step (two where guidance makes two calls), each with an entry per
+    site; a value covers both branches of a guided batch. `order` lists the sites.
+    """
+
+    value_bytes: tuple[tuple[int, ...], ...]
+    order: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        n_sites = len(self.order)
+        if sorted(self.order) != list(range(n_sites)) or any(len(row) != n_sites for row in self.value_bytes):
+            raise ScheduleError(
+                f"the sizes of cached values need one entry per site and an order of them; got "
+                f"{[len(row) for row in self.value_bytes]} and an order of {n_sites}; measure them again"
+            )
+
+    def peak_bytes(self, schedule: Schedule, inventory: Inventory) -> int:
+        """Most bytes that the cached values of one image take at one time; differences of branches are not counted.
+
+        Raises:
+            ScheduleError: the schedule does not fit the inventory.
+        """
+        if schedule.cache is None:
+            return 0
+        use = cell_use(schedule.cache, inventory)
+        dropped = np.array(dropped_rows(schedule.guidance, schedule.cache.n_calls))
+        kept = use.kept + kept_of_unconditional(use, dropped)  # of both halves
+        changes = np.diff(kept, axis=0, prepend=0)
+        sizes = np.array(self.value_bytes, np.int64)
+        # Call by call, and in each site by site: what a site frees makes room for those after it only.
+        events = (changes[:, None, :] * sizes[None])[..., list(self.order)] // 2
+        return max(0, int(np.cumsum(events).max()))

@@ -1,0 +1,129 @@
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from autotune.evaluators.adapters import find_adapter
+from autotune.evaluators.apply import attach, remove
+from autotune.evaluators.cost_designs import designed_schedules
+from autotune.evaluators.inventory import list_inventory
+from autotune.evaluators.latency_fit import SiteFigures, TimedRun, fit_latency
+from autotune.evaluators.site_timing import DeviceClock, SiteTimer
+from autotune.evaluators.tabulated import small_flux_condition, small_flux_inventory
+from autotune.evaluators.worker import Worker
+from autotune.spaces.cache_action import CacheAction
+from autotune.spaces.cache_memory import CacheMemory
+from autotune.spaces.cache_plan import CachePlan
+from autotune.spaces.evaluation import Fidelity
+from autotune.spaces.guidance_column import GuidanceAction
+from autotune.spaces.inventory import Inventory
+from autotune.spaces.latency_model import LatencyModel
+from autotune.spaces.schedule import Schedule
+
+from .conftest import call_args
+
+N_CALLS = 6
+
+
+def run(pipe: Any, name: str) -> None:
+    pipe(generator=torch.Generator("cpu").manual_seed(0), **call_args(name, steps=N_CALLS))
+
+
+def watched(pipe: Any, name: str, inventory: Inventory) -> SiteTimer:
+    adapter = find_adapter(pipe)
+    denoiser = getattr(pipe, adapter.denoiser_attr)
+    timer = SiteTimer(DeviceClock(torch.device("cpu")), denoiser, inventory, adapter.list_spans(denoiser))
+    with timer.watching(pipe.scheduler):
+        run(pipe, name)
+    return timer
+
+
+@pytest.mark.parametrize("name", ["mini-flux", "mini-pixart"])
+def test_predicted_memory_is_what_the_runtime_holds(name: str, flux_pipe: Any, pixart_pipe: Any) -> None:
+    pipe = {"mini-flux": flux_pipe, "mini-pixart": pixart_pipe}[name]
+    inventory = list_inventory(pipe)
+    timer = watched(pipe, name, inventory)
+    memory = CacheMemory(value_bytes=timer.value_bytes(), order=timer.order())
+    rng = np.random.default_rng(3)
+    actions = list(GuidanceAction)
+    for trial in range(12):
+        sites = [inventory.leaves, inventory.outermost, range(len(inventory))][trial % 3]
+        table = np.zeros((N_CALLS, len(inventory)), np.uint8)
+        chosen = rng.random((N_CALLS, len(sites))) < rng.uniform(0.2, 0.9)
+        table[:, list(sites)] = chosen * rng.integers(1, len(CacheAction), chosen.shape)
+        column = None
+        if name == "mini-pixart" and trial % 2:
+            rows = [actions[int(k)] for k in rng.integers(0, len(actions), N_CALLS)]
+            column = (GuidanceAction.BOTH, *rows[1:])
+        schedule = Schedule(n_steps=N_CALLS, cache=CachePlan.from_array(table), guidance=column)
+        attach(pipe, schedule, inventory=inventory)
+        run(pipe, name)
+        held = pipe._autotune.cache.peak_bytes
+        remove(pipe)
+        assert memory.peak_bytes(schedule, inventory) == held > 0
+
+
+def test_timers_see_every_site_and_leave_nothing_behind(sd_pipe: Any) -> None:
+    inventory = list_inventory(sd_pipe)
+    timer = watched(sd_pipe, "mini-sd", inventory)
+    assert (timer.site_seconds()[list(inventory.leaves)] > 0.0).all()
+    assert sorted(timer.order()) == list(range(len(inventory)))
+    assert timer.order()[-1] == 0  # the hidden state ends last
+    assert "forward" not in vars(sd_pipe.unet.mid_block)
+    assert "step" not in vars(sd_pipe.scheduler)
+
+
+def test_the_fit_finds_the_times_that_made_the_runs() -> None:
+    inventory = small_flux_inventory()
+    condition = small_flux_condition(inventory)
+    n_calls, n_images, n_sites = 20, 4, len(inventory)
+    rng = np.random.default_rng(0)
+    seconds = rng.uniform(0.002, 0.01, n_sites)
+    true = LatencyModel(
+        run_ms=40.0, call_ms=5.0, half_call_ms=5.0, solver_ms=0.5,
+        site_ms=tuple((1.1 * 250.0 * seconds).tolist()), half_site_ms=tuple((1.1 * 250.0 * seconds).tolist()),
+        read_ms=(0.02,) * n_sites, term_ms=(0.05,) * n_sites, write_ms=(0.01,) * n_sites,
+    )  # fmt: skip
+    default = Schedule(n_steps=n_calls)
+    schedules = [default, *designed_schedules(condition, inventory, n_calls, drops=False), default]
+    runs = [timed(true, schedule, inventory, n_images, speed) for schedule, speed in zip(
+        schedules, rng.uniform(0.7, 1.4, len(schedules)), strict=True)]  # fmt: skip
+    figures = SiteFigures(
+        seconds=seconds, half_seconds=seconds, value_bytes=np.full(n_sites, 1000.0), moved=np.zeros(n_sites)
+    )
+    fitted = fit_latency(runs, figures, inventory, n_images)
+    scale = fitted.run_time_ms(default, inventory, n_calls) / true.run_time_ms(default, inventory, n_calls)
+    for schedule in schedules:
+        if schedule.solver is None:
+            expected = scale * true.run_time_ms(schedule, inventory, n_calls)
+            assert fitted.run_time_ms(schedule, inventory, n_calls) == pytest.approx(expected, rel=0.01)
+    assert fitted.solver_ms == pytest.approx(0.5, rel=0.5)  # its run has a speed of its own
+
+
+def timed(true: LatencyModel, schedule: Schedule, inventory: Inventory, n_images: int, speed: float) -> TimedRun:
+    """A run of this model on a device that is slower by a factor."""
+    n_calls = 20 if schedule.solver is None else schedule.n_steps
+    unit = n_images * speed / 1000.0
+    calls = true.call_times_ms(schedule, inventory, n_calls) * unit
+    step = (1.0 + true.solver_ms * (schedule.solver is not None)) * unit
+    return TimedRun(
+        schedule=schedule, call_seconds=calls[1:], seconds=calls.sum() + true.run_ms * unit, step_seconds=step
+    )
+
+
+def test_a_worker_keeps_its_model_and_says_what_is_faster(flux: Worker) -> None:
+    fidelity = Fidelity(name="calibration", prompts=("a red circle",), seeds=(0,))
+    model = flux.cost_model(fidelity)
+    assert flux.cost_model(fidelity) == model
+    inventory, n_calls = flux.inventory, model.n_calls
+    table = np.zeros((n_calls, len(inventory)), np.uint8)
+    default = Schedule(n_steps=flux.condition.n_steps)
+    latencies = [1.0]
+    for n_reused in (5, 10, 15):
+        table[n_calls - n_reused :, list(inventory.outermost)] = CacheAction.REUSE
+        latencies.append(model.relative_latency(replace(default, cache=CachePlan.from_array(table))))
+    assert latencies == sorted(latencies, reverse=True)
+    assert 0.1 < latencies[-1] < 0.6  # a quarter of the calls, the sampler and the decoder
+    assert model.relative_latency(Schedule(n_steps=n_calls // 2)) == pytest.approx(0.5, abs=0.15)

@@ -1,0 +1,101 @@
+from collections.abc import Callable
+
+import pytest
+
+from autotune.evaluators.tabulated import TabulatedEvaluator
+from autotune.search.budget import Budget
+from autotune.search.clock import SimulatedClock
+from autotune.search.ecad import EcadSearcher, EcadSettings
+from autotune.search.searcher import Result, SearchContext
+from autotune.search.study_plan import StudyPlan
+from autotune.spaces.evaluation import Fidelity
+from autotune.spaces.front import study_front
+from autotune.spaces.objective import parse_constraint
+from autotune.spaces.study_record import StudyState
+from autotune.storage.study_costs import load_costs
+
+from .onlooker import OpenStudy, make_loop
+
+CALIBRATION = Fidelity(name="calibration", prompts=("a cat", "a dog"), seeds=(0, 1))
+
+
+def run(searcher: EcadSearcher, evaluator: TabulatedEvaluator, n: int) -> list[Result]:
+    """Results of `n` evaluations, completed as a study does it."""
+    model, results = evaluator.cost_model(CALIBRATION), list[Result]()
+    while len(results) < n and (asked := searcher.ask(1)):
+        outcome = model.completed(asked[0].schedule, evaluator.score(asked[0].schedule, CALIBRATION))  # type: ignore[arg-type]
+        results.append(Result(proposal=asked[0], outcome=outcome))
+        searcher.tell(results[-1:])
+    return results
+
+
+def context_of(evaluator: TabulatedEvaluator, objectives: tuple[str, ...], *limits: str) -> SearchContext:
+    return SearchContext(
+        condition=evaluator.condition,
+        inventory=evaluator.inventory,
+        own_timesteps=evaluator.own_timesteps,
+        objectives=objectives,
+        constraints=tuple(parse_constraint(limit) for limit in limits),
+        cost_model=lambda: evaluator.cost_model(CALIBRATION),
+    )
+
+
+def test_what_the_model_refuses_is_never_run_and_survivors_are_feasible() -> None:
+    evaluator = TabulatedEvaluator()
+    context = context_of(evaluator, ("macs", "deviation"), "cache_gb<=0.000012", "psnr>=35")
+    searcher = EcadSearcher(context, 0)
+    results = run(searcher, evaluator, 200)
+    measured = [r.measurement for r in results if r.measurement is not None]
+    assert len(measured) == 200
+    assert max(m.cache_bytes or 0 for m in measured) <= 12_000
+    assert min(m.mean("psnr") for m in measured) < 35.0  # that is not known before
+    violations = [ranked.individual.violation for ranked in searcher._population]
+    n_feasible = sum(m.mean("psnr") >= 35.0 for m in measured)
+    assert 24 <= n_feasible < 200
+    assert violations == [0.0] * len(violations)
+
+
+def test_infeasible_survivors_are_the_least_violating() -> None:
+    evaluator = TabulatedEvaluator()
+    limit = parse_constraint("psnr>=90")
+    searcher = EcadSearcher(context_of(evaluator, ("macs", "deviation"), "psnr>=90"), 0)
+    results = run(searcher, evaluator, 60)
+    searcher._select()  # the last ones that it was told of
+    least = sorted(limit.violation(r.measurement) for r in results if r.measurement is not None)
+    kept = sorted(ranked.individual.violation for ranked in searcher._population)
+    assert kept == pytest.approx(least[: len(kept)])
+
+
+def test_survivors_are_chosen_by_the_modelled_latency() -> None:
+    """With noise that dwarfs the differences, measured latencies would rank at random."""
+    evaluator = TabulatedEvaluator(latency_noise=0.5)
+    model = evaluator.cost_model(CALIBRATION)
+    searcher = EcadSearcher(context_of(evaluator, ("latency", "deviation")), 0)
+    results = run(searcher, evaluator, 40)
+    known = {model.relative_latency(r.proposal.schedule) for r in results}
+    assert {ranked.individual.values[0] for ranked in searcher._population} <= known
+    blind = EcadSearcher(context_of(evaluator, ("latency", "deviation")), 0, EcadSettings(modelled=False))
+    run(blind, evaluator, 40)
+    assert not {ranked.individual.values[0] for ranked in blind._population} <= known
+
+
+@pytest.mark.parametrize("objectives", [("modelled-latency", "deviation"), ("latency", "deviation", "cache-memory")])
+def test_a_study_ranks_by_the_model_and_its_front_reads_back(
+    objectives: tuple[str, ...], open_study: OpenStudy, plan: Callable[..., StudyPlan]
+) -> None:
+    study = plan(Budget(evaluations=45), objectives=objectives)
+    fronts = []
+    for name in ("first", "second"):
+        database = open_study(name, study, TabulatedEvaluator())
+        assert make_loop(study, TabulatedEvaluator(), database, SimulatedClock()).run() is StudyState.DONE
+        record = database.load_study(study.name)
+        model = load_costs(database.artifacts, study.name)
+        assert model is not None
+        for candidate in record.candidates:
+            measurement = candidate.calibration.measurement
+            assert measurement is not None
+            assert measurement.modelled_latency == model.relative_latency(candidate.schedule)
+            assert measurement.cache_bytes == model.cache_bytes(candidate.schedule)
+        fronts.append([c.schedule_hash for c in study_front(record)])
+    assert fronts[0] == fronts[1]
+    assert len(fronts[0]) >= 3
