@@ -28,9 +28,9 @@ class SearchContext:
 
     `own_timesteps(n)` gives the pipeline's own time grid at n steps, one entry per network call. `fit` fits a column of
     a schedule on the calibration prompts, which takes as long as many evaluations. `trace` gives the converged run of a
-    few of them, `edge_costs` what a few of them say of approximating calls; both are None where nothing makes them. The
-    budget is left out: a study that is resumed with a larger one must
-    take the same course up to there.
+    few of them, `edge_costs` what a few of them say of approximating calls; both are None where nothing makes them.
+    `given` are labels and schedules that the user wants tried first. The budget is left out: a study that is resumed
+    with a larger one must take the same course up to there.
     """
 
     condition: Condition
@@ -41,6 +41,7 @@ class SearchContext:
     fit: Callable[[Schedule, FitColumn], ColumnFit] = _refuse_fit
     trace: Callable[[], Trace] | None = None
     edge_costs: Callable[[], EdgeCosts] | None = None
+    given: tuple[tuple[str, Schedule], ...] = ()
 
     @cached_property
     def n_calls(self) -> int:

@@ -105,7 +105,7 @@ def retimed_plan(plan: CachePlan, inventory: Inventory, at: Array, n_calls: int)
     reads the site.
     """
     use = cell_use(plan, inventory)
-    cached = use.reads.any(axis=0)
+    cached: Mask = np.asarray(use.reads.any(axis=0))
     active: Mask = np.asarray(use.runs[:, cached].any(axis=1))
     top = np.flatnonzero(active), spread_calls(at, np.arange(plan.n_calls), active, np.arange(n_calls))
     clocks: dict[int, tuple[Calls, Calls]] = {}

@@ -268,5 +268,5 @@ def test_another_kind_of_process_is_refused() -> None:
 
 
 def test_rows_of_another_sampler_are_refused() -> None:
-    with pytest.raises(ScheduleMismatchError, match="row for each of the 5 network calls .* got 4"):
+    with pytest.raises(ScheduleMismatchError, match=r"row for each of the 5 network calls .* got 4"):
         retime(cached("RrRr"), ONE, own(5), own(8), 8)
