@@ -18,7 +18,7 @@ from autotune.spaces.schedule import canonical_schedule
 FIDELITY = Fidelity(name="calibration", prompts=("a cat", "a dog"), seeds=(0, 1))
 FAILURE = Failure(kind=FailureKind.OUT_OF_MEMORY, reason="too large")
 N = 70
-MOST = {"cache-plan": 24}
+MOST = {"cache-plan": 24, "given": 0}
 """Schedules that a family has for the tabulated evaluator, where it has fewer than `N`."""
 
 
