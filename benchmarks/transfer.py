@@ -113,9 +113,8 @@ def compare(bench: Benchmark, source: Side, target: Side, chosen: dict[float, Sc
         limit = target.macs(by_level.schedule)
         bench.row("share of MACs", limit / target.macs(Schedule(n_steps=target.n_steps)), **what)
         values = {}
-        for name, candidate in (
-            ("re-timed", by_level.schedule), ("by index", by_index.schedule), ("planned afresh", target.best(fresh, limit))
-        ):  # fmt: skip
+        rivals = {"by index": by_index.schedule, "planned afresh": target.best(fresh, limit)}
+        for name, candidate in {"re-timed": by_level.schedule, **rivals}.items():
             if candidate is not None:
                 values[name] = target.deviation(candidate, target.held_out)
                 bench.row(f"deviation {name}", values[name], **what)
