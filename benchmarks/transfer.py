@@ -104,20 +104,20 @@ def compare(bench: Benchmark, source: Side, target: Side, chosen: dict[float, Sc
     fresh = target.plans()
     retimed = {}
     for share, schedule in chosen.items():
-        what = {"target": where, "budget": f"{share:.0%}"}
+        budget = f"{share:.0%}"
         by_level, by_index = (
             retime(schedule, source.inventory, source.levels(by_index=b), target.levels(by_index=b), target.n_steps)
             for b in (False, True)
         )
         retimed[share] = by_level.schedule
         limit = target.macs(by_level.schedule)
-        bench.row("share of MACs", limit / target.macs(Schedule(n_steps=target.n_steps)), **what)
+        bench.row("share of MACs", limit / target.macs(Schedule(n_steps=target.n_steps)), target=where, budget=budget)
         values = {}
         rivals = {"by index": by_index.schedule, "planned afresh": target.best(fresh, limit)}
         for name, candidate in {"re-timed": by_level.schedule, **rivals}.items():
             if candidate is not None:
                 values[name] = target.deviation(candidate, target.held_out)
-                bench.row(f"deviation {name}", values[name], **what)
+                bench.row(f"deviation {name}", values[name], target=where, budget=budget)
         if "planned afresh" in values:
             ratio = values["re-timed"] / values["planned afresh"]
             bench.target(f"{where}, {share:.0%}: re-timed over planned afresh", ratio, None, at_most=1.25)
