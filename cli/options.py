@@ -17,6 +17,10 @@ Workers = Annotated[int, typer.Option("--workers", help="Workers, each with a mo
 RayAddress = Annotated[
     str | None, typer.Option("--ray-address", help="HOST:PORT of a Ray cluster; without it workers run here.")
 ]
+Start = Annotated[
+    list[Path] | None,
+    typer.Option("--start", help="Schedule file to try first, re-timed if it is of another condition; repeatable."),
+]
 Ladder = Annotated[
     bool, typer.Option("--ladder/--no-ladder", help="Stop hopeless candidates after a part of the prompts.")
 ]

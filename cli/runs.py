@@ -12,7 +12,7 @@ import typer
 from autotune.cli import options
 from autotune.cli.out_folder import out_folder
 from autotune.cli.output import Format
-from autotune.cli.studies import FormatOption, StorageOption, StudyArgument, print_front
+from autotune.cli.studies import FormatOption, StorageOption, StudyArgument, print_front, print_given
 
 if TYPE_CHECKING:
     from autotune.api import Sitting, Study
@@ -46,6 +46,7 @@ def run(
     workers: options.Workers = 1,
     ray_address: options.RayAddress = None,
     family: options.Family = "ecad",
+    start: options.Start = None,
     objective: options.Objective = "latency,deviation",
     constraint: options.Constraints = None,
     steps: options.Steps = None,
@@ -79,6 +80,7 @@ def run(
             storage=storage,
             sitting=sitting,
             **limits,
+            start=tuple(start or ()),
             family=family,
             objectives=objective,
             constraints=tuple(constraint or ()),
@@ -189,6 +191,8 @@ def _search_and_write(
         _say(f"stopped; {how}")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     print_front(study.record, form)
+    if form is Format.TABLE:
+        print_given(study.given)
     interrupted = study.record.state is StudyState.INTERRUPTED
     _say(f"study {study.name}: {len(study.record.candidates)} candidates in {study.record.wall_s:.0f} s")
     _say(f"report   {report}")

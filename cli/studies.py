@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -102,6 +102,7 @@ def list_things(
 
 def show(study: StudyArgument, storage: StorageOption = None, form: FormatOption = Format.TABLE) -> None:
     """Show a study: what was asked, how far it got, its picks and its failures."""
+    from autotune.reports.given_table import given_rows
     from autotune.reports.summary import summarise
 
     record = _load(study, storage)
@@ -109,6 +110,7 @@ def show(study: StudyArgument, storage: StorageOption = None, form: FormatOption
     if form is Format.TABLE:
         print_table([{"field": k, "value": v} for k, v in summary.items()], {"field": "field", "value": "value"})
         print_front(record, Format.TABLE)
+        print_given(given_rows(record))
     else:
         print_rows([summary], {}, form)
 
@@ -173,6 +175,15 @@ def print_front(record: "StudyRecord", form: Format) -> None:
         return
     rows = [{**row, "schedule_hash": str(row["schedule_hash"])[:8]} for row in rows]
     print_table(rows, FRONT_COLUMNS, optional=OPTIONAL_FRONT_COLUMNS)
+
+
+def print_given(rows: "list[dict[str, object]]") -> None:
+    """Print what became of the schedules that a study was given; nothing if there were none."""
+    from autotune.reports.given_table import COLUMNS
+
+    if rows:
+        print_table(rows, COLUMNS)
+        print_warnings(str(remark) for row in rows for remark in cast("list[str]", row.get("remarks", [])))
 
 
 @contextlib.contextmanager

@@ -290,7 +290,7 @@ class Worker:
             "psnr": score_psnr(samples.images, reference.images),
             "ssim": score_ssim(samples.images, reference.images),
         }
-        if self._feature_net is not None:
+        if self._feature_net is not None and samples.images.shape[-2:] == (32, 32):  # the size that the net knows
             alignment = class_probability(self._feature_net, samples.images, fidelity.prompts)
             if bool(torch.isfinite(alignment).all()):  # every prompt names a class that the net knows
                 quality["alignment"] = tuple(alignment.tolist())

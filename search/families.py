@@ -107,6 +107,12 @@ _ALL = (
         method="known solvers on known time grids: the rival, which every study begins with",
         target="autotune.search.fewer_steps:FewerStepsSearcher",
     ),
+    Family(
+        name="given",
+        columns=(),
+        method="the schedules of `--start` and nothing else; every study that has some tries them first",
+        target="autotune.search.given:GivenSearcher",
+    ),
 )
 
 FAMILIES: Mapping[str, Family] = MappingProxyType({family.name: family for family in _ALL})

@@ -11,6 +11,7 @@ from autotune.search.searcher import Proposal, Result
 from autotune.search.study_plan import StudyPlan
 from autotune.spaces.evaluation import Failure, Measurement
 from autotune.spaces.front import RIVAL
+from autotune.spaces.given_schedule import given_hashes
 from autotune.spaces.study_record import Candidate, StudyRecord
 from autotune.storage.database import Database
 from autotune.storage.studies import CandidateEntry
@@ -101,9 +102,10 @@ class Ledger:
             yield page
 
     def leaders(self) -> StudyRecord:
-        """The study with no other candidates than the baseline, the front, and the front of the rivals."""
+        """The study with no other candidates than the baseline, those given, the front, and that of the rivals."""
         members = (*self.archive.members, *self._rivals.members)
-        return self._database.load_study(self._plan.name, numbers={0, *map(self.number, members)})
+        given = {n for h in given_hashes(self._plan.given) if (n := self._numbers.find(h)) is not None}
+        return self._database.load_study(self._plan.name, numbers={0, *map(self.number, members), *given})
 
     def _result(self, candidate: Candidate) -> Result:
         outcome = candidate.calibration.outcome

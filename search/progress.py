@@ -12,6 +12,7 @@ class Phase(StrEnum):
     """What a study is busy with."""
 
     BASELINE = "baseline"
+    GIVEN = "given schedules"
     FEWER_STEPS = "fewer steps"
     SEARCH = "search"
     VERIFICATION = "verification"

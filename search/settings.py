@@ -14,6 +14,7 @@ from autotune.search.ladder import LadderSettings
 from autotune.search.study_plan import StudyPlan
 from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import Fidelity
+from autotune.spaces.given_schedule import given_from_json
 from autotune.spaces.objective import parse_constraint, parse_objectives
 
 DEFAULT_FAMILY = "ecad"
@@ -27,7 +28,7 @@ class Settings:
     """What the user chose for a study; JSON types only, so that the database keeps it and `resume` reads it back.
 
     `budget` holds `Budget`'s fields. `calibration` and `held_out` hold the prompts themselves, since files change.
-    Without `ladder` every candidate is measured on all calibration prompts.
+    Without `ladder` every candidate is measured on all calibration prompts. `given` holds `GivenSchedule`s.
     """
 
     model: str
@@ -44,6 +45,7 @@ class Settings:
     calibration: tuple[str, ...]
     held_out: tuple[str, ...]
     ladder: bool = False
+    given: tuple[Mapping[str, object], ...] = ()
 
     def plan(self, name: str) -> StudyPlan:
         """The study plan of these settings."""
@@ -57,6 +59,7 @@ class Settings:
             constraints=tuple(parse_constraint(text) for text in self.constraints),
             seed=self.seed,
             ladder=LadderSettings() if self.ladder else LadderSettings(first=max(2, len(self.calibration))),
+            given=tuple((given.label, given.schedule) for given in map(given_from_json, self.given)),
         )
 
     def adapt(self, preset: Preset) -> Preset:
@@ -156,8 +159,8 @@ def _split_prompts(preset: Preset, path: str | Path | None) -> tuple[tuple[str, 
 
 def settings_from_json(data: Mapping[str, object]) -> Settings:
     """The settings that a study was created with."""
-    values: dict[str, Any] = dict(data)
-    for name in ("objectives", "constraints", "calibration", "held_out"):
+    values: dict[str, Any] = {"given": ()} | dict(data)
+    for name in ("objectives", "constraints", "calibration", "held_out", "given"):
         values[name] = tuple(values[name])
     return Settings(**values)
 

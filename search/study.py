@@ -9,6 +9,7 @@ from autotune.search.budget import Spent
 from autotune.search.clock import Clock
 from autotune.search.dispatcher import Dispatcher
 from autotune.search.exploration import Exploration
+from autotune.search.given import FAMILY as GIVEN
 from autotune.search.heartbeat import Heartbeat
 from autotune.search.ladder import Ladder
 from autotune.search.ledger import Ledger
@@ -21,6 +22,7 @@ from autotune.search.verification import N_SHEET_IMAGES, N_SHEETS, Verification,
 from autotune.spaces.errors import EvaluatorError
 from autotune.spaces.evaluation import Failure
 from autotune.spaces.front import BASELINE, RIVAL, baseline_of, pick, study_front
+from autotune.spaces.given_schedule import given_hashes
 from autotune.spaces.objective import needs_cost_model
 from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.study_record import Candidate, StudyState
@@ -126,11 +128,12 @@ class StudyLoop:
             objectives=self._plan.objectives,
             constraints=self._plan.constraints,
             guided=self._pool.guided,
+            given=self._plan.given,
         )
-        for family in dict.fromkeys((RIVAL, self._plan.family)):
-            phase = Phase.FEWER_STEPS if family == RIVAL else Phase.SEARCH
+        for family in dict.fromkeys((*([GIVEN] if self._plan.given else []), RIVAL, self._plan.family)):
+            phase = {RIVAL: Phase.FEWER_STEPS, GIVEN: Phase.GIVEN}.get(family, Phase.SEARCH)
             self._progress.on_phase(phase)
-            share = 1.0 if family == self._plan.family else self._plan.rival_share
+            share = self._plan.rival_share if family == RIVAL != self._plan.family else 1.0
             if exploration.run(family, context, phase, share):
                 return True
         return False
@@ -143,7 +146,7 @@ class StudyLoop:
         measures it first makes the reference for all workers.
         """
         plan, dispatcher = self._plan, self._dispatcher
-        order = verification_order(self._ledger.leaders(), plan.verification.max_members)
+        order = verification_order(self._ledger.leaders(), plan.verification.max_members, given_hashes(plan.given))
         waiting = deque([*order.first, *order.others])
         self._progress.on_phase(Phase.VERIFICATION, len(waiting))
         n_done, n_all, stopped = 0, len(waiting), False

@@ -9,6 +9,7 @@ from autotune.search.verification import VerificationSettings
 from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.objective import Constraint
+from autotune.spaces.schedule import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +17,7 @@ class StudyPlan:
     """The choices of one study.
 
     `rival_share` is the part of the budget that goes to `fewer-steps`, which comes before `family`. The seeds of
-    `held_out` must not be among those of `calibration`.
+    `held_out` must not be among those of `calibration`. `given` are labels and canonical schedules to try first.
     """
 
     name: str
@@ -30,6 +31,7 @@ class StudyPlan:
     rival_share: float = 0.25
     verification: VerificationSettings = field(default_factory=VerificationSettings)
     ladder: LadderSettings = field(default_factory=LadderSettings)
+    given: tuple[tuple[str, Schedule], ...] = ()
 
     def __post_init__(self) -> None:
         check_family(self.family)

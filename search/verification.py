@@ -1,6 +1,6 @@
 """The end of a study: its front is measured again, on prompts and seeds that the search never saw."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -9,6 +9,7 @@ import numpy as np
 from autotune.search.dispatcher import Measured, Request
 from autotune.spaces.evaluation import Fidelity, Measurement
 from autotune.spaces.front import RIVAL, baseline_of, calibration_front, pick
+from autotune.spaces.given_schedule import compare_given
 from autotune.spaces.study_record import Candidate, StudyRecord
 
 REFERENCE_RUNS = 5.0
@@ -34,16 +35,22 @@ class VerificationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class VerificationOrder:
-    """Whom to measure again: `first` are the baseline and the picks, `others` more of the calibration front."""
+    """Whom to measure again: `first` are the baseline, the picks and what given schedules are compared with.
+
+    `others` are more of the calibration front.
+    """
 
     first: tuple[Candidate, ...]
     others: tuple[Candidate, ...]
 
 
-def verification_order(record: StudyRecord, max_members: int) -> VerificationOrder:
+def verification_order(
+    record: StudyRecord, max_members: int, given: Collection[str] = frozenset()
+) -> VerificationOrder:
     """The baseline and at most `max_members` of the front; a larger front is thinned evenly along its cost.
 
-    Where places are left, the rest of the fewer-steps curve follows, so that the rival has held-out values too.
+    Where places are left, the rest of the fewer-steps curve follows, so that the rival has held-out values too. The
+    candidates with the schedule hashes `given` come on top, each with the best candidate and rival at no more cost.
     """
     front = calibration_front(record)
     picks = list({c.number: c for c in pick(front, record, unverified=True).values()}.values())[:max_members]
@@ -52,7 +59,8 @@ def verification_order(record: StudyRecord, max_members: int) -> VerificationOrd
     n_others = min(len(others), max_members - len(picks))
     kept = np.unique(np.round(np.linspace(0, len(others) - 1, n_others)).astype(int)).tolist() if n_others else []
     baseline = baseline_of(record)
-    first = tuple({c.number: c for c in [*([baseline] if baseline else []), *picks]}.values())
+    compared = [c for e in compare_given(record, given) for c in (e.given, e.refined, e.rival) if c is not None]
+    first = tuple({c.number: c for c in [*([baseline] if baseline else []), *picks, *compared]}.values())
     done = {c.number for c in first}
     members = [others[i] for i in kept if others[i].number not in done]
     on_front = {c.number for c in front} | done

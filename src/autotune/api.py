@@ -5,7 +5,7 @@ import dataclasses
 import datetime
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,19 @@ from typing import Any
 from autotune.evaluators.hardware import describe_machine
 from autotune.evaluators.load import LoadedModel
 from autotune.evaluators.pool import WorkerPool
+from autotune.evaluators.presets import Preset
 from autotune.evaluators.resolve import resolve_model
+from autotune.evaluators.transfer import transfer_schedule
 from autotune.evaluators.user_pipeline import adopt_pipeline
+from autotune.evaluators.weightless import describe_model
 from autotune.reports.export import find_candidate, make_schedule_file
 from autotune.reports.foreign_export import write_for
+from autotune.reports.given_table import given_rows
 from autotune.reports.report import write_report
 from autotune.reports.tables import front_rows
 from autotune.search.budget import Spent
 from autotune.search.clock import SystemClock
+from autotune.search.given import FAMILY as GIVEN
 from autotune.search.heartbeat import Heartbeat
 from autotune.search.progress import Progress
 from autotune.search.settings import Settings, make_budget, make_settings, settings_from_json
@@ -28,7 +33,7 @@ from autotune.search.study import StudyLoop
 from autotune.search.worker_setup import make_pool
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import StudyExistsError, UsageError
-from autotune.spaces.schedule_file import save_schedule_file
+from autotune.spaces.schedule_file import ScheduleFile, save_schedule_file
 from autotune.spaces.study_record import StudyRecord
 from autotune.storage.database import Database
 from autotune.storage.studies import check_name
@@ -53,6 +58,11 @@ class Study:
     def front(self) -> list[dict[str, object]]:
         """One dict per member of the front, fastest first; the keys are those of `autotune front --format json`."""
         return front_rows(self.record)
+
+    @property
+    def given(self) -> list[dict[str, object]]:
+        """What became of the schedules that it was given to start from (`autotune.reports.given_table`)."""
+        return given_rows(self.record)
 
     def export(self, path: str | Path, pick: str = "balanced", form: str = "autotune") -> None:
         """Write the schedule file of a pick (quality, balanced, fast) or of the start of a schedule hash.
@@ -102,6 +112,7 @@ def tune(
     study: str | None = None,
     storage: str | None = None,
     sitting: Sitting | None = None,
+    start: Sequence[str | Path | ScheduleFile] = (),
     **options: Any,
 ) -> Study:
     """Search the schedules of a model, and keep everything in the database.
@@ -111,10 +122,13 @@ def tune(
         study: a new study's name; made up if None.
         storage: a database URL or SQLite file; None is the one in the user's data folder.
         sitting: clock, onlooker and interrupt of this process.
+        start: schedule files to try first, or their contents; those of another step count, resolution or checkpoint are
+            re-timed, and `Study.given` compares. Their own steps, size and guidance have no effect on the study.
         options: the arguments of `autotune.search.settings.make_settings` after the model, such as `budget="10m"`.
 
     Raises:
         UsageError: an argument is wrong.
+        ScheduleError: a file to start from breaks a rule, or belongs to another kind of model.
         ModelNotFoundError: the weights can't be had.
         StudyExistsError: the name is taken.
         StorageError: the database can't be opened.
@@ -128,6 +142,7 @@ def tune(
     model_name = pipe_or_name if adopted is None else adopted.preset.name
     preset = resolve_model(pipe_or_name) if adopted is None else adopted.preset
     settings = make_settings(model_name, preset, **options)
+    settings = _with_given(settings, start, preset, adopted)
     with Database.open(storage) as database:
         name = _free_name(database, study, settings)
         with _pool(settings, database, storage, sitting, adopted) as pool:
@@ -190,6 +205,19 @@ def load_study(study: str, *, storage: str | None = None) -> Study:
     """
     with Database.open(storage, must_exist=storage is not None) as database:
         return Study(database.load_study(study), storage)
+
+
+def _with_given(
+    settings: Settings, start: Sequence[str | Path | ScheduleFile], preset: Preset, adopted: LoadedModel | None
+) -> Settings:
+    """The settings with the schedules to start from, re-timed for the study's run; no weights are loaded for it."""
+    if not start:
+        if settings.family == GIVEN:
+            raise UsageError("the family `given` needs schedules: name files with --start, or choose another family")
+        return settings
+    pipe = describe_model(settings.model).pipe if adopted is None else adopted.pipe
+    given = [transfer_schedule(source, pipe, settings.adapt(preset)) for source in start]
+    return dataclasses.replace(settings, given=tuple(one.to_json() for one in given))
 
 
 def _pool(

@@ -34,7 +34,20 @@ def test_help_is_there_at_once() -> None:
     done = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
-    names = ("run", "resume", "list", "show", "front", "export", "import", "validate", "apply", "report", "doctor")
+    names = (
+        "run",
+        "resume",
+        "list",
+        "show",
+        "front",
+        "export",
+        "import",
+        "validate",
+        "apply",
+        "report",
+        "transfer",
+        "doctor",
+    )
     assert all(f"\n  {name} " in done.stdout for name in names)
 
 

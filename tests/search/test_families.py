@@ -18,7 +18,7 @@ FIDELITY = Fidelity(name="calibration", prompts=("a cat", "a dog"), seeds=(0, 1)
 FAILURE = Failure(kind=FailureKind.OUT_OF_MEMORY, reason="too large")
 N = 70
 MOST = {
-    "cache-plan": 24, "teacache": 14, "first-block": 28, "magcache": 42, "diffusers-caches": 46
+    "cache-plan": 24, "given": 0, "teacache": 14, "first-block": 28, "magcache": 42, "diffusers-caches": 46
 }  # fmt: skip
 """Schedules that a family has for the tabulated evaluator, where it has fewer than `N`."""
 

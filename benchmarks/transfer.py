@@ -1,0 +1,155 @@
+"""What a cache schedule loses when it is re-timed for another step count, and what refinement wins back.
+
+On mini-flux: for several budgets the best of the plans at 20 steps, re-timed to 12 and 30 steps by noise level and by
+index, beside the best plan made afresh there at no more multiply-accumulates, and what `ecad` finds at no more of them
+in 60 evaluations that start from the re-timed ones. Then the same step count at another time shift (256 pixels, which
+the model was not trained for: mechanics and deviation only). Deviation from the target's converged run on held-out
+prompts and seeds; plans and refinement see the calibration prompts alone.
+
+Prints a table and takes `--quick` (fewer prompts and budgets, 12 evaluations), `--seed`, `--device`, `--json FILE`.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+
+from harness import Benchmark, parse_arguments
+
+from autotune.evaluators.load import LoadedModel, load_model
+from autotune.evaluators.presets import read_prompts
+from autotune.evaluators.worker import Worker
+from autotune.search.cache_plans import planned_schedules
+from autotune.search.ecad import EcadSearcher
+from autotune.search.searcher import Proposal, Result, SearchContext
+from autotune.spaces.cache_plan import plan_macs
+from autotune.spaces.evaluation import Fidelity, Measurement
+from autotune.spaces.retiming import RunLevels, retime
+from autotune.spaces.schedule import Schedule, canonical_schedule
+
+SOURCE_STEPS = 20
+
+
+class Side:
+    """A run of the model: its worker, prompts, and the deviations that were measured."""
+
+    def __init__(self, model: LoadedModel, n_steps: int, resolution: int, arguments: argparse.Namespace) -> None:
+        quick, seed = arguments.quick, arguments.seed
+        preset = dataclasses.replace(model.preset, n_steps=n_steps, height=resolution, width=resolution)
+        self.worker = Worker(dataclasses.replace(model, preset=preset))
+        self.n_steps, self.inventory = n_steps, self.worker.inventory
+        held_out = read_prompts(preset.held_out_prompts)[: 4 if quick else 24]
+        seeds = tuple(range(10_000 + 1000 * seed, 10_000 + 1000 * seed + len(held_out)))
+        self.held_out = Fidelity(name="held_out", prompts=held_out, seeds=seeds)
+        chosen = read_prompts(preset.calibration_prompts)[: 2 if quick else 4]
+        self.n_budgets = 3 if quick else 8
+        self.calibration = Fidelity(name="calibration", prompts=chosen, seeds=tuple(range(len(chosen))))
+        self.context = SearchContext(
+            condition=self.worker.condition,
+            inventory=self.inventory,
+            own_timesteps=self.worker.own_timesteps,
+            edge_costs=lambda: self.worker.edge_costs(self.calibration, len(chosen)),
+            objectives=("macs", "deviation"),
+        )
+
+    def levels(self, *, by_index: bool = False) -> RunLevels:
+        """The own calls; by index they are taken to lie at equal distances."""
+        condition = self.worker.condition
+        times = self.worker.own_timesteps(self.n_steps)
+        if by_index:
+            times = tuple(1000.0 * (1.0 - i / len(times)) for i in range(len(times)))
+        return RunLevels(noise=condition.noise_schedule, start=times[0], times=times)
+
+    def plans(self) -> list[Schedule]:
+        """All plans made here."""
+        return [canonical_schedule(plan, self.inventory) for _, plan in planned_schedules(self.context, self.n_budgets)]
+
+    def macs(self, schedule: Schedule) -> int:
+        """Multiply-accumulates of one branch of one image."""
+        return plan_macs(schedule.cache, self.inventory, self.context.n_calls)
+
+    def deviation(self, schedule: Schedule, fidelity: Fidelity) -> float:
+        """Mean deviation on some prompts."""
+        samples = self.worker._run(schedule, fidelity, None).latents
+        reference = self.worker.reference(fidelity).latents
+        return float(((samples - reference).flatten(1).norm(dim=1) / reference.flatten(1).norm(dim=1)).mean())
+
+    def best(self, schedules: Sequence[Schedule], most_macs: float) -> Schedule | None:
+        """The one with the lowest deviation on the calibration prompts, of the ten next below a cost."""
+        fitting = sorted((s for s in schedules if self.macs(s) <= 1.001 * most_macs), key=self.macs)[-10:]
+        return min(fitting, key=lambda s: self.deviation(s, self.calibration), default=None)
+
+
+def main() -> None:
+    arguments = parse_arguments(__doc__)
+    bench = Benchmark("transfer", arguments)
+    quick = arguments.quick
+    model = load_model("mini-flux", device=arguments.device)
+    source = Side(model, SOURCE_STEPS, 32, arguments)
+    plans, full = source.plans(), source.macs(Schedule(n_steps=SOURCE_STEPS))
+    chosen = {}
+    for share in (0.4,) if quick else (0.25, 0.4, 0.55):
+        best = source.best(plans, share * full)
+        if best is not None:
+            chosen[share] = best
+            bench.row("deviation at the source", source.deviation(best, source.held_out), budget=f"{share:.0%}")
+    for n_steps, resolution in ((12, 32), (30, 32)) if quick else ((12, 32), (30, 32), (20, 256)):
+        target = Side(model, n_steps, resolution, arguments)
+        compare(bench, source, target, chosen, n_evaluations=12 if quick else 60)
+    bench.finish()
+
+
+def compare(bench: Benchmark, source: Side, target: Side, chosen: dict[float, Schedule], *, n_evaluations: int) -> None:
+    """The schedules of the source at the target: re-timed in two ways, refined, and beside fresh plans."""
+    height = target.worker.condition.height
+    where = f"{target.n_steps} steps, {height} px"
+    bench.row("deviation uncached", target.deviation(Schedule(n_steps=target.n_steps), target.held_out), target=where)
+    fresh = target.plans()
+    retimed = {}
+    for share, schedule in chosen.items():
+        budget = f"{share:.0%}"
+        by_level, by_index = (
+            retime(schedule, source.inventory, source.levels(by_index=b), target.levels(by_index=b), target.n_steps)
+            for b in (False, True)
+        )
+        retimed[share] = by_level.schedule
+        limit = target.macs(by_level.schedule)
+        bench.row("share of MACs", limit / target.macs(Schedule(n_steps=target.n_steps)), target=where, budget=budget)
+        values = {}
+        rivals = {"by index": by_index.schedule, "planned afresh": target.best(fresh, limit)}
+        for name, candidate in {"re-timed": by_level.schedule, **rivals}.items():
+            if candidate is not None:
+                values[name] = target.deviation(candidate, target.held_out)
+                bench.row(f"deviation {name}", values[name], target=where, budget=budget)
+        if "planned afresh" in values:
+            ratio = values["re-timed"] / values["planned afresh"]
+            bench.target(f"{where}, {share:.0%}: re-timed over planned afresh", ratio, None, at_most=1.25)
+    found = refine(target, list(retimed.values()), n_evaluations)
+    for share, schedule in retimed.items():
+        best = target.best([schedule, *found], target.macs(schedule))
+        assert best is not None  # the schedule itself fits
+        before, after = (target.deviation(s, target.held_out) for s in (schedule, best))
+        bench.row(f"deviation after {n_evaluations}", after, target=where, budget=f"{share:.0%}")
+        bench.target(f"{where}, {share:.0%}: refined over re-timed", after / before, None, at_most=1.0)
+
+
+def refine(side: Side, given: Sequence[Schedule], n: int) -> list[Schedule]:
+    """What `ecad` proposes in `n` evaluations on the calibration prompts, told of the given schedules first."""
+    searcher = EcadSearcher(side.context, 0)
+
+    def tell(proposal: Proposal) -> None:
+        outcome = side.worker.score(proposal.schedule, side.calibration)
+        searcher.tell([Result(proposal=proposal, outcome=outcome)])
+        if isinstance(outcome, Measurement):
+            found.append(proposal.schedule)
+
+    found: list[Schedule] = []
+    for schedule in dict.fromkeys(given):
+        tell(Proposal(schedule=schedule, family="given", label="re-timed"))
+    for _ in range(n):
+        for proposal in searcher.ask(1):
+            tell(proposal)
+    return found
+
+
+if __name__ == "__main__":
+    main()

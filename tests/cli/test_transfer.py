@@ -1,0 +1,65 @@
+"""A schedule file taken to another step count on the command line, on a real model."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from autotune.spaces.schedule_file import load_schedule_file
+from autotune.storage.database import Database
+
+from .place import Finished, Place
+
+Call = Callable[..., Finished]
+
+
+@pytest.fixture
+def file(small: Place, call: Call) -> Path:
+    """The schedule file of a candidate that caches."""
+    with Database.open(small.storage) as database:
+        record = database.load_study("small")
+    cached = next(c for c in record.candidates if c.schedule.cache is not None)
+    done = call("export", "small", "--pick", cached.schedule_hash, "-o", "source.json", "--storage", small.storage)
+    assert done.code == 0, done.err
+    return Path("source.json").resolve()
+
+
+@pytest.mark.parametrize("n_steps", [12, 30])
+def test_transfer_and_resume(n_steps: int, file: Path, prompts: Path, tmp_path: Path) -> None:
+    """The re-timed schedule is candidate 1; what it lost stands below the front, and again after a resume."""
+    place, source = Place(tmp_path), load_schedule_file(file).schedule
+    where = ("--storage", place.storage, "--out", tmp_path / "out", "--quiet")
+    words = ("--steps", n_steps, "--evaluations", 4, "--objective", "macs,deviation", "--prompts", prompts)
+    done = place.run("transfer", file, "--model", "mini-flux", *words, "--study", "moved", *where)
+    assert done.code == 0, done.err
+    with Database.open(place.storage) as database:
+        record = database.load_study("moved")
+    assert record.condition.n_steps == n_steps
+    moved = record.candidates[1]
+    assert (moved.family, moved.label) == ("given", "re-timed: source.json")
+    assert moved.schedule.n_steps == n_steps
+    assert moved.schedule.cache is not None
+    assert source.cache is not None
+    assert moved.held_out is not None
+    for text in ("mini-flux, 20 steps, 32x32, guidance 1", "refined", "there"):
+        assert text in done.out
+    resumed = place.run("resume", "moved", "--evaluations", 5, *where)
+    assert resumed.code == 0, resumed.err
+    assert "mini-flux, 20 steps, 32x32, guidance 1" in resumed.out
+    with Database.open(place.storage) as database:
+        again = database.load_study("moved")
+    assert [c.schedule_hash for c in again.candidates[:4]] == [c.schedule_hash for c in record.candidates]
+
+
+def test_another_model_is_refused_before_anything_is_made(file: Path, call: Call, tmp_path: Path) -> None:
+    done = call("transfer", file, "--model", "mini-pixart", "--out", tmp_path / "out", "--storage", tmp_path / "no.db")
+    assert done.code == 2
+    assert "made for a FluxTransformer2DModel, not for the PixArtTransformer2DModel here" in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_a_family_of_given_schedules_needs_some(call: Call, tmp_path: Path) -> None:
+    words = ("--evaluations", 2, "--out", tmp_path / "out", "--storage", tmp_path / "no.db")
+    done = call("run", "--model", "mini-flux", "--family", "given", *words)
+    assert done.code == 2
+    assert "--start" in done.err
