@@ -85,7 +85,7 @@ def load_or_measure_edges(
 def _watching(pipe: Any, recorder: EdgeCostRecorder) -> Iterator[None]:
     """Feed the recorder once per step of the scheduler; of several network calls in a step, with the last one."""
     adapter = find_adapter(pipe)
-    denoiser = getattr(pipe, adapter.denoiser_attr)
+    denoiser = adapter.denoiser_of(pipe)
     span = adapter.list_spans(denoiser)[FINAL]
     image = span.streams.index("hidden_states")
     latest: list[torch.Tensor] = []
