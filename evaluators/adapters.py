@@ -12,6 +12,7 @@ from autotune.evaluators import (
     unet_adapter,
     wan_adapter,
 )
+from autotune.evaluators.gate import uncompiled
 from autotune.evaluators.span import Span
 from autotune.spaces.errors import UnsupportedModelError
 from autotune.spaces.inventory import Site
@@ -42,6 +43,10 @@ class Adapter:
     guidance_argument: str = "guidance_scale"
     copied: frozenset[str] = frozenset()
     even_sigmas: bool | None = None
+
+    def denoiser_of(self, pipe: Any) -> Any:
+        """The pipeline's denoiser, without what `torch.compile` has put around it."""
+        return uncompiled(getattr(pipe, self.denoiser_attr))
 
 
 ADAPTERS: Mapping[str, Adapter] = {
@@ -129,6 +134,7 @@ def find_adapter(pipe: Any) -> Adapter:
         denoiser = getattr(pipe, attr, None)
         if denoiser is None:
             continue
+        denoiser = uncompiled(denoiser)
         adapter = ADAPTERS.get(type(denoiser).__name__)
         if adapter is not None and adapter.denoiser_attr == attr:
             return adapter

@@ -59,6 +59,24 @@ def attach(
     _attach(pipe, schedule, inventory=inventory, noise=noise)
 
 
+def compile_leaves(pipe: Any, **options: Any) -> None:
+    """Compile the modules that schedules decide on, each on its own; do it before a schedule is applied.
+
+    The number of graphs does not depend on the schedule, and `remove` leaves them as they are. Larger parts may be
+    compiled instead, before `apply` and without `fullgraph=True`.
+
+    Args:
+        pipe: a diffusers pipeline.
+        options: as `torch.compile` takes them.
+
+    Raises:
+        UnsupportedModelError: no adapter knows the denoiser.
+    """
+    inventory, denoiser = list_inventory(pipe), find_adapter(pipe).denoiser_of(pipe)
+    for site in inventory.leaves:
+        denoiser.get_submodule(inventory.sites[site].name).compile(**options)
+
+
 def remove(pipe: Any) -> None:
     """Take an applied schedule off; the pipeline is exactly as before. Nothing happens if none is applied."""
     attachment = vars(pipe).get(_ATTRIBUTE)
@@ -130,7 +148,7 @@ def _attach(
                 f"{adapter.denoiser_class}; leave it out to have it listed"
             )
         dropped = [action is not GuidanceAction.BOTH for action in schedule.guidance or ()]
-        spans = adapter.list_spans(getattr(pipe, adapter.denoiser_attr))
+        spans = adapter.list_spans(adapter.denoiser_of(pipe))
         cache = CacheRuntime(schedule.cache, inventory, dropped=dropped, copied=adapter.copied, spans=spans)
     if schedule.guidance is not None and any(action is not GuidanceAction.BOTH for action in schedule.guidance):
         adapter = find_adapter(pipe)

@@ -10,6 +10,7 @@ import torch
 
 from autotune.evaluators.adapters import Adapter
 from autotune.evaluators.cache_runtime import CacheRuntime
+from autotune.evaluators.gate import COMPILED, entry_name, in_python, uncompiled
 from autotune.evaluators.guidance import GuidanceRuntime, conditional_half, halves_are_equal
 from autotune.evaluators.override import Overrides
 from autotune.evaluators.policy_runtime import PolicyRuntime
@@ -43,6 +44,7 @@ class Attachment:
         self._overrides = Overrides()
         self._signatures: dict[int, object] = {}
         self._removed = False
+        self._entry: tuple[str, Any, str] | None = None
         columns = (schedule.time, schedule.guidance)
         rows = [len(column) for column in columns if column is not None]
         n_rows = schedule.cache.n_calls if schedule.cache is not None else rows[0] if rows else None
@@ -60,13 +62,15 @@ class Attachment:
             if self._initial_scale != 1.0:
                 self._overrides.set(pipe, "prepare_latents", self._scaled(pipe.prepare_latents))
             if adapter is not None:
-                denoiser = getattr(pipe, adapter.denoiser_attr)
                 if self.cache is not None:
-                    self.cache.install(denoiser, self._overrides, every_site=every_site)
+                    self.cache.install(adapter.denoiser_of(pipe), self._overrides, every_site=every_site)
                 if self.policy is not None:
-                    self.policy.install(denoiser, self._overrides)
+                    self.policy.install(adapter.denoiser_of(pipe), self._overrides)
                     self._clock.on_step = self.policy.see_step
-                self._overrides.set(denoiser, "forward", self._wrap(denoiser.forward))
+                denoiser = getattr(pipe, adapter.denoiser_attr)
+                entry = entry_name(denoiser)
+                self._entry = (adapter.denoiser_attr, denoiser, entry)
+                self._overrides.set(denoiser, entry, in_python(self._wrap(denoiser, getattr(denoiser, entry))))
         except BaseException:
             self.uninstall()
             raise
@@ -99,11 +103,25 @@ class Attachment:
         return prepare_latents
 
     def _begin(self) -> None:
+        self._refuse_later_compilation()
         for part in (self.cache, self.guidance):
             if part is not None:
                 part.begin()
         if self.policy is not None:
             self.policy.begin(self._clock.timesteps)
+
+    def _refuse_later_compilation(self) -> None:
+        """A module that was compiled since would run its graphs in place of the gates that were set."""
+        replaced = self._overrides.replaced(COMPILED)
+        if self._entry is not None:
+            attr, denoiser, entry = self._entry
+            if getattr(self._pipe, attr) is not denoiser or entry_name(denoiser) != entry:
+                replaced.append(uncompiled(denoiser))
+        if replaced:
+            raise ScheduleMismatchError(
+                f"a pipeline must be compiled before a schedule is applied; its {type(replaced[0]).__name__} was "
+                f"compiled or replaced since; call autotune.remove(pipe) and apply the schedule again"
+            )
 
     def _reset(self) -> None:
         self._signatures.clear()
@@ -111,10 +129,10 @@ class Attachment:
             if part is not None:
                 part.reset()
 
-    def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        first_name = next(iter(inspect.signature(original).parameters))
+    def _wrap(self, denoiser: Any, original: Callable[..., Any]) -> Callable[..., Any]:
+        first_name = list(inspect.signature(type(uncompiled(denoiser)).forward).parameters)[1]
 
-        @functools.wraps(original)
+        @functools.wraps(original, updated=())
         def forward(*args: Any, **kwargs: Any) -> Any:
             if self._removed:  # reached only where someone else has wrapped this wrapper
                 return original(*args, **kwargs)

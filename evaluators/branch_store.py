@@ -54,7 +54,8 @@ class BranchStore:
     """The last values of each key, newest first; one covers the whole batch, or its conditional half.
 
     A write of the conditional half leaves the unconditional values as they are, at their own ages. `n_bytes` is what
-    the tensors take now, `peak_bytes` the most since the last `reset_peak`.
+    the tensors take now, `peak_bytes` the most since the last `reset_peak`: a part of a larger tensor is stored as a
+    copy, since a view would keep the whole of it in memory.
     """
 
     def __init__(self) -> None:
@@ -64,7 +65,7 @@ class BranchStore:
 
     def write(self, key: Hashable, row: int, value: Value, *, half: bool, keep: tuple[int, int]) -> None:
         """Store a value of the whole batch, or with `half` of the conditional branch alone, and `trim`."""
-        value = map_tensors(torch.Tensor.detach, value)
+        value = _compact(map_tensors(torch.Tensor.detach, value))
         entry = _Entry(row, conditional=value) if half else _Entry(row, whole=value)
         self._entries.setdefault(key, []).insert(0, entry)
         self.n_bytes += entry.n_bytes
@@ -178,6 +179,19 @@ def _join(unconditional: Value, conditional: Value) -> Value:
     if isinstance(conditional, tuple | list):
         return type(conditional)(_join(u, c) for u, c in zip(unconditional, conditional, strict=True))
     return conditional
+
+
+def _compact(value: Value) -> Value:
+    """The value, with copies of the tensors whose memory holds more than the value."""
+    used: dict[int, int] = {}
+    for tensor in tensors_of(value):
+        used[tensor.untyped_storage()._cdata] = used.get(tensor.untyped_storage()._cdata, 0) + tensor.nbytes
+
+    def alone(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        return tensor if storage.nbytes() <= used[storage._cdata] else tensor.clone()
+
+    return map_tensors(alone, value)
 
 
 def tensors_of(value: Value) -> Iterator[torch.Tensor]:

@@ -5,7 +5,7 @@ a leaf is exactly what the module returned, before any gate or residual of the b
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from autotune.evaluators.branch_store import BranchStore, Value, map_tensors
+from autotune.evaluators.gate import After, Before, Gate, entry_name, uncompiled
 from autotune.evaluators.override import Overrides
 from autotune.evaluators.span import Span, Streams
 from autotune.spaces.cache_action import CacheAction, forecast_weights
@@ -81,14 +82,13 @@ class CacheRuntime:
         self._rows = [row.tobytes() for row in cells]
         self._kept: list[list[tuple[int, int]]] = [list(map(tuple, row)) for row in kept.tolist()]
         self._actions = [[CacheAction(action) for action in row] for row in plan.table.tolist()]
-        self._idle = bytes(len(inventory))
         self._gated = {i for i, column in enumerate(cells.T) if column.any()}
         self._sometimes_dead = {i for i, column in enumerate(cells.T) if (column == _Cell.DEAD).any()}
         self._sources = [_ancestors(i, inventory) for i in range(len(inventory))]
         self._spans = spans
         self._open: dict[int, _OpenSpan] = {}
         self._store = BranchStore()
-        self._cells = self._idle
+        self._cells = bytearray(len(inventory))
         self._row = self._call = self._batch = 0
         self._half = False
         self._shapes: dict[tuple[int, int], Value] = {}
@@ -113,8 +113,10 @@ class CacheRuntime:
             span = self._spans.get(site.name)
             for path in (site.name,) if span is None else span.modules:
                 module = denoiser.get_submodule(path)
-                gate = self._leaf_gate(i, module.forward) if span is None else self._span_gate(i, span, path, module)
-                overrides.set(module, "forward", gate)
+                before, after = self._of_leaf(i) if span is None else self._of_span(i, span, path, uncompiled(module))
+                entry = entry_name(module)
+                gate = Gate(getattr(module, entry), self._cells, i, before=before, after=after)
+                overrides.set(module, entry, gate)
 
     def reset(self) -> None:
         """Forget all values, as at the start of a run."""
@@ -136,49 +138,46 @@ class CacheRuntime:
             batch: rows of the batch that the network really computes.
             half: whether that is the conditional branch of a guided batch alone.
         """
-        self._cells, self._row, self._call = self._rows[row], row, call
+        self._cells[:] = self._rows[row]
+        self._row, self._call = row, call
         self._batch, self._half = batch, half
         self._written.clear()
         self._open.clear()
 
     def leave(self) -> None:
         """Disarm the gates."""
-        self._cells = self._idle
+        self._cells[:] = bytes(len(self._cells))
 
-    def _leaf_gate(self, site: int, original: Callable[..., Value]) -> Callable[..., Value]:
-        @functools.wraps(original)
-        def forward(*args: Any, **kwargs: Any) -> Value:
-            cell = self._cells[site]
-            if cell == _Cell.PASS:
-                return original(*args, **kwargs)
-            value = self._read(site, cell)
-            if value is None:
-                value = original(*args, **kwargs)
-                self._keep(site, cell, value)
-            return value
+    def _of_leaf(self, site: int) -> tuple[Before, After]:
+        """What the gate of a leaf does before and after it calls the module."""
 
-        return forward
+        def before(cell: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value | None:
+            return self._read(site, cell)
 
-    def _span_gate(self, site: int, span: Span, path: str, module: Any) -> Callable[..., Value]:
-        original, inputs_of = module.forward, span.inputs_of(module)
+        def after(cell: int, result: Value) -> None:
+            self._keep(site, cell, result)
+
+        return before, after
+
+    def _of_span(self, site: int, span: Span, path: str, module: Any) -> tuple[Before, After]:
+        """What the gate of one module of a span does."""
+        inputs_of = span.inputs_of(module)
         is_first, is_last = path == span.modules[0], path == span.modules[-1]
 
-        @functools.wraps(original)
-        def forward(*args: Any, **kwargs: Any) -> Value:
-            cell = self._cells[site]
-            if cell == _Cell.PASS:
-                return original(*args, **kwargs)
+        def before(cell: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value | None:
             if is_first:
                 self._open[site] = _OpenSpan(inputs_of(args, kwargs), self._read(site, cell))
             state = self._open.get(site)
             if state is None or state.value is None:
-                result = original(*args, **kwargs)
-                if is_last and state is not None:
-                    self._keep(site, cell, span.stored_form(result, state.inputs))
-                return result
+                return None
             return span.result_of(state.value, state.inputs) if is_last else span.skip(module, inputs_of(args, kwargs))
 
-        return forward
+        def after(cell: int, result: Value) -> None:
+            state = self._open.get(site)
+            if is_last and state is not None:
+                self._keep(site, cell, span.stored_form(result, state.inputs))
+
+        return before, after
 
     def _read(self, site: int, cell: int) -> Value | None:
         """The value that this cell hands out without a computation, if there is one."""

@@ -110,7 +110,7 @@ def load_or_measure_costs(
 
 def _watched_sites(pipe: Any, adapter: Adapter, inventory: Inventory, schedule: Schedule, run: Run) -> SiteTimer:
     """One run of a schedule without a cache, with timers on the sites."""
-    denoiser = getattr(pipe, adapter.denoiser_attr)
+    denoiser = adapter.denoiser_of(pipe)
     timer = SiteTimer(DeviceClock(pipe._execution_device), denoiser, inventory, adapter.list_spans(denoiser))
     run(schedule, timer)
     return timer
@@ -118,6 +118,6 @@ def _watched_sites(pipe: Any, adapter: Adapter, inventory: Inventory, schedule: 
 
 def _moved(pipe: Any, adapter: Adapter, inventory: Inventory) -> np.ndarray[Any, np.dtype[np.float64]]:
     """How often a value is read or written in the store besides a forecast: see `SiteFigures`."""
-    spans = adapter.list_spans(getattr(pipe, adapter.denoiser_attr))
+    spans = adapter.list_spans(adapter.denoiser_of(pipe))
     residual = {name for name, span in spans.items() if span.residual}
     return np.array([float(site.name in residual or site.component in adapter.copied) for site in inventory.sites])

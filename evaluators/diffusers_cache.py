@@ -8,6 +8,7 @@ import diffusers
 import numpy as np
 import torch
 
+from autotune.evaluators.gate import override_call
 from autotune.evaluators.override import Overrides
 from autotune.evaluators.policy_runtime import PolicyRuntime
 from autotune.spaces.cache_policy import CachePolicy, PolicyKind
@@ -54,7 +55,7 @@ class DiffusersCache(PolicyRuntime):
         for i, site in enumerate(self._inventory.sites):
             if site.name != site.component:  # the stack and the hidden state are no modules
                 module = denoiser.get_submodule(site.name)
-                overrides.set(module, "forward", self._counted(i, module.forward))
+                override_call(module, overrides, functools.partial(self._counted, i))
         self._before = [(m, {a: vars(m).get(a, _ABSENT) for a in _LEFT_BEHIND}) for m in denoiser.modules()]
         self._enabled = True
         overrides.on_undo(self._disable)

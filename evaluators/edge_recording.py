@@ -164,7 +164,7 @@ def _log_ratios(changes: Array, errors: Array) -> Array:
 def _watching(pipe: Any, recorder: EdgeCostRecorder, leaf_recorder: LeafErrorRecorder) -> Iterator[None]:
     """Feed a recorder once per step of the scheduler: of several network calls in a step with the last one."""
     adapter = find_adapter(pipe)
-    denoiser = getattr(pipe, adapter.denoiser_attr)
+    denoiser = adapter.denoiser_of(pipe)
     span = adapter.list_spans(denoiser)[FINAL]
     image = span.streams.index("hidden_states")
     latest: list[torch.Tensor] = []

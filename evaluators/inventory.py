@@ -36,7 +36,7 @@ def list_inventory(pipe: Any) -> Inventory:
         UnsupportedModelError: no adapter fits the denoiser.
     """
     adapter = find_adapter(pipe)
-    denoiser = getattr(pipe, adapter.denoiser_attr)
+    denoiser = adapter.denoiser_of(pipe)
     try:
         sites, spans = adapter.list_sites(denoiser), adapter.list_spans(denoiser)
         for site in sites:
@@ -71,7 +71,7 @@ def measure_inventory(pipe: Any, height: int, width: int, *, prompt_tokens: int 
     tokens = default_prompt_tokens(pipe) if prompt_tokens is None else prompt_tokens
     flops = _count_flops(adapter, pipe, adapter.latent_shape(pipe, height, width), tokens)
     counts = {name: sum(by_operation.values()) // 2 for name, by_operation in flops.items()}
-    spans = adapter.list_spans(getattr(pipe, adapter.denoiser_attr))
+    spans = adapter.list_spans(adapter.denoiser_of(pipe))
 
     def macs(site: Site) -> int:
         paths = spans[site.name].modules if site.name in spans else (site.name,)
@@ -103,7 +103,7 @@ def default_prompt_tokens(pipe: Any) -> int:
 
 def _count_flops(adapter: Adapter, pipe: Any, shape: tuple[int, ...], prompt_tokens: int) -> dict[str, dict[str, int]]:
     """Floating-point operations, two per multiply-accumulate, by module path ("Global" is the call) and operation."""
-    denoiser = getattr(pipe, adapter.denoiser_attr)
+    denoiser = adapter.denoiser_of(pipe)
     # The fused attention kernels of the CPU are unknown to the counter; the plain one is two products of matrices.
     with torch.no_grad(), torch.device("meta"), sdpa_kernel(SDPBackend.MATH):
         twin = type(denoiser).from_config(denoiser.config).eval()

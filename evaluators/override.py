@@ -25,6 +25,12 @@ class Overrides:
         self._undo.append((owner, name, vars(owner).get(name, _ABSENT), value))
         setattr(owner, name, value)
 
+    def replaced(self, name: str) -> list[Any]:
+        """Owners whose attribute of this name someone else has replaced since."""
+        entries = [entry for entry in self._undo if not callable(entry)]
+        latest = {id(owner): (owner, value) for owner, set_name, _, value in entries if set_name == name}
+        return [owner for owner, value in latest.values() if vars(owner).get(name) is not value]
+
     def undo(self) -> None:
         """Take back all that was set; what someone else has replaced since stays, with a warning."""
         replaced = []

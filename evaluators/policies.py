@@ -21,7 +21,7 @@ def make_policy(
     Raises:
         ScheduleMismatchError: a policy of this kind can't run on the pipeline's denoiser.
     """
-    denoiser = getattr(pipe, adapter.denoiser_attr)
+    denoiser = adapter.denoiser_of(pipe)
     if policy.kind.by_diffusers:
         return DiffusersCache(policy, inventory, denoiser)
     if policy.kind.is_sada:

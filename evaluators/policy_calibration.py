@@ -25,7 +25,7 @@ class CalibrationRecorder:
     def __init__(self, pipe: Any, inventory: Inventory, n_calls: int) -> None:
         self._pipe, self._n_calls = pipe, n_calls
         adapter = find_adapter(pipe)
-        self._denoiser = getattr(pipe, adapter.denoiser_attr)
+        self._denoiser = adapter.denoiser_of(pipe)
         spans = adapter.list_spans(self._denoiser)
         self._span = spans[STACK] if STACK in spans else spans[FINAL]
         self._image = self._span.streams.index("hidden_states")

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from autotune.evaluators.branch_store import value_bytes
+from autotune.evaluators.gate import override_call
 from autotune.evaluators.override import Overrides
 from autotune.evaluators.span import Span
 from autotune.spaces.inventory import Inventory, Relation
@@ -102,8 +103,8 @@ class SiteTimer(StepTimer):
                 modules = self._spans[site.name].modules if site.name in self._spans else (site.name,)
                 for path in dict.fromkeys((modules[0], modules[-1])):
                     module = self._denoiser.get_submodule(path)
-                    timed = self._timed(i, module.forward, first=path == modules[0], last=path == modules[-1])
-                    overrides.set(module, "forward", timed)
+                    timed = functools.partial(self._timed, i, first=path == modules[0], last=path == modules[-1])
+                    override_call(module, overrides, timed)
             with super().watching(scheduler):
                 yield
         finally:

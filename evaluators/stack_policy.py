@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from autotune.evaluators.branch_store import Value
+from autotune.evaluators.gate import override_call
 from autotune.evaluators.override import Overrides
 from autotune.evaluators.policy_runtime import PolicyRuntime
 from autotune.evaluators.span import Span, Streams
@@ -62,13 +63,13 @@ class StackPolicy(PolicyRuntime):
         """Set the gates on the blocks, and on what the rule looks at."""
         for path in self._span.modules:
             module = denoiser.get_submodule(path)
-            overrides.set(module, "forward", self._gate(path, module))
+            override_call(module, overrides, functools.partial(self._gate, path, module))
         if self._policy.kind is PolicyKind.FIRST_BLOCK:
             module = denoiser.get_submodule(self._probe)
-            overrides.set(module, "forward", self._first_block(module))
+            override_call(module, overrides, functools.partial(self._first_block, module))
         if self._attention is not None:
             module = denoiser.get_submodule(self._attention)
-            overrides.set(module, "forward", self._modulated(module.forward))
+            override_call(module, overrides, self._modulated)
 
     def reset(self) -> None:
         """Forget residuals and what has been accumulated."""
@@ -101,8 +102,8 @@ class StackPolicy(PolicyRuntime):
         if self._policy.kind is not PolicyKind.FIRST_BLOCK or not state.skipping:  # FBCache compares with the last kept
             state.before = seen
 
-    def _gate(self, path: str, module: Any) -> Callable[..., Value]:
-        span, original = self._span, module.forward
+    def _gate(self, path: str, module: Any, original: Callable[..., Value]) -> Callable[..., Value]:
+        span = self._span
         inputs_of = span.inputs_of(module)
         is_first, is_last = path == span.modules[0], path == span.modules[-1]
 
@@ -131,9 +132,9 @@ class StackPolicy(PolicyRuntime):
 
         return forward
 
-    def _first_block(self, module: Any) -> Callable[..., Value]:
+    def _first_block(self, module: Any, original: Callable[..., Value]) -> Callable[..., Value]:
         """The first block, which always runs: what it adds decides on the others."""
-        original, inputs_of = module.forward, self._span.inputs_of(module)
+        inputs_of = self._span.inputs_of(module)
 
         @functools.wraps(original)
         def forward(*args: Any, **kwargs: Any) -> Value:

@@ -1,16 +1,17 @@
 """Finds the fastest schedules of a diffusion model and applies them to unmodified diffusers pipelines.
 
-`apply`, `remove` and `applied` put a schedule file on a pipeline in production; `tune`, `resume` and `load_study`
-search. Each is imported when it is first used, so that `import autotune` costs nothing.
+`apply`, `remove` and `applied` put a schedule file on a pipeline in production, and `compile_leaves` compiles what
+schedules decide on; `tune`, `resume` and `load_study` search. Each is imported when it is first used, so that
+`import autotune` costs nothing.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autotune.api import Sitting, Study, load_study, resume, tune
-    from autotune.evaluators.apply import applied, apply, remove
+    from autotune.evaluators.apply import applied, apply, compile_leaves, remove
 
-__all__ = ["Sitting", "Study", "applied", "apply", "load_study", "remove", "resume", "tune"]
+__all__ = ["Sitting", "Study", "applied", "apply", "compile_leaves", "load_study", "remove", "resume", "tune"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,6 +19,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'autotune' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(
-        import_module("autotune.evaluators.apply" if "appl" in name or name == "remove" else "autotune.api"), name
-    )
+    in_production = ("applied", "apply", "compile_leaves", "remove")
+    return getattr(import_module("autotune.evaluators.apply" if name in in_production else "autotune.api"), name)

@@ -8,12 +8,13 @@ import torch
 
 from autotune.evaluators.apply import _attach, remove
 from autotune.evaluators.inventory import list_inventory
-from autotune.spaces.cache_plan import CachePlan
+from autotune.spaces.cache_plan import CachePlan, canonical_plan
 from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.schedule import Schedule
 
 from .mini_pipelines import denoiser_of, random_plan, run
 from .naive_cache import Naive
+from .random_pipelines import random_args
 
 
 def schedule(kwargs: dict[str, Any], plan: CachePlan | None, guidance: tuple[GuidanceAction, ...] | None = None) -> Any:
@@ -52,6 +53,30 @@ def test_values_of_a_dropped_branch_keep_their_age(
         assert float((result - expected).norm() / expected.norm()) < 1e-4
     else:
         assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("name", ["pixart_pipe", "sd_pipe", "sd3"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_canonical_plan_with_dropped_branches_changes_no_bit(
+    name: str, seed: int, request: pytest.FixtureRequest, small_args: Any, random_pipes: dict[str, Any]
+) -> None:
+    pipe = random_pipes[name] if name == "sd3" else request.getfixturevalue(name)
+    args = random_args(name) if name == "sd3" else small_args("mini-" + name[:-5])
+    kwargs = {**args, "num_inference_steps": 7}
+    plan, inventory = random_plan(pipe, kwargs, seed, forecasts=True), list_inventory(pipe)
+    canonical = canonical_plan(plan, inventory)
+    assert canonical != plan
+    dropped = np.random.default_rng(seed).random(plan.n_calls) < 0.4
+    dropped[0] = False
+    guidance = tuple(GuidanceAction.STORED if drop else GuidanceAction.BOTH for drop in dropped)
+    results = []
+    for variant in (plan, canonical):
+        attachment = _attach(pipe, schedule(kwargs, variant, guidance))
+        results.append(run(pipe, kwargs))
+        assert attachment.cache is not None
+        assert attachment.cache.missed == 0
+    remove(pipe)
+    assert torch.equal(*results)
 
 
 def drive(pipe: Any, rows: list[dict[str, Any]]) -> list[torch.Tensor]:

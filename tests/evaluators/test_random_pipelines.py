@@ -125,6 +125,21 @@ def test_run_equals_naive_execution_twice(random_case: Case, seed: int) -> None:
     assert torch.equal(run(pipe, kwargs), plain)
 
 
+@pytest.mark.parametrize("seed", [2, 3])
+def test_canonical_plan_with_forecasts_changes_no_bit(random_case: Case, seed: int) -> None:
+    pipe, kwargs = random_case
+    kwargs = {**kwargs, "num_inference_steps": 6}
+    plan = random_plan(pipe, kwargs, seed, forecasts=True)
+    canonical = canonical_plan(plan, list_inventory(pipe))
+    assert canonical is not None
+    assert canonical != plan
+    results = []
+    for variant in (plan, canonical):
+        attach(pipe, schedule(kwargs, variant))
+        results.append(run(pipe, kwargs))
+    assert torch.equal(*results)
+
+
 def test_reused_row_changes_its_own_outputs_only(random_case: Case) -> None:
     pipe, kwargs = random_case
     inputs, plain = recorded(pipe, kwargs)
