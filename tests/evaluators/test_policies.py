@@ -155,33 +155,42 @@ def test_the_denoisers_that_are_said_to_have_a_cache_mixin_have_one() -> None:
     assert {name for name, kind in classes.items() if issubclass(kind, CacheMixin)} == CACHE_MIXIN
 
 
+def computed(worker: Worker, schedule: Schedule) -> tuple[int, float]:
+    """MACs and network calls of a run over two prompts."""
+    usage = worker._run(schedule, FIDELITY, None).usage
+    assert usage is not None
+    return worker._macs_of(usage), usage.computed_calls
+
+
 def test_a_policy_runs_with_our_solvers_too(pixart: Worker) -> None:
     condition = pixart.condition
     time = uniform_lambda(condition.noise_schedule, STEPS, t_start=condition.start_timestep)
     solver = make_solver("dpmpp-2m", STEPS, condition.noise_schedule)
+    whole = pixart._macs(Schedule(n_steps=STEPS))
     for kind in (PolicyKind.SADA, PolicyKind.FIRST_BLOCK):
-        schedule = Schedule(n_steps=STEPS, time=time, solver=solver, policy=policy(kind, LARGE, STEPS))
-        found = pixart.score(schedule, FIDELITY)
-        assert isinstance(found, Measurement)
-        assert found.network_calls < STEPS
-        assert found.macs < found.baseline_macs * STEPS / condition.n_steps
+        chosen = policy(kind, LARGE, STEPS)
+        macs, calls = computed(pixart, Schedule(n_steps=STEPS, time=time, solver=solver, policy=chosen))
+        assert calls < STEPS
+        assert macs < whole
 
 
 def test_measured_macs_are_those_of_the_computed_calls(pixart: Worker, flux: Worker) -> None:
     for worker in (pixart, flux):
-        n = worker.condition.n_steps
-        branches = worker.score(Schedule(n_steps=n), FIDELITY)
-        assert isinstance(branches, Measurement)
-        whole = worker.score(Schedule(n_steps=n, policy=policy(PolicyKind.SADA, 0.0, n)), FIDELITY)
-        assert isinstance(whole, Measurement)
-        assert (whole.macs, whole.network_calls) == (branches.baseline_macs, n)
-        some = worker.score(Schedule(n_steps=n, policy=policy(PolicyKind.SADA, LARGE, n)), FIDELITY)
-        assert isinstance(some, Measurement)
-        assert some.macs == pytest.approx(branches.baseline_macs * some.network_calls / n, rel=0.5 / some.network_calls)
-    cached = flux.score(Schedule(n_steps=n, policy=policy(PolicyKind.DIFFUSERS_PAB, 0.0, n)), FIDELITY)
-    assert isinstance(cached, Measurement)
-    assert 0.5 * cached.baseline_macs < cached.macs < cached.baseline_macs
-    refused = pixart.score(Schedule(n_steps=20, policy=policy(PolicyKind.DIFFUSERS_PAB, 0.0, 20)), FIDELITY)
+        whole = worker._macs(Schedule(n_steps=STEPS))
+        assert computed(worker, Schedule(n_steps=STEPS, policy=policy(PolicyKind.SADA, 0.0, STEPS))) == (whole, STEPS)
+        macs, calls = computed(worker, Schedule(n_steps=STEPS, policy=policy(PolicyKind.SADA, LARGE, STEPS)))
+        assert macs == pytest.approx(whole * calls / STEPS)
+    macs, _ = computed(flux, Schedule(n_steps=STEPS, policy=policy(PolicyKind.DIFFUSERS_PAB, 0.0, STEPS)))
+    assert 0.5 * whole < macs < whole
+
+
+def test_a_worker_scores_a_policy_by_what_it_computed_and_refuses_what_can_not_run(pixart: Worker) -> None:
+    one = FIDELITY.first(1)
+    found = pixart.score(Schedule(n_steps=STEPS, policy=policy(PolicyKind.FIRST_BLOCK, LARGE, STEPS)), one)
+    assert isinstance(found, Measurement)
+    assert found.network_calls < STEPS
+    assert found.macs < 0.5 * found.baseline_macs
+    refused = pixart.score(Schedule(n_steps=STEPS, policy=policy(PolicyKind.DIFFUSERS_PAB, 0.0, STEPS)), one)
     assert isinstance(refused, Failure)
     assert refused.kind is FailureKind.INVALID
 
