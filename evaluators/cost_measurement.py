@@ -1,6 +1,6 @@
 """The cost-model job: timers on default runs, then a few designed runs that a latency model is fitted to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -58,41 +58,34 @@ def load_or_measure_costs(
     stored = artifacts.load(name) if artifacts is not None else None
     if stored is not None:
         return cost_model_from_bytes(stored)
-    adapter, clock = find_adapter(pipe), DeviceClock(pipe._execution_device)
+    model = _measured(pipe, condition, inventory, n_calls, n_images, run)
+    if artifacts is not None:
+        artifacts.save(name, model.to_bytes(), "costs")
+    return model
+
+
+def _measured(
+    pipe: Any, condition: Condition, inventory: Inventory, n_calls: int, n_images: int, run: Run
+) -> CostModel:
+    adapter = find_adapter(pipe)
     default = Schedule(n_steps=condition.n_steps)
     drops = adapter.guidance == "batch" and condition.guidance_scale > 1
+    clock = DeviceClock(pipe._execution_device)
     run(replace(default, n_steps=2), StepTimer(clock))  # warm-up: allocates and picks kernels
     timer = _watched_sites(pipe, adapter, inventory, default, run)
     half = timer
     if drops:
-        half = _watched_sites(
-            pipe, adapter, inventory, replace(default, guidance=(GuidanceAction.CONDITIONAL,) * n_calls), run
-        )
-    designs = list(designed_schedules(condition, inventory, n_calls, drops=drops))
-    order = [default]
-    for i, design in enumerate(designs):
-        order += [design] if i % DEFAULT_EVERY < DEFAULT_EVERY - 1 else [design, default]
-    if order[-1] != default:
-        order.append(default)
-    runs = []
-    for schedule in order:
-        steps = StepTimer(clock)
-        seconds = run(schedule, steps)
-        runs.append(
-            TimedRun(
-                schedule=schedule,
-                call_seconds=steps.call_seconds(),
-                seconds=seconds,
-                step_seconds=steps.step_seconds(),
-            )
-        )
+        conditional = replace(default, guidance=(GuidanceAction.CONDITIONAL,) * n_calls)
+        half = _watched_sites(pipe, adapter, inventory, conditional, run)
     figures = SiteFigures(
         seconds=timer.site_seconds(),
         half_seconds=half.site_seconds(),
         value_bytes=np.array(timer.value_bytes(), float).sum(axis=0),
         moved=_moved(pipe, adapter, inventory),
     )
-    model = CostModel(
+    designs = designed_schedules(condition, inventory, n_calls, drops=drops)
+    runs = [_timed(schedule, run, clock) for schedule in _with_default_runs(default, designs)]
+    return CostModel(
         latency=fit_latency(runs, figures, inventory, n_images),
         memory=CacheMemory(
             value_bytes=tuple(tuple(size // n_images for size in row) for row in timer.value_bytes()),
@@ -103,9 +96,24 @@ def load_or_measure_costs(
         n_calls=n_calls,
         batch_size=n_images,
     )
-    if artifacts is not None:
-        artifacts.save(name, model.to_bytes(), "costs")
-    return model
+
+
+def _with_default_runs(default: Schedule, designs: Iterable[Schedule]) -> Iterator[Schedule]:
+    """The default run first, after every `DEFAULT_EVERY` designed ones, and last."""
+    yield default
+    for i, design in enumerate(designs, 1):
+        yield design
+        if i % DEFAULT_EVERY == 0:
+            yield default
+    yield default
+
+
+def _timed(schedule: Schedule, run: Run, clock: DeviceClock) -> TimedRun:
+    steps = StepTimer(clock)
+    seconds = run(schedule, steps)
+    return TimedRun(
+        schedule=schedule, call_seconds=steps.call_seconds(), seconds=seconds, step_seconds=steps.step_seconds()
+    )
 
 
 def _watched_sites(pipe: Any, adapter: Adapter, inventory: Inventory, schedule: Schedule, run: Run) -> SiteTimer:

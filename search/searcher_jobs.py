@@ -18,8 +18,8 @@ from autotune.spaces.traced_run import N_TRACED, TRACE_LEVELS
 from autotune.storage.database import Database
 from autotune.storage.study_costs import load_costs, save_costs
 
-MAX_COST_SHARE = 0.05
-"""At most this share of a study's time, or network calls, goes into a cost model that it could do without."""
+MAX_COST_SHARE = 0.1
+"""At most this share of a study's time, network calls or evaluations goes into a cost model that is not asked for."""
 
 
 class SearcherJobs:
@@ -89,13 +89,17 @@ class SearcherJobs:
         return self._costs
 
     def affords_costs(self, baseline: Measurement) -> bool:
-        """Whether there is a cost model, or measuring it takes a small part of the budgets of time and calls."""
+        """Whether there is a cost model, or measuring it takes a small part of every budget."""
         if self._costs is not None:
             return True
         expected_s = N_RUNS * self._n_timed * statistics.median(baseline.baseline_latency_ms) / 1000.0
-        limit = self._plan.budget.network_calls
-        affords_calls = limit is None or self._cost_calls <= MAX_COST_SHARE * limit
-        return affords_calls and expected_s <= MAX_COST_SHARE * self._spending.total_s
+        budget = self._plan.budget
+        costs = [
+            (self._cost_calls, budget.network_calls),
+            (N_RUNS, budget.evaluations),
+            (expected_s, self._spending.total_s),
+        ]
+        return all(limit is None or cost <= MAX_COST_SHARE * limit for cost, limit in costs)
 
     @property
     def _n_timed(self) -> int:

@@ -21,7 +21,8 @@ CALIBRATION = Fidelity(name="calibration", prompts=("a cat", "a dog"), seeds=(0,
 
 def run(searcher: EcadSearcher, evaluator: TabulatedEvaluator, n: int) -> list[Result]:
     """Results of `n` evaluations, completed as a study does it."""
-    model, results = evaluator.cost_model(CALIBRATION), list[Result]()
+    model = evaluator.cost_model(CALIBRATION)
+    results: list[Result] = []
     while len(results) < n and (asked := searcher.ask(1)):
         outcome = model.completed(asked[0].schedule, evaluator.score(asked[0].schedule, CALIBRATION))  # type: ignore[arg-type]
         results.append(Result(proposal=asked[0], outcome=outcome))
