@@ -159,14 +159,14 @@ def computed(worker: Worker, schedule: Schedule) -> tuple[int, float]:
     """MACs and network calls of a run over two prompts."""
     usage = worker._run(schedule, FIDELITY, None).usage
     assert usage is not None
-    return worker._macs_of(usage), usage.computed_calls
+    return worker._work.macs(schedule, usage), usage.computed_calls
 
 
 def test_a_policy_runs_with_our_solvers_too(pixart: Worker) -> None:
     condition = pixart.condition
     time = uniform_lambda(condition.noise_schedule, STEPS, t_start=condition.start_timestep)
     solver = make_solver("dpmpp-2m", STEPS, condition.noise_schedule)
-    whole = pixart._macs(Schedule(n_steps=STEPS))
+    whole = pixart._work.macs(Schedule(n_steps=STEPS))
     for kind in (PolicyKind.SADA, PolicyKind.FIRST_BLOCK):
         chosen = policy(kind, LARGE, STEPS)
         macs, calls = computed(pixart, Schedule(n_steps=STEPS, time=time, solver=solver, policy=chosen))
@@ -176,7 +176,7 @@ def test_a_policy_runs_with_our_solvers_too(pixart: Worker) -> None:
 
 def test_measured_macs_are_those_of_the_computed_calls(pixart: Worker, flux: Worker) -> None:
     for worker in (pixart, flux):
-        whole = worker._macs(Schedule(n_steps=STEPS))
+        whole = worker._work.macs(Schedule(n_steps=STEPS))
         assert computed(worker, Schedule(n_steps=STEPS, policy=policy(PolicyKind.SADA, 0.0, STEPS))) == (whole, STEPS)
         macs, calls = computed(worker, Schedule(n_steps=STEPS, policy=policy(PolicyKind.SADA, LARGE, STEPS)))
         assert macs == pytest.approx(whole * calls / STEPS)
