@@ -10,6 +10,7 @@ Prints a table and takes `--quick` (fewer evaluations and prompts, one seed), `-
 """
 
 import argparse
+import functools
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -23,13 +24,14 @@ from autotune.evaluators.worker import Worker
 from autotune.search.ecad import EcadSearcher, PublishedEcadSearcher
 from autotune.search.searcher import Proposal, Result, SearchContext, Searcher
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
+from autotune.spaces.objective import objective_value
 from autotune.spaces.pareto import BoxVolume, front_hypervolume, non_dominated
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
 from autotune.spaces.solvers import make_solver
 from autotune.spaces.time_grid import uniform_lambda
 
 MODELS = ("mini-flux", "mini-pixart", "mini-sd")
-COST = "macs"
+COST = "modelled-latency"
 SEARCHES: dict[str, Callable[[SearchContext, int], Searcher]] = {
     "published": PublishedEcadSearcher,
     "ours": EcadSearcher,
@@ -74,12 +76,14 @@ def compare(bench: Benchmark, name: str) -> None:
     calibration = fidelity("calibration", read_prompts(model.preset.calibration_prompts)[: 4 if quick else 12], 0)
     prompts = read_prompts(model.preset.held_out_prompts)[: 8 if quick else 24]
     held_out = fidelity("held_out", prompts, HELD_OUT_SEED + 1000 * first_seed)
+    costs = worker.cost_model(calibration)
     known: dict[str, Measurement | Failure] = {}
 
     def score(schedule: Schedule) -> Measurement | Failure:
         digest = schedule_hash(schedule)
         if digest not in known:
-            known[digest] = worker.score(schedule, calibration)
+            outcome = worker.score(schedule, calibration)
+            known[digest] = costs.completed(schedule, outcome) if isinstance(outcome, Measurement) else outcome
         return known[digest]
 
     context = SearchContext(
@@ -87,7 +91,8 @@ def compare(bench: Benchmark, name: str) -> None:
         inventory=worker.inventory,
         own_timesteps=worker.own_timesteps,
         objectives=(COST, "deviation"),
-        edge_costs=lambda: worker.edge_costs(calibration, 4),
+        edge_costs=functools.cache(lambda: worker.edge_costs(calibration, 4)),
+        cost_model=lambda: costs,
         guided=worker.guided,
     )
     shares, ratios, ends = [], [], []
@@ -139,7 +144,7 @@ def search(
 
 def cost(measurement: Measurement) -> float:
     """What the searches minimise besides the deviation."""
-    return measurement.relative_macs
+    return objective_value(COST, measurement)
 
 
 def held_out_hypervolume(worker: Worker, results: list[Result], held_out: Fidelity) -> float:

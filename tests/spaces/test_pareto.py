@@ -88,9 +88,9 @@ def test_time_of_non_dominated_grows_less_than_quadratically(n_objectives: int) 
         points /= points.sum(axis=1, keepdims=True)
         times = []
         for _ in range(3):
-            began = time.perf_counter()
+            began = time.process_time()
             assert non_dominated(points).all()
-            times.append(time.perf_counter() - began)
+            times.append(time.process_time() - began)
         return min(times)
 
     assert seconds(20_000) < 40 * seconds(2_000)  # a hundred times as many pairs
