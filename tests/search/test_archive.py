@@ -124,10 +124,10 @@ def test_time_on_a_growing_front_grows_less_than_quadratically(objectives: tuple
             made_up("x", macs=i, deviation=1.0 / (1.0 + i), psnr=noise)
             for i, noise in zip(rng.permutation(n).tolist(), rng.random(n).tolist(), strict=True)
         ]
-        began = time.perf_counter()
+        began = time.process_time()
         for result in results:
             assert archive.add(result)
             assert archive.hypervolume >= 0.0
-        return time.perf_counter() - began
+        return time.process_time() - began
 
     assert seconds(10 * n_points) < 40 * seconds(n_points)  # a hundred times as many pairs

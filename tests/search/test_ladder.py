@@ -178,9 +178,9 @@ def test_a_front_of_500_is_judged_against_in_well_under_a_millisecond() -> None:
         candidate = measurement([], quality={"deviation": (900.0,) * 32, "psnr": (-900.0,) * 32}, macs=2000)
         times = []
         for _ in range(20):
-            began = time.perf_counter()
+            began = time.process_time()
             ladder.judge(candidate)
-            times.append(time.perf_counter() - began)
+            times.append(time.process_time() - began)
         assert min(times) < 0.001
 
 

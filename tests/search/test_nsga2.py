@@ -59,9 +59,9 @@ def test_time_of_selection_grows_less_than_quadratically() -> None:
         members = [individual(*row) for row in np.random.default_rng(0).random((n, 2)).tolist()]
         times = []
         for _ in range(3):
-            began = time.perf_counter()
+            began = time.process_time()
             survivors(members, n - 4)
-            times.append(time.perf_counter() - began)
+            times.append(time.process_time() - began)
         return min(times)
 
     assert seconds(3000) < 40 * seconds(300)  # a hundred times as many pairs
