@@ -4,8 +4,8 @@ For each reference model, at 20 and 50 steps of its own sampler: latency over th
 in turn with one of the uncached run; PSNR of the final latents to the uncached run's and to the converged run's;
 deviation from the converged run. On held-out prompts and seeds; plans are made on four calibration prompts.
 
-Prints a table and takes `--quick` (20 steps, fewer prompts), `--seed`, `--device`, `--json FILE`; `--models` and
-`--steps` measure a part.
+Prints a table and takes `--quick` (20 steps, fewer prompts), `--seed`, `--device`, `--json FILE`; `--models`,
+`--steps` and `--kinds` measure a part.
 """
 
 import argparse
@@ -61,6 +61,7 @@ def main() -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--steps", nargs="+", type=int, default=(20, 50))
+    parser.add_argument("--kinds", nargs="+", help="measure these kinds of schedules only, such as planned")
 
 
 def study_of(bench: Benchmark, name: str, n_steps: int) -> None:
@@ -71,7 +72,7 @@ def study_of(bench: Benchmark, name: str, n_steps: int) -> None:
     prompts = read_prompts(model.preset.held_out_prompts)[: 4 if quick else 12]
     seeds = tuple(range(10_000 + 1000 * seed, 10_000 + 1000 * seed + len(prompts)))
     held_out = Fidelity(name="held_out", prompts=prompts, seeds=seeds)
-    timed = held_out.first(4)
+    timed = held_out.first(2)
     chosen = read_prompts(model.preset.calibration_prompts)[:4]
     calibration = Fidelity(name="calibration", prompts=chosen, seeds=tuple(range(4)))
     began = time.perf_counter()
@@ -88,6 +89,8 @@ def study_of(bench: Benchmark, name: str, n_steps: int) -> None:
     converged, plain = worker.reference(held_out).latents, worker._run(uncached, held_out, None).latents
     points = []
     for kind, label, schedule in candidates(worker, context, plans, n_steps):
+        if kind not in (bench.arguments.kinds or [kind]):
+            continue
         samples = worker._run(schedule, held_out, None)
         latents = samples.latents
         ratios = []

@@ -22,8 +22,8 @@ from autotune.spaces.time_grid import uniform_lambda
 
 PLANNED = "planned"
 ADAPTIVE = ("sada", "teacache", "first-block", "magcache", "diffusers-caches")
-N_ADAPTIVE, STRIDE = 30, 2
-"""Every second policy of each family's grid of thresholds, with the calibrated numbers."""
+N_ADAPTIVE, STRIDE = 30, 3
+"""Every third policy of each family's grid of thresholds, with the calibrated numbers."""
 
 
 def candidates(
