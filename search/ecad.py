@@ -1,9 +1,7 @@
 """Evolutionary search of cache and guidance columns: NSGA-II over the table network call x gene."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -11,6 +9,7 @@ from numpy.typing import NDArray
 
 from autotune.search.cache_masks import literature_masks
 from autotune.search.cache_plans import planned_schedules
+from autotune.search.fitness import Fitness
 from autotune.search.gene_grid import GeneGrid, Genome, Granularity
 from autotune.search.guidance_plans import guided_plans
 from autotune.search.nsga2 import Individual, Ranked, survivors, tournament
@@ -18,10 +17,7 @@ from autotune.search.published_seeds import has_cross_attention, published_seeds
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
 from autotune.search.variation import PublishedVariation, StructuredVariation, Variation
 from autotune.spaces.cache_action import CacheAction
-from autotune.spaces.cost_model import CostModel
 from autotune.spaces.evaluation import Measurement
-from autotune.spaces.front import DEVIATION_FLOOR
-from autotune.spaces.objective import needs_cost_model, objective_value, total_violation
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.schedule_macs import schedule_macs
 
@@ -113,11 +109,12 @@ class EcadSearcher:
             guided=settings.guidance and context.guided,
         )
         self._variation = settings.make_variation(self._grid)
+        self._fitness = Fitness(context, modelled=settings.modelled)
         self._size, self._n_offspring = settings.population, settings.n_offspring
         self._settings = settings
         self._seeds: list[Seed] | None = None
-        self._population: list[Ranked] = []
-        self._arrived: list[Individual] = []
+        self._population: list[Ranked[Genome]] = []
+        self._arrived: list[Individual[Genome]] = []
         self._n_told = 0
         self._generation = 0
 
@@ -136,13 +133,13 @@ class EcadSearcher:
         for result in results:
             self._novelty.mark(result.proposal)
             schedule = result.proposal.schedule
-            own = schedule.n_steps == self._context.condition.n_steps
+            own = schedule.n_steps == self._context.condition.n_steps and schedule.time is None
             genome = self._grid.genome(schedule) if own else None
             if genome is None:
                 continue
             self._n_told += 1
             if result.measurement is not None:
-                self._arrived.append(self._individual(genome, result.proposal.schedule, result.measurement))
+                self._arrived.append(self._individual(genome, schedule, result.measurement))
         if self._seeds == [] and self._n_told >= self._n_offspring:
             self._select()
 
@@ -158,13 +155,9 @@ class EcadSearcher:
         while self._seeds:
             label, schedule = self._seeds.pop()
             proposal = self._novelty.admit(schedule, family=self.family, label=label)
-            if proposal is not None and not self._is_refused(proposal):
+            if proposal is not None and not self._fitness.refuses(proposal.schedule):
                 return proposal
         return None
-
-    def _is_refused(self, proposal: Proposal) -> bool:
-        """Whether the cost model knows that a limit would be broken, so that there is no need to run it."""
-        return self._costs is not None and self._costs.violates(proposal.schedule, self._context.constraints)
 
     def _offspring(self) -> Proposal | None:
         parents = self._population or survivors(self._arrived, self._size)
@@ -176,7 +169,7 @@ class EcadSearcher:
         for attempt in range(2 * MAX_MUTATIONS):
             child = self._variation.mutate(child, self._rng) if attempt < MAX_MUTATIONS else self._random_genome()
             proposal = self._admit(child)
-            if proposal is not None and self._is_refused(proposal):
+            if proposal is not None and self._fitness.refuses(proposal.schedule):
                 child = first.genome if parents else self._random_genome()  # further mutations would lead further away
             elif proposal is not None:
                 return proposal
@@ -197,33 +190,16 @@ class EcadSearcher:
     def _random_genome(self) -> Genome:
         leaves = self._grid.leaves
         reads = self._rng.random((self._grid.n_calls, len(leaves))) < self._rng.uniform(0.05, 0.95)
-        if self._limits_costs:  # of all sites, few schedules would keep to a limit of memory
+        if self._fitness.limits_costs:  # of all sites, few schedules would keep to a limit of memory
             reads &= self._rng.random(len(leaves)) < self._rng.random()
         genome: Genome = np.zeros((self._grid.n_calls, self._grid.n_genes), np.uint8)
         genome[:, leaves] = reads * self._rng.choice(self._grid.reads, size=reads.shape)
         genome[0] = CacheAction.RECOMPUTE
         return genome
 
-    @property
-    def _limits_costs(self) -> bool:
-        return needs_cost_model((), self._context.constraints)
-
-    @cached_property
-    def _costs(self) -> CostModel | None:
-        """Made when it is asked for first, since it takes some runs."""
-        wanted = self._limits_costs or (self._settings.modelled and "latency" in self._context.objectives)
-        return self._context.cost_model() if wanted and self._context.cost_model is not None else None
-
-    def _individual(self, genome: Genome, schedule: Schedule, measurement: Measurement) -> Individual:
-        values = []
-        for name in self._context.objectives:
-            if name == "latency" and self._settings.modelled and self._costs is not None:
-                value = self._costs.relative_latency(schedule)
-            else:
-                value = objective_value(name, measurement)
-            values.append(math.log10(max(value, DEVIATION_FLOOR)) if name == "deviation" else value)
-        violation = total_violation(self._context.constraints, measurement)
-        return Individual(genome=genome, values=tuple(values), violation=violation)
+    def _individual(self, genome: Genome, schedule: Schedule, measurement: Measurement) -> Individual[Genome]:
+        values, violation = self._fitness.values(schedule, measurement), self._fitness.violation(measurement)
+        return Individual(genome=genome, values=values, violation=violation)
 
 
 class PublishedEcadSearcher(EcadSearcher):

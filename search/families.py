@@ -24,6 +24,12 @@ class Family:
 
 _ALL = (
     Family(
+        name="joint",
+        columns=("n_steps", "time", "solver", "start", "cache", "guidance"),
+        method="evolution of whole schedules, beside ecad and s3; a bandit shares the budget by what each one gains",
+        target="autotune.search.joint:JointSearcher",
+    ),
+    Family(
         name="ecad",
         columns=("cache", "guidance"),
         method="NSGA-II on cache actions and guidance branches, from plans and known patterns on",

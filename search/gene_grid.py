@@ -121,8 +121,8 @@ class GeneGrid:
         return Schedule(n_steps=n_steps, cache=CachePlan.from_array(table), guidance=guidance)
 
     def genome(self, schedule: Schedule) -> Genome | None:
-        """The genome of a canonical schedule of the pipeline's own sampler; None where no genome stands for it."""
-        if schedule.time is not None or schedule.policy is not None:
+        """The genome of a canonical schedule's cache and guidance columns; None where no genome stands for them."""
+        if schedule.policy is not None:
             return None
         plan, guidance = schedule.cache, schedule.guidance
         if plan is not None and plan.table.shape != (self.n_calls, len(self.inventory)):

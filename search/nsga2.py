@@ -6,36 +6,37 @@ stays a function of its own seed. DEAP's own ranks cost seconds from some hundre
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import moocore
 import numpy as np
 from deap.tools import emo
 
-from autotune.search.gene_grid import Genome
+GenomeT = TypeVar("GenomeT")
 
 LARGE = 1e12
 """Stands in for infinity, with which crowding distances would turn NaN."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Individual:
+class Individual(Generic[GenomeT]):
     """A measured genome: objectives to be minimised, and by how much it breaks the constraints."""
 
-    genome: Genome
+    genome: GenomeT
     values: tuple[float, ...]
     violation: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranked:
+class Ranked(Generic[GenomeT]):
     """An individual's place in its population: lower ranks first, then larger crowding distances."""
 
-    individual: "Individual"
+    individual: Individual[GenomeT]
     rank: int
     crowding: float
 
 
-def survivors(individuals: Sequence[Individual], size: int) -> list[Ranked]:
+def survivors(individuals: Sequence[Individual[GenomeT]], size: int) -> list[Ranked[GenomeT]]:
     """The best `size` individuals, best first: feasible ones by rank and crowding, then the others by violation."""
     feasible = [member for member in individuals if member.violation == 0.0]
     others = sorted((m for m in individuals if m.violation > 0.0), key=lambda member: member.violation)
@@ -45,7 +46,7 @@ def survivors(individuals: Sequence[Individual], size: int) -> list[Ranked]:
     return ranked[:size]
 
 
-def tournament(population: Sequence[Ranked], rng: np.random.Generator) -> Individual:
+def tournament(population: Sequence[Ranked[GenomeT]], rng: np.random.Generator) -> Individual[GenomeT]:
     """The better of two random members by rank, then by crowding; a tie is drawn."""
     first, second = (population[int(i)] for i in rng.integers(0, len(population), size=2))
     keys = (first.rank, -first.crowding), (second.rank, -second.crowding)
@@ -63,16 +64,16 @@ class _Fitness:
 
 
 @dataclass(slots=True)
-class _Carrier:
+class _Carrier(Generic[GenomeT]):
     """What DEAP sorts: anything with a `fitness`."""
 
-    individual: Individual
+    individual: Individual[GenomeT]
     fitness: _Fitness
 
 
-def _sorted_feasible(individuals: Sequence[Individual], size: int) -> list[Ranked]:
+def _sorted_feasible(individuals: Sequence[Individual[GenomeT]], size: int) -> list[Ranked[GenomeT]]:
     n_chosen = min(size, len(individuals))
-    chosen: list[Ranked] = []
+    chosen: list[Ranked[GenomeT]] = []
     for rank, front in enumerate(_fronts(individuals)):
         emo.assignCrowdingDist(front)
         if len(chosen) + len(front) >= n_chosen:
@@ -83,14 +84,14 @@ def _sorted_feasible(individuals: Sequence[Individual], size: int) -> list[Ranke
     return chosen[:n_chosen]
 
 
-def _fronts(individuals: Sequence[Individual]) -> Iterator[list[_Carrier]]:
+def _fronts(individuals: Sequence[Individual[GenomeT]]) -> Iterator[list[_Carrier[GenomeT]]]:
     """The fronts by rank, each in the order in which Deb's fast sort finds its members.
 
     That is the order of the last members of the front before that dominate them; equal ones stand together.
     """
     if not individuals:
         return
-    alike: dict[tuple[float, ...], list[_Carrier]] = {}
+    alike: dict[tuple[float, ...], list[_Carrier[GenomeT]]] = {}
     table = np.clip([individual.values for individual in individuals], -LARGE, LARGE)
     for individual, values in zip(individuals, map(tuple, table.tolist()), strict=True):
         alike.setdefault(values, []).append(_Carrier(individual, _Fitness(values)))

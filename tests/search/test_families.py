@@ -44,7 +44,8 @@ def test_proposals_are_canonical_and_fit_the_model(
         assert proposal.family == family
         assert proposal.label
         if schedule.cache is not None:
-            assert (schedule.cache.n_calls, schedule.cache.n_sites) == (context.n_calls, len(context.inventory))
+            n_calls = len(schedule.time or context.own_timesteps(schedule.n_steps))
+            assert (schedule.cache.n_calls, schedule.cache.n_sites) == (n_calls, len(context.inventory))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -127,5 +128,5 @@ def test_seeds_differ(family: str, context: SearchContext, evaluator: TabulatedE
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones(context: SearchContext) -> None:
-    with pytest.raises(UsageError, match=r"ecad, ecad-published, cache-plan, s3, optuna, dc, .*; got 'genetic'"):
+    with pytest.raises(UsageError, match=r"joint, ecad, ecad-published, cache-plan, s3, optuna, dc, .*; got 'genetic'"):
         make_searcher("genetic", context)

@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from autotune.search.nsga2 import LARGE, Individual, Ranked, survivors, tournament
 
 
-def individual(*values: float, violation: float = 0.0) -> Individual:
+def individual(*values: float, violation: float = 0.0) -> Individual[np.ndarray]:
     return Individual(genome=np.zeros((1, 1), bool), values=values, violation=violation)
 
 
 class Carrier:
-    def __init__(self, individual: Individual, fitness: Any) -> None:
+    def __init__(self, individual: Individual[np.ndarray], fitness: Any) -> None:
         self.individual = individual
         self.fitness = fitness
 
 
-def survivors_by_deap(individuals: list[Individual], size: int) -> list[Ranked]:
+def survivors_by_deap(individuals: list[Individual[np.ndarray]], size: int) -> list[Ranked[np.ndarray]]:
     """DEAP's own selection, with the ranks of its own sort."""
     fitness = type("Fitness", (base.Fitness,), {"weights": (-1.0,) * len(individuals[0].values)})
     carriers = [Carrier(m, fitness(np.clip(m.values, -LARGE, LARGE).tolist())) for m in individuals]

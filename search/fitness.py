@@ -1,0 +1,52 @@
+"""What an evolution minimises of a measured schedule, and which schedules it need not measure."""
+
+import math
+from functools import cached_property
+
+from autotune.search.searcher import SearchContext
+from autotune.spaces.cost_model import CostModel
+from autotune.spaces.evaluation import Measurement
+from autotune.spaces.front import DEVIATION_FLOOR
+from autotune.spaces.objective import needs_cost_model, objective_value, total_violation
+from autotune.spaces.schedule import Schedule
+
+
+class Fitness:
+    """The study's objectives, the deviation as its logarithm.
+
+    With `modelled`, the latency is the one that the cost model gives, if there is one, in place of the measured one,
+    whose noise would let lucky timings live.
+    """
+
+    def __init__(self, context: SearchContext, *, modelled: bool = True) -> None:
+        self._context, self._modelled = context, modelled
+
+    @property
+    def limits_costs(self) -> bool:
+        """Whether a limit of the study is on what a cost model tells."""
+        return needs_cost_model((), self._context.constraints)
+
+    @cached_property
+    def _costs(self) -> CostModel | None:
+        """Made when it is asked for first, since it takes some runs."""
+        wanted = self.limits_costs or (self._modelled and "latency" in self._context.objectives)
+        return self._context.cost_model() if wanted and self._context.cost_model is not None else None
+
+    def values(self, schedule: Schedule, measurement: Measurement) -> tuple[float, ...]:
+        """Less is better, in each."""
+        values = []
+        for name in self._context.objectives:
+            if name == "latency" and self._modelled and self._costs is not None and schedule.policy is None:
+                value = self._costs.relative_latency(schedule)
+            else:
+                value = objective_value(name, measurement)
+            values.append(math.log10(max(value, DEVIATION_FLOOR)) if name == "deviation" else value)
+        return tuple(values)
+
+    def violation(self, measurement: Measurement) -> float:
+        """By how much the limits of the study are broken; 0 where they hold."""
+        return total_violation(self._context.constraints, measurement)
+
+    def refuses(self, schedule: Schedule) -> bool:
+        """Whether the cost model knows that a limit would be broken, so that there is no need to run it."""
+        return self._costs is not None and self._costs.violates(schedule, self._context.constraints)

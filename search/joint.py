@@ -1,0 +1,100 @@
+"""The joint search: whole tables evolve, and searches of single columns run beside, under one budget."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from autotune.search.archive import ParetoArchive
+from autotune.search.ecad import EcadSearcher
+from autotune.search.s3 import S3Searcher
+from autotune.search.searcher import Novelty, Proposal, Result, SearchContext, Searcher
+from autotune.search.table_evolution import TableEvolution
+
+FAMILY = "joint"
+
+MEMORY = 0.95
+"""What gains and trials of the past count for after each further result."""
+
+OPTIMISM = 0.5
+"""Of the bandit, in units of the largest mean gain: how much an arm that was tried little is favoured."""
+
+ARMS: Mapping[str, Callable[[SearchContext, int], Searcher]] = MappingProxyType(
+    {"tables": TableEvolution, "ecad": EcadSearcher, "s3": S3Searcher}
+)
+
+
+@dataclass(slots=True)
+class _Arm:
+    """One search, and what its proposals have brought: sums that fade."""
+
+    searcher: Searcher
+    gain: float = 0.0
+    trials: float = 0.0
+    is_dry: bool = False
+
+    @property
+    def mean(self) -> float:
+        """Mean gain of a trial."""
+        return self.gain / self.trials if self.trials else 0.0
+
+
+class JointSearcher:
+    """A bandit over searches, which all learn from all results.
+
+    The gain of a proposal is the hypervolume that it adds. The next proposal comes from the arm with the largest upper
+    bound of its mean gain, of which the past fades, since gains dwindle (discounted UCB, Garivier and Moulines 2008,
+    arXiv 0805.3415). Each arm is tried once first.
+    """
+
+    def __init__(
+        self,
+        context: SearchContext,
+        seed: int = 0,
+        arms: Mapping[str, Callable[[SearchContext, int], Searcher]] = ARMS,
+    ) -> None:
+        self._arms = {name: _Arm(make(context, seed)) for name, make in arms.items()}
+        self._archive = ParetoArchive(context.objectives, context.constraints)
+        self._novelty = Novelty(context.inventory)
+        self._asked: dict[str, tuple[str, Proposal]] = {}
+
+    def ask(self, n: int) -> list[Proposal]:
+        """Up to `n` proposals, each from the arm that promises most now."""
+        proposals: list[Proposal] = []
+        while len(proposals) < n and (live := [name for name, arm in self._arms.items() if not arm.is_dry]):
+            name = max(live, key=self._bound)
+            arm = self._arms[name]
+            asked = arm.searcher.ask(1)
+            if not asked:
+                arm.is_dry = True
+                continue
+            (own,) = asked
+            arm.trials += 1.0
+            proposal = self._novelty.admit(own.schedule, family=FAMILY, label=f"{name}: {own.label}")
+            if proposal is not None:
+                self._asked[proposal.schedule_hash] = name, own
+                proposals.append(proposal)
+        return proposals
+
+    def tell(self, results: Sequence[Result]) -> None:
+        """Credit the arm that asked, and tell all arms."""
+        for result in results:
+            self._novelty.mark(result.proposal)
+            before = self._archive.hypervolume
+            self._archive.add(result)
+            name, own = self._asked.pop(result.proposal.schedule_hash, (None, result.proposal))
+            for arm in self._arms.values():
+                if name is not None:
+                    arm.gain, arm.trials = MEMORY * arm.gain, MEMORY * arm.trials
+                arm.searcher.tell([replace(result, proposal=own)])
+                arm.is_dry = False
+            if name is not None:
+                self._arms[name].gain += self._archive.hypervolume - before
+
+    def _bound(self, name: str) -> float:
+        arm = self._arms[name]
+        if arm.trials == 0.0:
+            return math.inf
+        scale = max(other.mean for other in self._arms.values()) or 1.0
+        total = sum(other.trials for other in self._arms.values())
+        return arm.mean + OPTIMISM * scale * math.sqrt(math.log(1.0 + total) / arm.trials)

@@ -1,0 +1,96 @@
+from collections.abc import Sequence
+
+import pytest
+
+from autotune.evaluators.tabulated import TabulatedEvaluator
+from autotune.search.archive import ParetoArchive
+from autotune.search.ecad import EcadSearcher
+from autotune.search.fewer_steps import FewerStepsSearcher
+from autotune.search.joint import JointSearcher
+from autotune.search.searcher import Proposal, Result, SearchContext, Searcher
+from autotune.search.table_evolution import TableEvolution
+from autotune.spaces.cache_plan import CachePlan
+from autotune.spaces.evaluation import Fidelity
+from autotune.spaces.schedule import Schedule
+
+FIDELITY = Fidelity(name="calibration", prompts=("a cat", "a dog"), seeds=(0, 1))
+
+
+def rival_results(context: SearchContext, evaluator: TabulatedEvaluator, n: int) -> list[Result]:
+    """The default run and what the rival tries first, as a study does."""
+    default = Proposal(schedule=Schedule(n_steps=evaluator.condition.n_steps), family="baseline", label="default")
+    results = [Result(proposal=default, outcome=evaluator.score(default.schedule, FIDELITY))]
+    rival = FewerStepsSearcher(context)
+    while len(results) < n:
+        rival.tell(results[-1:])
+        (proposal,) = rival.ask(1)
+        results.append(Result(proposal=proposal, outcome=evaluator.score(proposal.schedule, FIDELITY)))
+    return results
+
+
+def hypervolume(results: Sequence[Result]) -> float:
+    archive = ParetoArchive(("latency", "deviation"))
+    for result in results:
+        archive.add(result)
+    return archive.hypervolume
+
+
+def run(searcher: Searcher, evaluator: TabulatedEvaluator, known: Sequence[Result], n: int) -> list[Result]:
+    results = list(known)
+    searcher.tell(results)
+    while len(results) < n and (asked := searcher.ask(1)):
+        results.append(Result(proposal=asked[0], outcome=evaluator.score(asked[0].schedule, FIDELITY)))
+        searcher.tell(results[-1:])
+    return results
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_tables_go_beyond_the_rival_where_a_single_column_does_not(
+    context: SearchContext, evaluator: TabulatedEvaluator, seed: int
+) -> None:
+    known = rival_results(context, evaluator, 30)
+    tables = run(TableEvolution(context, seed), evaluator, known, 120)
+    assert hypervolume(tables) > hypervolume(known) + 0.02
+    assert hypervolume(tables) > hypervolume(run(EcadSearcher(context, seed), evaluator, known, 120)) + 0.02
+    both = [r.proposal.schedule for r in tables if r.proposal.schedule.cache and r.proposal.schedule.time]
+    assert len(both) > 10
+
+
+class Fixed:
+    """Proposes cache plans that reuse one site in one call: good ones, or such as cost more than they bring."""
+
+    def __init__(self, context: SearchContext, calls: Sequence[int]) -> None:
+        self._context, self._calls, self.told = context, list(calls), 0
+
+    def ask(self, n: int) -> list[Proposal]:
+        if not self._calls:
+            return []
+        n_calls, n_sites = self._context.n_calls, len(self._context.inventory)
+        plan = CachePlan(n_calls, n_sites, bytes(int(i // n_sites == self._calls[0]) for i in range(n_calls * n_sites)))
+        schedule = Schedule(n_steps=n_calls, cache=plan)
+        return [Proposal(schedule=schedule, family="fixed", label=f"call {self._calls.pop(0)}")]
+
+    def tell(self, results: Sequence[Result]) -> None:
+        self.told += len(results)
+
+
+def test_all_arms_learn_of_all_results_and_a_dry_one_ends_nothing(
+    context: SearchContext, evaluator: TabulatedEvaluator
+) -> None:
+    first, second = Fixed(context, range(1, 4)), Fixed(context, range(4, 10))
+    joint = JointSearcher(context, 0, {"first": lambda *_: first, "second": lambda *_: second})
+    results = run(joint, evaluator, rival_results(context, evaluator, 3), 100)
+    assert len(results) == 3 + 9
+    assert first.told == second.told == 12
+    assert {r.proposal.family for r in results[3:]} == {"joint"}
+    assert {r.proposal.label.split(":")[0] for r in results[3:]} == {"first", "second"}
+
+
+def test_the_arm_that_gains_gets_most_of_the_budget_and_the_other_still_some(
+    context: SearchContext, evaluator: TabulatedEvaluator
+) -> None:
+    known = rival_results(context, evaluator, 30)
+    joint = JointSearcher(context, 0, {"tables": TableEvolution, "worst": lambda *_: Fixed(context, range(1, 20))})
+    labels = [r.proposal.label.split(":")[0] for r in run(joint, evaluator, known, 110)[30:]]
+    assert labels.count("tables") > 2 * labels.count("worst")
+    assert "worst" in labels[40:]
