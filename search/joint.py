@@ -1,5 +1,6 @@
 """The joint search: whole tables evolve, and searches of single columns run beside, under one budget."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ FAMILY = "joint"
 MEMORY = 0.95
 """What gains and trials of the past count for after each further result."""
 
-OPTIMISM = 0.5
+OPTIMISM = 1.0
 """Of the bandit, in units of the largest mean gain: how much an arm that was tried little is favoured."""
 
 ARMS: Mapping[str, Callable[[SearchContext, int], Searcher]] = MappingProxyType(
@@ -53,6 +54,8 @@ class JointSearcher:
         seed: int = 0,
         arms: Mapping[str, Callable[[SearchContext, int], Searcher]] = ARMS,
     ) -> None:
+        trace, edges = context.trace, context.edge_costs  # which all arms share
+        context = replace(context, trace=trace and functools.cache(trace), edge_costs=edges and functools.cache(edges))
         self._arms = {name: _Arm(make(context, seed)) for name, make in arms.items()}
         self._archive = ParetoArchive(context.objectives, context.constraints)
         self._novelty = Novelty(context.inventory)

@@ -1,9 +1,11 @@
 """Evolution of whole schedules: all columns in one population."""
 
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 
+from autotune.search.ecad import planned_and_known
 from autotune.search.fitness import Fitness
 from autotune.search.nsga2 import Individual, Ranked, survivors, tournament
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
@@ -11,7 +13,7 @@ from autotune.search.table_variation import MOVES, TableVariation
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.schedule import Schedule
 
-POPULATION, N_OFFSPRING = 32, 4
+POPULATION, N_OFFSPRING, N_SEEDS = 32, 4, 12
 MAX_TRIES = 200
 """Offspring in a row that are known or invalid, after which there is nothing left to try."""
 
@@ -22,9 +24,9 @@ MEMORY = 0.98
 class TableEvolution:
     """NSGA-II on schedules of any length, with any columns but policies.
 
-    Its first parents are what other searches have found, the rival and the default run among them. Moves that lead to
-    survivors are drawn more often: in proportion to their share of successes, of which each has two trials and one
-    success from the start.
+    Its first parents are what other searches have found, the rival and the default run among them, and the first of
+    `planned_and_known`. Moves that lead to better schedules are drawn more often: in proportion to their share of
+    successes, of which each has two trials and one success from the start.
     """
 
     family = "tables"
@@ -35,6 +37,7 @@ class TableEvolution:
         self._novelty = Novelty(context.inventory)
         self._fitness = Fitness(context)
         self._variation = TableVariation(context)
+        self._seeds: list[tuple[str, Schedule]] | None = None
         self._population: list[Ranked[Schedule]] = []
         self._arrived: list[Individual[Schedule]] = []
         self._made_by: dict[str, str] = {}
@@ -42,11 +45,21 @@ class TableEvolution:
         self._trials = dict.fromkeys(MOVES, 2.0)
 
     def ask(self, n: int) -> list[Proposal]:
-        """Up to `n` offspring of what is known so far; none before anything is."""
+        """Up to `n` proposals: seeds first, then offspring of what is known so far."""
         proposals: list[Proposal] = []
-        while len(proposals) < n and (proposal := self._offspring()) is not None:
+        while len(proposals) < n and (proposal := self._next_seed() or self._offspring()) is not None:
             proposals.append(proposal)
         return proposals
+
+    def _next_seed(self) -> Proposal | None:
+        if self._seeds is None:  # made when they are asked for first, since planning takes traced runs
+            self._seeds = list(islice(planned_and_known(self._context), N_SEEDS))[::-1]
+        while self._seeds:
+            label, schedule = self._seeds.pop()
+            proposal = self._novelty.admit(schedule, family=self.family, label=label)
+            if proposal is not None and not self._fitness.refuses(proposal.schedule):
+                return proposal
+        return None
 
     def tell(self, results: Sequence[Result]) -> None:
         """Take results in, whoever asked for them."""
