@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from autotune.search.archive import ParetoArchive
 from autotune.search.ecad import EcadSearcher
-from autotune.search.s3 import S3Searcher
+from autotune.search.s3 import S3Searcher, S3Settings
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext, Searcher
 from autotune.search.table_evolution import TableEvolution
 
@@ -20,8 +20,14 @@ MEMORY = 0.95
 OPTIMISM = 1.0
 """Of the bandit, in units of the largest mean gain: how much an arm that was tried little is favoured."""
 
+
+def _s3_without_fits(context: SearchContext, seed: int) -> Searcher:
+    """A fit takes as long as dozens of evaluations, which the gain of one proposal does not pay back."""
+    return S3Searcher(context, seed, S3Settings(fit_every=0))
+
+
 ARMS: Mapping[str, Callable[[SearchContext, int], Searcher]] = MappingProxyType(
-    {"tables": TableEvolution, "ecad": EcadSearcher, "s3": S3Searcher}
+    {"tables": TableEvolution, "ecad": EcadSearcher, "s3": _s3_without_fits}
 )
 
 
