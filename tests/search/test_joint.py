@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,8 @@ from autotune.search.joint import JointSearcher
 from autotune.search.searcher import Proposal, Result, SearchContext, Searcher
 from autotune.search.table_evolution import TableEvolution
 from autotune.spaces.cache_plan import CachePlan
+from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.edge_costs import EdgeCosts
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.schedule import Schedule
 
@@ -94,3 +97,21 @@ def test_the_arm_that_gains_gets_most_of_the_budget_and_the_other_still_some(
     labels = [r.proposal.label.split(":")[0] for r in run(joint, evaluator, known, 110)[30:]]
     assert labels.count("tables") > 2 * labels.count("worst")
     assert "worst" in labels[40:]
+
+
+def test_no_fit_is_asked_for_and_edges_are_measured_once(context: SearchContext, evaluator: TabulatedEvaluator) -> None:
+    asked: list[str] = []
+
+    def fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
+        asked.append("fit")
+        return evaluator.fit(schedule, column, FIDELITY)
+
+    def edge_costs() -> EdgeCosts:
+        asked.append("edges")
+        return evaluator.edge_costs(FIDELITY, 1)
+
+    watched = replace(context, fit=fit, edge_costs=edge_costs)
+    results = run(JointSearcher(watched, 0), evaluator, rival_results(context, evaluator, 10), 120)
+    arms = [r.proposal.label.split(":")[0] for r in results[10:]]
+    assert asked == ["edges"]
+    assert min(arms.count(name) for name in ("tables", "ecad", "s3")) >= 5
