@@ -24,7 +24,7 @@ def file(small: Place, call: Call) -> Path:
     return Path("source.json").resolve()
 
 
-@pytest.mark.parametrize("n_steps", [12, 30])
+@pytest.mark.parametrize("n_steps", [12, pytest.param(30, marks=pytest.mark.slow)])
 def test_transfer_and_resume(n_steps: int, file: Path, prompts: Path, tmp_path: Path) -> None:
     """The re-timed schedule is candidate 1; what it lost stands below the front, and again after a resume."""
     place, source = Place(tmp_path), load_schedule_file(file).schedule
