@@ -13,9 +13,9 @@ from safetensors.numpy import load, save
 from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.edge_costs import Array, EdgeCostRecorder
 from autotune.evaluators.leaf_errors import LeafErrorRecorder
-from autotune.evaluators.override import Overrides
 from autotune.evaluators.policy_calibration import CalibrationRecorder
 from autotune.evaluators.reference import ArtifactCache
+from autotune.evaluators.step_hook import before_each_step
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.condition import Condition
@@ -172,24 +172,18 @@ def _watching(pipe: Any, recorder: EdgeCostRecorder, leaf_recorder: LeafErrorRec
     def note(module: Any, args: Any, result: Any) -> None:
         latest[:] = [result if isinstance(result, torch.Tensor) else result[image]]
 
-    step = pipe.scheduler.step
-
-    @functools.wraps(step)
-    def recording(*args: Any, **kwargs: Any) -> Any:
+    def feed_recorders() -> None:
         recorder.feed(latest[0])
         leaf_recorder.advance()
-        return step(*args, **kwargs)
 
-    overrides = Overrides()
     handles = [denoiser.get_submodule(span.modules[-1]).register_forward_hook(note)]
     for leaf in leaf_recorder.leaves:
         feed = functools.partial(_feed_leaf, leaf_recorder, leaf)
         handles.append(denoiser.get_submodule(leaf).register_forward_hook(feed))
-    overrides.set(pipe.scheduler, "step", recording)
     try:
-        yield
+        with before_each_step(pipe.scheduler, feed_recorders):
+            yield
     finally:
-        overrides.undo()
         for handle in handles:
             handle.remove()
 

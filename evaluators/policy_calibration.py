@@ -1,15 +1,14 @@
 """What the policies of a model are calibrated on, watched during default runs of the unmodified pipeline."""
 
 import contextlib
-import functools
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from autotune.evaluators.adapters import find_adapter
-from autotune.evaluators.override import Overrides
 from autotune.evaluators.stack_policy import attention_input, modulated_leaf, relative_change
+from autotune.evaluators.step_hook import before_each_step
 from autotune.spaces.errors import EvaluatorError
 from autotune.spaces.inventory import FINAL, STACK, Inventory
 from autotune.spaces.policy_calibration import PolicyCalibration
@@ -58,18 +57,10 @@ class CalibrationRecorder:
         if self._modulated is not None:
             leaf = self._denoiser.get_submodule(self._modulated)
             handles.append(leaf.register_forward_pre_hook(see_modulated, with_kwargs=True))
-        overrides, step = Overrides(), self._pipe.scheduler.step
-
-        @functools.wraps(step)
-        def recording(*args: Any, **kwargs: Any) -> Any:
-            self._feed()
-            return step(*args, **kwargs)
-
-        overrides.set(self._pipe.scheduler, "step", recording)
         try:
-            yield
+            with before_each_step(self._pipe.scheduler, self._feed):
+                yield
         finally:
-            overrides.undo()
             for handle in handles:
                 handle.remove()
 
