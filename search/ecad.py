@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from autotune.search.guidance_plans import guided_plans
 from autotune.search.nsga2 import Individual, Ranked, survivors, tournament
 from autotune.search.published_seeds import has_cross_attention, published_seeds
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
+from autotune.search.seed_queue import Seed, SeedQueue
 from autotune.search.variation import PublishedVariation, StructuredVariation, Variation
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.evaluation import Measurement
@@ -30,8 +30,6 @@ MAX_MUTATIONS = 100
 
 READS = (CacheAction.REUSE, CacheAction.TAYLOR_1, CacheAction.TAYLOR_2, CacheAction.HERMITE_1, CacheAction.NEWTON_2)
 """What cells may do besides recompute."""
-
-Seed = tuple[str, Schedule]
 
 
 def _structured(grid: GeneGrid) -> Variation:
@@ -111,8 +109,7 @@ class EcadSearcher:
         self._variation = settings.make_variation(self._grid)
         self._fitness = Fitness(context, modelled=settings.modelled)
         self._size, self._n_offspring = settings.population, settings.n_offspring
-        self._settings = settings
-        self._seeds: list[Seed] | None = None
+        self._seeds = SeedQueue(lambda: settings.seeds(context), settings.n_seeds, self._novelty, self._fitness)
         self._population: list[Ranked[Genome]] = []
         self._arrived: list[Individual[Genome]] = []
         self._n_told = 0
@@ -122,7 +119,7 @@ class EcadSearcher:
         """Up to `n` plans: seeds first, then offspring of the survivors."""
         proposals: list[Proposal] = []
         while len(proposals) < n:
-            proposal = self._next_seed() or self._offspring()
+            proposal = self._seeds.take(self.family) or self._offspring()
             if proposal is None:
                 break
             proposals.append(proposal)
@@ -140,7 +137,7 @@ class EcadSearcher:
             self._n_told += 1
             if result.measurement is not None:
                 self._arrived.append(self._individual(genome, schedule, result.measurement))
-        if self._seeds == [] and self._n_told >= self._n_offspring:
+        if self._seeds.is_empty and self._n_told >= self._n_offspring:
             self._select()
 
     def _select(self) -> None:
@@ -148,16 +145,6 @@ class EcadSearcher:
         self._population = survivors(members, self._size)
         self._arrived, self._n_told = [], 0
         self._generation += 1
-
-    def _next_seed(self) -> Proposal | None:
-        if self._seeds is None:  # made when they are asked for first, since planning takes traced runs
-            self._seeds = list(islice(self._settings.seeds(self._context), self._settings.n_seeds))[::-1]
-        while self._seeds:
-            label, schedule = self._seeds.pop()
-            proposal = self._novelty.admit(schedule, family=self.family, label=label)
-            if proposal is not None and not self._fitness.refuses(proposal.schedule):
-                return proposal
-        return None
 
     def _offspring(self) -> Proposal | None:
         parents = self._population or survivors(self._arrived, self._size)

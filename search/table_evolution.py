@@ -1,7 +1,6 @@
 """Evolution of whole schedules: all columns in one population."""
 
 from collections.abc import Sequence
-from itertools import islice
 
 import numpy as np
 
@@ -9,6 +8,7 @@ from autotune.search.ecad import planned_and_known
 from autotune.search.fitness import Fitness
 from autotune.search.nsga2 import Individual, Ranked, survivors, tournament
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
+from autotune.search.seed_queue import SeedQueue
 from autotune.search.table_variation import MOVES, TableVariation
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.schedule import Schedule
@@ -37,7 +37,7 @@ class TableEvolution:
         self._novelty = Novelty(context.inventory)
         self._fitness = Fitness(context)
         self._variation = TableVariation(context)
-        self._seeds: list[tuple[str, Schedule]] | None = None
+        self._seeds = SeedQueue(lambda: planned_and_known(context), N_SEEDS, self._novelty, self._fitness)
         self._population: list[Ranked[Schedule]] = []
         self._arrived: list[Individual[Schedule]] = []
         self._made_by: dict[str, str] = {}
@@ -47,19 +47,9 @@ class TableEvolution:
     def ask(self, n: int) -> list[Proposal]:
         """Up to `n` proposals: seeds first, then offspring of what is known so far."""
         proposals: list[Proposal] = []
-        while len(proposals) < n and (proposal := self._next_seed() or self._offspring()) is not None:
+        while len(proposals) < n and (proposal := self._seeds.take(self.family) or self._offspring()) is not None:
             proposals.append(proposal)
         return proposals
-
-    def _next_seed(self) -> Proposal | None:
-        if self._seeds is None:  # made when they are asked for first, since planning takes traced runs
-            self._seeds = list(islice(planned_and_known(self._context), N_SEEDS))[::-1]
-        while self._seeds:
-            label, schedule = self._seeds.pop()
-            proposal = self._novelty.admit(schedule, family=self.family, label=label)
-            if proposal is not None and not self._fitness.refuses(proposal.schedule):
-                return proposal
-        return None
 
     def tell(self, results: Sequence[Result]) -> None:
         """Take results in, whoever asked for them."""
