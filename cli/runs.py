@@ -45,7 +45,7 @@ def run(
     price: options.Price = None,
     workers: options.Workers = 1,
     ray_address: options.RayAddress = None,
-    family: options.Family = "ecad",
+    family: options.Family = "joint",
     start: options.Start = None,
     objective: options.Objective = "latency,deviation",
     constraint: options.Constraints = None,

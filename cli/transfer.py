@@ -25,7 +25,7 @@ def transfer(
     budget: options.Budget = None,
     evaluations: options.Evaluations = None,
     network_calls: options.NetworkCalls = None,
-    family: options.Family = "ecad",
+    family: options.Family = "joint",
     objective: options.Objective = "latency,deviation",
     constraint: options.Constraints = None,
     steps: options.Steps = None,

@@ -65,7 +65,7 @@ class BranchStore:
 
     def write(self, key: Hashable, row: int, value: Value, *, half: bool, keep: tuple[int, int]) -> None:
         """Store a value of the whole batch, or with `half` of the conditional branch alone, and `trim`."""
-        value = _compact(map_tensors(torch.Tensor.detach, value))
+        value = _compact(value)
         entry = _Entry(row, conditional=value) if half else _Entry(row, whole=value)
         self._entries.setdefault(key, []).insert(0, entry)
         self.n_bytes += entry.n_bytes

@@ -47,7 +47,7 @@ def fit_column(
 
     Args:
         pipe: the pipeline, without a schedule applied.
-        schedule: with a solver; other columns stay as they are, caches and guidance are not run.
+        schedule: with a solver; the other columns stay as they are, and are run.
         column: to be fitted.
         condition: what the schedule is for.
         embeddings: call arguments in place of the prompts, one row per seed.
@@ -68,13 +68,26 @@ def fit_column(
         raise ScheduleError("a column is fitted to a deterministic run; got a stochastic solver; set stochastic to 0")
     denoiser = getattr(pipe, "transformer", None) or pipe.unet
     checkpointed = sum(p.numel() for p in denoiser.parameters()) > CHECKPOINT_ABOVE
+    columns = other_columns(schedule)
+    if checkpointed and columns is not None:
+        raise ScheduleError(
+            f"a network of more than {CHECKPOINT_ABOVE:,} parameters is differentiated without cache and guidance "
+            f"columns, since its activations don't fit; fit the schedule without them"
+        )
     scale = reference.flatten(1).norm(dim=1, keepdim=True)
 
     def residuals(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:
         chosen = prompts.tolist()
         rows = {name: tensor[chosen] for name, tensor in embeddings.items()}
         latents = run_with_gradient(
-            pipe, scheduler, tensors, rows, [seeds[i] for i in chosen], arguments, checkpointed=checkpointed
+            pipe,
+            scheduler,
+            tensors,
+            rows,
+            [seeds[i] for i in chosen],
+            arguments,
+            columns=columns,
+            checkpointed=checkpointed,
         )
         return torch.div((latents.cpu() - reference[chosen]).flatten(1), scale[chosen])
 
@@ -88,6 +101,13 @@ def fit_column(
         image_runs=fit.image_runs,
         stopped=fit.stopped,
     )
+
+
+def other_columns(schedule: Schedule) -> Schedule | None:
+    """The columns that a fit runs and leaves alone, cache and guidance; None if there are none."""
+    if schedule.cache is None and schedule.guidance is None:
+        return None
+    return Schedule(n_steps=schedule.n_steps, cache=schedule.cache, guidance=schedule.guidance)
 
 
 def settings_hash(column: FitColumn) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import inspect
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from autotune.evaluators.apply import attach, remove
 from autotune.evaluators.latent_scaling import denoiser_latents
 from autotune.evaluators.override import Overrides
 from autotune.evaluators.solver_scheduler import SolverProgramScheduler
+from autotune.spaces.schedule import Schedule
 from autotune.spaces.solver_program import SolverProgram
 
 
@@ -99,9 +102,17 @@ class _GradientScheduler(SolverProgramScheduler):
 
 @contextlib.contextmanager
 def _patched(
-    pipe: Any, scheduler: _GradientScheduler, kept: list[torch.Tensor], *, checkpointed: bool
+    pipe: Any,
+    scheduler: _GradientScheduler,
+    columns: Schedule | None,
+    kept: list[torch.Tensor],
+    *,
+    checkpointed: bool,
 ) -> Iterator[None]:
-    """The pipeline with the scheduler, a scaled start, a decoder that ends the call, and a checkpointed denoiser."""
+    """The pipeline with the scheduler, the other columns, a scaled start, and a decoder that ends the call.
+
+    With `checkpointed` the denoiser is.
+    """
     overrides = Overrides()
     own_scheduler = pipe.scheduler
     prepare, denoiser = pipe.prepare_latents, getattr(pipe, "transformer", None) or pipe.unet
@@ -125,8 +136,14 @@ def _patched(
         overrides.set(denoiser, "forward", checkpointed_forward)
     pipe.scheduler = scheduler
     try:
-        yield
+        if columns is not None:
+            attach(pipe, columns)
+        with warnings.catch_warnings():
+            # Timesteps are compared as numbers, which need no gradient.
+            warnings.filterwarnings("ignore", message="Converting a tensor with requires_grad")
+            yield
     finally:
+        remove(pipe)
         pipe.scheduler = own_scheduler
         overrides.undo()
 
@@ -139,6 +156,7 @@ def run_with_gradient(
     seeds: Sequence[int],
     arguments: Mapping[str, Any],
     *,
+    columns: Schedule | None = None,
     checkpointed: bool = False,
 ) -> torch.Tensor:
     """Final latents of a run, with the graph that leads to the coefficients; the weights must not need gradients.
@@ -152,8 +170,9 @@ def run_with_gradient(
         embeddings: call arguments in place of the prompts, one row per sample.
         seeds: of the starting noise, one per sample, as in `run_pipeline`.
         arguments: the call's others: guidance, size.
+        columns: cache and guidance to run under; what is handed out from the store has its graph too.
         checkpointed: recompute the network's activations in the backward pass: memory for one call instead of all,
-            for a third more time.
+            for a third more time. Not together with columns: they must decide once.
 
     Returns:
         (n, channels, height, width) float32, before the autoencoder's scaling is undone.
@@ -162,7 +181,7 @@ def run_with_gradient(
         arguments = {"negative_prompt": None, **arguments}  # PixArt's default, "", clashes with embeddings
     kept: list[torch.Tensor] = []
     running = _GradientScheduler.of(scheduler, tensors)
-    with _patched(pipe, running, kept, checkpointed=checkpointed), contextlib.suppress(_Stop):
+    with _patched(pipe, running, columns, kept, checkpointed=checkpointed), contextlib.suppress(_Stop):
         inspect.unwrap(type(pipe).__call__)(
             pipe,
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],

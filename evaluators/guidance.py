@@ -53,7 +53,7 @@ class GuidanceRuntime:
         if self._kept[row]:
             tensor = output_tensor(output)
             stored = self._differences.setdefault(call, [])
-            stored.insert(0, (row, (second_half(tensor) - first_half(tensor)).detach()))
+            stored.insert(0, (row, second_half(tensor) - first_half(tensor)))
             del stored[self._kept[row] :]
 
     def complete(self, row: int, call: int, output: Any) -> Any:

@@ -195,8 +195,8 @@ class Worker:
         After `timeout_s`, or before more than `max_image_runs`, it ends with the best so far, which is not kept.
 
         Raises:
-            ScheduleError: the schedule has no solver, or too few steps for the column, or there are too few runs.
-            EvaluatorError: the fit failed for a reason that is not the schedule's, such as memory.
+            ScheduleError: the schedule has no solver, too few steps for the column, too few runs or too little memory.
+            EvaluatorError: the fit failed for a reason that is not the schedule's.
         """
         digest = schedule_hash(canonical_schedule(schedule, self.inventory))
         name = f"fit/{self.protocol}/{column}/{settings_hash(column)}/{self.condition.hash}/{fidelity.hash}/{digest}"
@@ -222,7 +222,8 @@ class Worker:
                 max_image_runs=max_image_runs,
             )
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            raise EvaluatorError(f"the {column} of a schedule can't be fitted: {error}") from error
+            kind = ScheduleError if is_out_of_memory(error) else EvaluatorError
+            raise kind(f"the {column} of a schedule can't be fitted: {error}") from error
         if self._artifacts is not None and not made.stopped:
             self._artifacts.save(name, made.to_bytes(), "fit")
         return made

@@ -68,8 +68,12 @@ class ParetoArchive:
                 self._count(self._volume, measurement)
         return self._volume.fraction
 
+    def cost_of(self, measurement: Measurement) -> float:
+        """Relative latency, or relative MACs where those are an objective and latency is not."""
+        return OBJECTIVES[self._cost].natural(measurement)
+
     def _count(self, volume: BoxVolume, measurement: Measurement) -> None:
-        volume.add(OBJECTIVES[self._cost].natural(measurement), measurement.mean("deviation"))
+        volume.add(self.cost_of(measurement), measurement.mean("deviation"))
 
 
 class _PlaneFront:

@@ -9,6 +9,7 @@ from autotune.spaces.evaluation import Measurement
 from autotune.spaces.front import DEVIATION_FLOOR
 from autotune.spaces.objective import needs_cost_model, objective_value, total_violation
 from autotune.spaces.schedule import Schedule
+from autotune.spaces.schedule_macs import schedule_macs
 
 
 class Fitness:
@@ -20,6 +21,7 @@ class Fitness:
 
     def __init__(self, context: SearchContext, *, modelled: bool = True) -> None:
         self._context, self._modelled = context, modelled
+        self._expected: dict[Schedule, float] = {}
 
     @property
     def limits_costs(self) -> bool:
@@ -42,6 +44,21 @@ class Fitness:
                 value = objective_value(name, measurement)
             values.append(math.log10(max(value, DEVIATION_FLOOR)) if name == "deviation" else value)
         return tuple(values)
+
+    def expected_cost(self, schedule: Schedule) -> float:
+        """What a schedule costs over the default run: latency by the cost model, if there is one, else MACs."""
+        if schedule not in self._expected:
+            self._expected[schedule] = self._expected_cost(schedule)
+        return self._expected[schedule]
+
+    def _expected_cost(self, schedule: Schedule) -> float:
+        if self._costs is not None:
+            return self._costs.relative_latency(schedule)
+        context = self._context
+        n_branches = 2 if context.guided else 1
+        n_calls = schedule.n_steps if schedule.time is not None else len(context.own_timesteps(schedule.n_steps))
+        default = context.n_calls * context.inventory.total_macs * n_branches
+        return schedule_macs(schedule, context.inventory, n_calls, n_branches) / default
 
     def violation(self, measurement: Measurement) -> float:
         """By how much the limits of the study are broken; 0 where they hold."""

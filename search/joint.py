@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from autotune.search.archive import ParetoArchive
 from autotune.search.ecad import EcadSearcher
+from autotune.search.refits import Refits
 from autotune.search.s3 import S3Searcher, S3Settings
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext, Searcher
 from autotune.search.table_evolution import TableEvolution
@@ -15,43 +16,47 @@ from autotune.search.table_evolution import TableEvolution
 FAMILY = "joint"
 
 MEMORY = 0.95
-"""What gains and trials of the past count for after each further result."""
+"""What gains and costs of the past count for after each further result."""
+
+LEAST_GAIN = 1e-6
+"""Hypervolume per evaluation that some arm is always thought to bring."""
 
 OPTIMISM = 1.0
 """Of the bandit, in units of the largest mean gain: how much an arm that was tried little is favoured."""
 
 
 def _s3_without_fits(context: SearchContext, seed: int) -> Searcher:
-    """A fit takes as long as dozens of evaluations, which the gain of one proposal does not pay back."""
+    """S3 whose best schedules are fitted by the arm of fits, once that pays."""
     return S3Searcher(context, seed, S3Settings(fit_every=0))
 
 
 ARMS: Mapping[str, Callable[[SearchContext, int], Searcher]] = MappingProxyType(
-    {"tables": TableEvolution, "ecad": EcadSearcher, "s3": _s3_without_fits}
+    {"tables": TableEvolution, "ecad": EcadSearcher, "s3": _s3_without_fits, "fits": Refits}
 )
 
 
 @dataclass(slots=True)
 class _Arm:
-    """One search, and what its proposals have brought: sums that fade."""
+    """One search, what its proposals have brought and what they have cost, in evaluations: sums that fade."""
 
     searcher: Searcher
     gain: float = 0.0
-    trials: float = 0.0
+    cost: float = 0.0
     is_dry: bool = False
 
     @property
     def mean(self) -> float:
-        """Mean gain of a trial."""
-        return self.gain / self.trials if self.trials else 0.0
+        """Mean gain of an evaluation."""
+        return self.gain / self.cost if self.cost else 0.0
 
 
 class JointSearcher:
     """A bandit over searches, which all learn from all results.
 
     The gain of a proposal is the hypervolume that it adds. The next proposal comes from the arm with the largest upper
-    bound of its mean gain, of which the past fades, since gains dwindle (discounted UCB, Garivier and Moulines 2008,
-    arXiv 0805.3415). Each arm is tried once first.
+    bound of its mean gain per evaluation, of which the past fades, since gains dwindle (discounted UCB, Garivier and
+    Moulines 2008, arXiv 0805.3415). Each arm is tried once first, but for fits: one costs as much as a hundred
+    evaluations, so these compete with the gain that they expect themselves.
     """
 
     def __init__(
@@ -78,7 +83,7 @@ class JointSearcher:
                 arm.is_dry = True
                 continue
             (own,) = asked
-            arm.trials += 1.0
+            arm.cost += 1.0
             proposal = self._novelty.admit(own.schedule, family=FAMILY, label=f"{name}: {own.label}")
             if proposal is not None:
                 self._asked[proposal.schedule_hash] = name, own
@@ -94,7 +99,7 @@ class JointSearcher:
             name, own = self._asked.pop(result.proposal.schedule_hash, (None, result.proposal))
             for arm in self._arms.values():
                 if name is not None:
-                    arm.gain, arm.trials = MEMORY * arm.gain, MEMORY * arm.trials
+                    arm.gain, arm.cost = MEMORY * arm.gain, MEMORY * arm.cost
                 arm.searcher.tell([replace(result, proposal=own)])
                 arm.is_dry = False
             if name is not None:
@@ -102,8 +107,11 @@ class JointSearcher:
 
     def _bound(self, name: str) -> float:
         arm = self._arms[name]
-        if arm.trials == 0.0:
+        if isinstance(arm.searcher, Refits):
+            return arm.searcher.expected_gain
+        if arm.cost == 0.0:
             return math.inf
-        scale = max(other.mean for other in self._arms.values()) or 1.0
-        total = sum(other.trials for other in self._arms.values())
-        return arm.mean + OPTIMISM * scale * math.sqrt(math.log(1.0 + total) / arm.trials)
+        others = [other for other in self._arms.values() if not isinstance(other.searcher, Refits)]
+        scale = max(LEAST_GAIN, *(other.mean for other in others))
+        total = sum(other.cost for other in others)
+        return arm.mean + OPTIMISM * scale * math.sqrt(math.log(1.0 + total) / arm.cost)

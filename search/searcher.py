@@ -110,14 +110,18 @@ class Novelty:
         """Remember a proposal."""
         self._seen.add(proposal.schedule_hash)
 
-    def admit(self, schedule: Schedule, *, family: str, label: str) -> Proposal | None:
-        """A proposal of the schedule's canonical form, remembered; None if it is known or does not fit the model."""
+    def propose(self, schedule: Schedule, *, family: str, label: str) -> Proposal | None:
+        """A proposal of the schedule's canonical form; None if it is known or does not fit the model."""
         try:
             canonical = canonical_schedule(schedule, self._inventory)
         except ScheduleError:
             return None
         proposal = Proposal(schedule=canonical, family=family, label=label)
-        if proposal.schedule_hash in self._seen:
-            return None
-        self.mark(proposal)
+        return None if proposal.schedule_hash in self._seen else proposal
+
+    def admit(self, schedule: Schedule, *, family: str, label: str) -> Proposal | None:
+        """`propose`, and remember what is proposed."""
+        proposal = self.propose(schedule, family=family, label=label)
+        if proposal is not None:
+            self.mark(proposal)
         return proposal

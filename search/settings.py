@@ -17,7 +17,7 @@ from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.given_schedule import given_from_json
 from autotune.spaces.objective import parse_constraint, parse_objectives
 
-DEFAULT_FAMILY = "ecad"
+DEFAULT_FAMILY = "joint"
 
 HELD_OUT_SEED = 1_000_000
 """First seed of the held-out prompts; those of the calibration count from 0."""

@@ -1,24 +1,39 @@
 """Evolution of whole schedules: all columns in one population."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from autotune.search.ecad import planned_and_known
 from autotune.search.fitness import Fitness
 from autotune.search.nsga2 import Individual, Ranked, survivors, tournament
+from autotune.search.screening import Guess, Screening
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
 from autotune.search.seed_queue import SeedQueue
 from autotune.search.table_variation import MOVES, TableVariation
 from autotune.spaces.errors import ScheduleError
+from autotune.spaces.objective import OBJECTIVES
 from autotune.spaces.schedule import Schedule
 
 POPULATION, N_OFFSPRING, N_SEEDS = 32, 4, 12
 MAX_TRIES = 200
 """Offspring in a row that are known or invalid, after which there is nothing left to try."""
 
+N_SCREENED = 8
+"""Offspring of which a trusted predictor picks one."""
+
 MEMORY = 0.98
 """What a success of the past counts for after each further trial of its move."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    """An offspring, the move that it came of, and what was predicted of it."""
+
+    proposal: Proposal
+    move: str
+    guess: Guess | None = None
 
 
 class TableEvolution:
@@ -26,7 +41,8 @@ class TableEvolution:
 
     Its first parents are what other searches have found, the rival and the default run among them, and the first of
     `planned_and_known`. Moves that lead to better schedules are drawn more often: in proportion to their share of
-    successes, of which each has two trials and one success from the start.
+    successes, of which each has two trials and one success from the start. Once `Screening` can be trusted, each
+    offspring is the one of `N_SCREENED` that is expected to lie farthest below the front.
     """
 
     family = "tables"
@@ -40,9 +56,12 @@ class TableEvolution:
         self._seeds = SeedQueue(lambda: planned_and_known(context), N_SEEDS, self._novelty, self._fitness)
         self._population: list[Ranked[Schedule]] = []
         self._arrived: list[Individual[Schedule]] = []
-        self._made_by: dict[str, str] = {}
+        self._children: dict[str, _Child] = {}
         self._successes = dict.fromkeys(MOVES, 1.0)
         self._trials = dict.fromkeys(MOVES, 2.0)
+        quality = (i for i, name in enumerate(context.objectives) if not OBJECTIVES[name].is_cost)
+        self._quality = next(quality, None)
+        self.screening = None if self._quality is None else Screening(context, seed)
 
     def ask(self, n: int) -> list[Proposal]:
         """Up to `n` proposals: seeds first, then offspring of what is known so far."""
@@ -56,44 +75,78 @@ class TableEvolution:
         for result in results:
             self._novelty.mark(result.proposal)
             schedule, measurement = result.proposal.schedule, result.measurement
-            move = self._made_by.pop(result.proposal.schedule_hash, None)
-            if move is not None:
-                self._trials[move] = MEMORY * self._trials[move] + 1.0
-                self._successes[move] *= MEMORY
+            child = self._children.pop(result.proposal.schedule_hash, None)
+            if child is not None:
+                self._trials[child.move] = MEMORY * self._trials[child.move] + 1.0
+                self._successes[child.move] *= MEMORY
             if measurement is None or schedule.policy is not None:
                 continue
             values = self._fitness.values(schedule, measurement)
             individual = Individual(genome=schedule, values=values, violation=self._fitness.violation(measurement))
-            if move is not None:
-                self._successes[move] += self._is_better(individual)
+            if child is not None:
+                self._successes[child.move] += self._is_better(individual)
+            if self.screening is not None and self._quality is not None:
+                self.screening.note(schedule, values[self._quality], None if child is None else child.guess)
             self._arrived.append(individual)
         if len(self._arrived) >= N_OFFSPRING or not self._population:
             members = [ranked.individual for ranked in self._population] + self._arrived
             self._population, self._arrived = survivors(members, POPULATION), []
 
+    @property
+    def _known(self) -> list[Individual[Schedule]]:
+        return [ranked.individual for ranked in self._population] + self._arrived
+
     def _is_better(self, new: Individual[Schedule]) -> bool:
         """Whether no known individual is as good in every respect."""
-        known = [ranked.individual for ranked in self._population] + self._arrived
         return not any(
             old.violation <= new.violation and all(a <= b for a, b in zip(old.values, new.values, strict=True))
-            for old in known
+            for old in self._known
         )
 
     def _offspring(self) -> Proposal | None:
         if not self._population:
             return None
+        screened = self.screening is not None and self.screening.is_trusted
+        children = self._children_of(self._population, N_SCREENED if screened else 1)
+        if not children:
+            return None
+        child = self._most_promising(children)
+        self._novelty.mark(child.proposal)
+        self._children[child.proposal.schedule_hash] = child
+        return child.proposal
+
+    def _children_of(self, population: Sequence[Ranked[Schedule]], n: int) -> list[_Child]:
+        """Up to `n` new ones, no two alike."""
         names = list(MOVES)
         rates = np.array([self._successes[name] / self._trials[name] for name in names])
+        children: dict[str, _Child] = {}
         for _ in range(MAX_TRIES):
-            first, second = tournament(self._population, self._rng), tournament(self._population, self._rng)
+            first, second = tournament(population, self._rng), tournament(population, self._rng)
             name = names[int(self._rng.choice(len(names), p=rates / rates.sum()))]
+            label = f"by {name}" + ", screened" * (n > 1)
             try:
-                child = MOVES[name](self._variation, first.genome, second.genome, self._rng)
-                refused = self._fitness.refuses(child)
+                made = MOVES[name](self._variation, first.genome, second.genome, self._rng)
+                refused = self._fitness.refuses(made)
             except ScheduleError:
                 continue
-            proposal = None if refused else self._novelty.admit(child, family=self.family, label=f"by {name}")
+            proposal = None if refused else self._novelty.propose(made, family=self.family, label=label)
             if proposal is not None:
-                self._made_by[proposal.schedule_hash] = name
-                return proposal
-        return None
+                children.setdefault(proposal.schedule_hash, _Child(proposal, name))
+            if len(children) == n:
+                break
+        return list(children.values())
+
+    def _most_promising(self, children: Sequence[_Child]) -> _Child:
+        """The child that is expected to lie farthest below the front, with what is predicted of it."""
+        schedules = [child.proposal.schedule for child in children]
+        expected = None if self.screening is None else self.screening.predict(schedules)
+        if expected is None or self._quality is None:
+            return children[0]
+        known = [(self._fitness.expected_cost(k.genome), k.values[self._quality]) for k in self._known]
+        guesses = [
+            Guess(value=value, cost=self._fitness.expected_cost(schedule))
+            for schedule, value in zip(schedules, expected, strict=True)
+        ]
+        excess = [g.value - min([v for cost, v in known if cost <= g.cost], default=g.value) for g in guesses]
+        best = int(np.argmin(excess))
+        return replace(children[best], guess=guesses[best])

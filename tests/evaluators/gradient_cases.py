@@ -8,12 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from autotune.evaluators.adapters import find_adapter
+from autotune.evaluators.fit_column import other_columns
 from autotune.evaluators.gradient_run import ProgramTensors, flatten, run_with_gradient
+from autotune.evaluators.inventory import list_inventory
 from autotune.evaluators.load import load_model
 from autotune.evaluators.noise import noise_schedule_of, own_timesteps, prediction_of
 from autotune.evaluators.prompt_embedding import embed_prompts
 from autotune.evaluators.solver_scheduler import SolverProgramScheduler
+from autotune.spaces.cache_action import CacheAction
+from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.evaluation import Fidelity
+from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.program_correction import ProgramCorrection
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solver_formula import Prediction
@@ -42,7 +48,10 @@ class GradientCase:
         return prediction_of(self.pipe.scheduler)
 
     def schedule(self, kind: str, n: int = 3) -> Schedule:
-        """`plain`, `start` (an analytic first step), `correction`, `both` or `compensation`."""
+        """`plain`, `start` (an analytic first step), `correction`, `both`, `compensation`, or `cached`.
+
+        The last one forecasts the stack of blocks in the last call, reuses leaves before, and drops a branch if it can.
+        """
         noise = self.noise
         begin = own_timesteps(self.pipe.scheduler, 20, 0.5)[0]
         first = begin if kind not in ("start", "both") else 0.93 * begin
@@ -50,9 +59,23 @@ class GradientCase:
         plan = Schedule(n_steps=n, time=times, solver=make_solver("unipc-2", n, noise))
         if first != begin:
             plan = replace(plan, start=begin)
+        if kind == "cached":
+            return replace(plan, cache=self._some_cache(n), guidance=self._some_guidance(n))
         if kind == "compensation":
             plan = replace(plan, compensation=(1.0, 1.0, *(0.8,) * (n - 2)))
         return replace(plan, correction=some_correction(n)) if kind in ("correction", "both") else plan
+
+    def _some_cache(self, n: int) -> CachePlan:
+        inventory = list_inventory(self.pipe)
+        table = np.full((n, len(inventory)), CacheAction.RECOMPUTE, np.uint8)
+        table[n - 1, list(inventory.outermost)] = CacheAction.TAYLOR_1
+        table[n - 2, list(inventory.leaves[::3])] = CacheAction.REUSE
+        return CachePlan.from_array(table)
+
+    def _some_guidance(self, n: int) -> tuple[GuidanceAction, ...] | None:
+        if find_adapter(self.pipe).guidance != "batch":
+            return None
+        return (*(GuidanceAction.BOTH,) * (n - 1), GuidanceAction.STORED)
 
     def program(self, schedule: Schedule) -> SolverProgram:
         return compile_program(schedule, self.noise, self.prediction)
@@ -61,7 +84,14 @@ class GradientCase:
         """Final latents with their graph."""
         scheduler = SolverProgramScheduler.from_schedule(schedule, self.pipe.scheduler, self.noise, self.prediction)
         return run_with_gradient(
-            self.pipe, scheduler, tensors, self.embeddings, PROMPTS.seeds, self.arguments, checkpointed=checkpointed
+            self.pipe,
+            scheduler,
+            tensors,
+            self.embeddings,
+            PROMPTS.seeds,
+            self.arguments,
+            columns=other_columns(schedule),
+            checkpointed=checkpointed,
         )
 
 

@@ -13,6 +13,7 @@ from autotune.evaluators import fit_column as fit_column_module
 from autotune.evaluators.gradient_fit import FitSettings
 from autotune.evaluators.load import load_model
 from autotune.evaluators.worker import Worker
+from autotune.search.cache_plans import even_actions, on_sites
 from autotune.spaces.column_fit import FitColumn
 from autotune.spaces.errors import EvaluatorError, ScheduleError
 from autotune.spaces.evaluation import Fidelity, Measurement
@@ -88,6 +89,26 @@ def test_a_fit_brings_held_out_prompts_closer_and_is_made_once(worker: Worker, c
     hook.remove()
 
 
+def test_a_fit_makes_up_for_what_a_cache_gets_wrong(worker: Worker) -> None:
+    """Half of the calls forecast all blocks: what the coefficients were made for is not what comes."""
+    plan = plan_of(worker, "unipc-2", 6)
+    cached = replace(plan, cache=on_sites(even_actions(6, 3), worker.inventory, worker.inventory.outermost))
+    fit = worker.fit(cached, FitColumn.SOLVER, PROMPTS)
+    assert fit.schedule.cache == cached.cache
+    assert fit.after < 0.8 * fit.before
+    assert measured(worker, fit.schedule, FitColumn.SOLVER) == pytest.approx(fit.after, rel=1e-4)
+    without = worker.fit(plan, FitColumn.SOLVER, PROMPTS).schedule
+    assert fit.after < measured(worker, replace(without, cache=cached.cache), FitColumn.SOLVER)
+
+
+def test_a_large_network_is_not_fitted_under_a_cache(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit_column_module, "CHECKPOINT_ABOVE", 1000)
+    plan = plan_of(worker, "unipc-2", 4)
+    cached = replace(plan, cache=on_sites(even_actions(4, 2), worker.inventory, worker.inventory.outermost))
+    with pytest.raises(ScheduleError, match="without cache and guidance columns"):
+        worker.fit(cached, FitColumn.SOLVER, PROMPTS)
+
+
 def test_a_fit_that_ran_out_of_time_is_not_kept(worker: Worker) -> None:
     plan = plan_of(worker, "ab2", 3)
     stopped = worker.fit(plan, FitColumn.COMPENSATION, PROMPTS, timeout_s=0.0)
@@ -115,13 +136,19 @@ def test_a_schedule_without_a_solver_or_with_noise_is_refused(worker: Worker, co
         worker.fit(plan, column, PROMPTS)
 
 
-def test_a_network_that_fails_is_the_evaluators_error(worker: Worker) -> None:
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(torch.OutOfMemoryError("CUDA out of memory"), ScheduleError), (RuntimeError("CUDA fault"), EvaluatorError)],
+)
+def test_a_network_that_fails_is_the_evaluators_error_but_for_memory(
+    worker: Worker, error: Exception, kind: type[Exception]
+) -> None:
     def fail(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     before = state(worker._pipe)
     hook = denoiser_of(worker._pipe).register_forward_pre_hook(fail)
-    with pytest.raises(EvaluatorError, match="the compensation of a schedule can't be fitted: CUDA out of memory"):
+    with pytest.raises(kind, match=f"the compensation of a schedule can't be fitted: {error}"):
         worker.fit(plan_of(worker, "euler", 5), FitColumn.COMPENSATION, PROMPTS)
     hook.remove()
     assert state(worker._pipe) == before

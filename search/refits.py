@@ -1,0 +1,135 @@
+"""Fits by gradient of the solver columns of whatever stands on the front, under its caches and dropped branches."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autotune.search.archive import ParetoArchive
+from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
+from autotune.search.solver_variation import SolverVariation
+from autotune.spaces.column_fit import FitColumn
+from autotune.spaces.errors import ScheduleError
+from autotune.spaces.pareto import front_hypervolume
+from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
+
+PRIOR_RATIO = {FitColumn.SOLVER: 0.6, FitColumn.CORRECTION: 0.9}
+"""What a fit is expected to leave of a deviation before the first one has been seen; it counts as one fit."""
+
+PRIOR_RUNS = 2000.0
+"""Runs over one prompt that a fit is expected to take."""
+
+
+@dataclass(slots=True)
+class _Experience:
+    """Of the fits of one column: sums over them, and how many there were."""
+
+    log_ratio: float
+    runs: float = PRIOR_RUNS
+    n: int = 1
+
+    @property
+    def ratio(self) -> float:
+        """Geometric mean of the deviations after and before."""
+        return math.exp(self.log_ratio / self.n)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chance:
+    """A member of the front whose column may be fitted, and the hypervolume to gain per evaluation's cost."""
+
+    schedule: Schedule
+    column: FitColumn
+    deviation: float
+    label: str
+    gain: float
+
+
+class Refits:
+    """Fits times and factors of front members, then, of what came of it, the coefficients (`FitColumn`).
+
+    The next one is the member that promises most hypervolume for what a fit costs, were its deviation to fall as that
+    of those before. Members that leave the solver to the pipeline have nothing to fit.
+    """
+
+    family = "refits"
+
+    def __init__(self, context: SearchContext, seed: int = 0) -> None:
+        self._context = context
+        self._novelty = Novelty(context.inventory)
+        self._archive = ParetoArchive(context.objectives, context.constraints)
+        self._variation = SolverVariation(context.condition.noise_schedule, context.condition.start_timestep)
+        self._known = {column: _Experience(math.log(ratio)) for column, ratio in PRIOR_RATIO.items()}
+        self._next: dict[str, FitColumn | None] = {}
+        """Which column comes next, by schedule; `SOLVER` where there is no entry, None after the last."""
+        self._asked: dict[str, _Chance] = {}
+        self._n_prompts = 1
+        self._chance: _Chance | None = None
+        self._is_stale = True
+
+    @property
+    def expected_gain(self) -> float:
+        """Hypervolume per evaluation's cost that the next fit is expected to bring; 0 if there is none to make."""
+        if self._is_stale:
+            self._chance, self._is_stale = max(self._chances(), key=lambda c: c.gain, default=None), False
+        return 0.0 if self._chance is None else self._chance.gain
+
+    def ask(self, n: int) -> list[Proposal]:
+        """Up to `n` schedules; asking takes as long as the fits."""
+        proposals: list[Proposal] = []
+        while len(proposals) < n and self.expected_gain > 0.0:
+            chance = self._chance
+            assert chance is not None
+            fitted = self._fitted(chance)
+            self._next[schedule_hash(chance.schedule)] = None
+            self._is_stale = True
+            if fitted is None:
+                continue
+            proposal = self._novelty.admit(fitted, family=self.family, label=f"{chance.column} of {chance.label}")
+            if proposal is not None:
+                self._asked[proposal.schedule_hash] = chance
+                self._next[proposal.schedule_hash] = FitColumn.CORRECTION if chance.column is FitColumn.SOLVER else None
+                proposals.append(proposal)
+        return proposals
+
+    def tell(self, results: Sequence[Result]) -> None:
+        """Take results in, whoever asked for them."""
+        for result in results:
+            self._novelty.mark(result.proposal)
+            self._is_stale |= self._archive.add(result)
+            measurement = result.measurement
+            chance = self._asked.pop(result.proposal.schedule_hash, None)
+            if measurement is None:
+                continue
+            self._n_prompts = max(self._n_prompts, measurement.n_prompts)
+            if chance is not None:
+                known = self._known[chance.column]
+                known.log_ratio += math.log(max(measurement.mean("deviation"), 1e-12) / chance.deviation)
+                known.n += 1
+
+    def _fitted(self, chance: _Chance) -> Schedule | None:
+        start = self._variation.enriched(chance.schedule) if chance.column is FitColumn.SOLVER else chance.schedule
+        try:
+            fit = self._context.fit(start, chance.column)
+            made = canonical_schedule(fit.schedule, self._context.inventory)
+        except ScheduleError:
+            return None
+        known = self._known[chance.column]
+        known.runs += (fit.image_runs - known.runs) / (known.n + 1)
+        return made
+
+    def _chances(self) -> list[_Chance]:
+        """All front members that may be fitted."""
+        costs = [self._archive.cost_of(m) for m in self._archive.measurements]
+        deviations = [m.mean("deviation") for m in self._archive.measurements]
+        before = front_hypervolume(costs, deviations)
+        chances = []
+        for i, proposal in enumerate(self._archive.members):
+            schedule = proposal.schedule
+            column = self._next.get(proposal.schedule_hash, FitColumn.SOLVER)
+            if column is None or schedule.time is None or schedule.policy is not None or deviations[i] <= 0.0:
+                continue
+            known = self._known[column]
+            after = front_hypervolume([*costs, costs[i]], [*deviations, deviations[i] * known.ratio])
+            price = 1.0 + known.runs / self._n_prompts
+            chances.append(_Chance(schedule, column, deviations[i], proposal.label, (after - before) / price))
+        return chances

@@ -1,0 +1,93 @@
+from dataclasses import replace
+
+from autotune.evaluators.tabulated import TabulatedEvaluator
+from autotune.search.cache_plans import even_actions, on_sites
+from autotune.search.refits import Refits
+from autotune.search.searcher import Proposal, Result, SearchContext
+from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.errors import ScheduleError
+from autotune.spaces.evaluation import Fidelity
+from autotune.spaces.schedule import Schedule
+from autotune.spaces.solvers import make_solver
+
+FIDELITY = Fidelity(name="calibration", prompts=("a cat", "a dog"), seeds=(0, 1))
+
+
+def result(context: SearchContext, evaluator: TabulatedEvaluator, schedule: Schedule, label: str = "a") -> Result:
+    proposal = Proposal(schedule=schedule, family="fewer-steps", label=label)
+    return Result(proposal=proposal, outcome=evaluator.score(schedule, FIDELITY))
+
+
+def solver(context: SearchContext, n: int) -> Schedule:
+    time = context.own_timesteps(n)
+    return Schedule(n_steps=n, time=time, solver=make_solver("unipc-2", n, context.condition.noise_schedule))
+
+
+class Fits:
+    """The evaluator's fits, noted."""
+
+    def __init__(self, evaluator: TabulatedEvaluator) -> None:
+        self._evaluator = evaluator
+        self.made: list[tuple[Schedule, FitColumn]] = []
+
+    def __call__(self, schedule: Schedule, column: FitColumn) -> ColumnFit:
+        self.made.append((schedule, column))
+        return self._evaluator.fit(schedule, column, FIDELITY)
+
+
+def test_a_member_is_fitted_with_its_cache_and_what_came_of_it_once_more(
+    context: SearchContext, evaluator: TabulatedEvaluator
+) -> None:
+    fits = Fits(evaluator)
+    refits = Refits(replace(context, fit=fits))
+    plan = solver(context, 6)
+    cached = replace(plan, cache=on_sites(even_actions(6, 3), context.inventory, context.inventory.outermost))
+    refits.tell([result(context, evaluator, cached)])
+    (first,) = refits.ask(1)
+    assert first.schedule.cache is not None
+    assert first.label == "solver of a"
+    refits.tell([result(context, evaluator, first.schedule)])
+    (second,) = refits.ask(1)
+    assert [column for _, column in fits.made] == [FitColumn.SOLVER, FitColumn.CORRECTION]
+    assert fits.made[1][0] == first.schedule
+    refits.tell([result(context, evaluator, second.schedule)])
+    assert refits.ask(1) == []
+    assert refits.expected_gain == 0.0
+
+
+def test_the_member_that_promises_most_comes_first_and_the_pipelines_own_sampler_never(
+    context: SearchContext, evaluator: TabulatedEvaluator
+) -> None:
+    fits = Fits(evaluator)
+    refits = Refits(replace(context, fit=fits))
+    refits.tell([result(context, evaluator, Schedule(n_steps=n)) for n in (10, 20)])
+    assert refits.expected_gain == 0.0
+    # Of two members at nearly one cost, the one that stands alone below it gains over a longer stretch.
+    refits.tell([result(context, evaluator, solver(context, n), f"{n} steps") for n in (6, 15)])
+    assert refits.ask(1)[0].label == "solver of 6 steps"
+
+
+def test_what_can_not_be_fitted_is_passed_over(context: SearchContext, evaluator: TabulatedEvaluator) -> None:
+    def fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
+        raise ScheduleError("no memory")
+
+    refits = Refits(replace(context, fit=fit))
+    refits.tell([result(context, evaluator, solver(context, 6))])
+    assert refits.ask(2) == []
+    assert refits.expected_gain == 0.0
+
+
+def test_expectations_follow_what_fits_have_brought(context: SearchContext, evaluator: TabulatedEvaluator) -> None:
+    """A fit that made things worse makes the next one promise less."""
+    before = []
+    for worse in (False, True):
+        refits = Refits(replace(context, fit=Fits(evaluator)))
+        refits.tell([result(context, evaluator, solver(context, n)) for n in (5, 10)])
+        (proposal,) = refits.ask(1)
+        told = result(context, evaluator, proposal.schedule)
+        if worse:
+            bad = evaluator.score(Schedule(n_steps=2), FIDELITY)
+            told = replace(told, outcome=bad)
+        refits.tell([told])
+        before.append(refits.expected_gain)
+    assert before[1] < before[0]
