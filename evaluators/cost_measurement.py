@@ -18,7 +18,7 @@ from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule
 
-VERSION = 1
+VERSION = 2
 
 N_RUNS = 14
 """Default runs that measuring takes about as long as, of all models."""
@@ -84,7 +84,7 @@ def _measured(
         moved=_moved(pipe, adapter, inventory),
     )
     designs = designed_schedules(condition, inventory, n_calls, drops=drops)
-    runs = [_timed(schedule, run, clock) for schedule in _with_default_runs(default, designs)]
+    runs = [_timed(schedule, run, clock) for schedule in with_default_runs(default, designs)]
     return CostModel(
         latency=fit_latency(runs, figures, inventory, n_images),
         memory=CacheMemory(
@@ -98,7 +98,7 @@ def _measured(
     )
 
 
-def _with_default_runs(default: Schedule, designs: Iterable[Schedule]) -> Iterator[Schedule]:
+def with_default_runs(default: Schedule, designs: Iterable[Schedule]) -> Iterator[Schedule]:
     """The default run first, after every `DEFAULT_EVERY` designed ones, and last."""
     yield default
     for i, design in enumerate(designs, 1):

@@ -16,7 +16,7 @@ from autotune.spaces.schedule import Schedule
 Array = NDArray[np.float64]
 
 ROUNDS = 4
-"""Rounds in which each run's own speed and the coefficients are fitted in turn, and outliers left out."""
+"""Rounds in which the coefficients are fitted and outliers left out."""
 
 NOISE = 0.02
 """Typical noise of a call, as a share of it: what priors are weighed with."""
@@ -61,8 +61,9 @@ class SiteFigures:
 def fit_latency(runs: Sequence[TimedRun], figures: SiteFigures, inventory: Inventory, n_images: int) -> LatencyModel:
     """The model that fits the calls of all runs best.
 
-    Each run's speed is a factor of its own, from its calls that compute all, so that a device that warms up or is
-    shared does no harm.
+    The device's speed at each run is that of the default runs around it, so that one that warms up or is shared does
+    no harm; what a run's own calls that compute all say of it counts as far as it differs from the other runs'. (They
+    are no unit by themselves, since they store what later calls read.)
 
     Args:
         runs: the default one first, once or more often, and those of `designed_schedules` around it.
@@ -70,23 +71,23 @@ def fit_latency(runs: Sequence[TimedRun], figures: SiteFigures, inventory: Inven
         inventory: the sites.
         n_images: images of each run.
     """
-    plain = [_is_plain(run, inventory) for run in runs]
-    unit = float(np.median(np.concatenate([run.call_seconds[p] for run, p in zip(runs, plain, strict=True)])))
+    default = [run.call_seconds for run in runs if _is_default(run)]
+    unit = float(np.median(np.concatenate(default)))
     columns = _Columns(figures, inventory, unit)
     tables = [columns.of(run) for run in runs]
     inputs = np.concatenate([table[1:] for table in tables])
-    predicted = [np.ones(len(table)) for table in tables]
+    speeds = _speeds_between_default_runs(runs)
+    plain = [_is_plain(run, inventory) for run in runs]
     kept = np.ones(len(inputs), bool)
     for _ in range(ROUNDS):
-        speeds = _speeds(runs, plain, predicted)
-        timed = np.concatenate([run.call_seconds / speed for run, speed in zip(runs, speeds, strict=True)])
+        timed = np.concatenate([run.call_seconds / speed for run, speed in zip(runs, speeds * unit, strict=True)])
         coefficients = columns.solve(inputs[kept], timed[kept])
         residuals = np.abs(inputs @ coefficients - timed)
         kept = residuals <= OUTLIER * 1.4826 * max(float(np.median(residuals)), 1e-4)
-        predicted = [table @ coefficients for table in tables]
+        speeds = speeds * _own_speeds(runs, speeds * unit, plain, [table[1:] @ coefficients for table in tables])
     outside = [
-        (run.seconds - float(run.call_seconds.sum())) / speed - float(calls[0])
-        for run, speed, calls in zip(runs, speeds, predicted, strict=True)
+        (run.seconds - float(run.call_seconds.sum())) / (speed * unit) - float(table[0] @ coefficients)
+        for run, speed, table in zip(runs, speeds, tables, strict=True)
     ]
     own = float(np.median([run.step_seconds for run in runs if run.schedule.solver is None]))
     other = [run.step_seconds for run in runs if run.schedule.solver is not None]
@@ -98,6 +99,10 @@ def fit_latency(runs: Sequence[TimedRun], figures: SiteFigures, inventory: Inven
     )
 
 
+def _is_default(run: TimedRun) -> bool:
+    return run.schedule == Schedule(n_steps=run.schedule.n_steps)
+
+
 def _is_plain(run: TimedRun, inventory: Inventory) -> NDArray[np.bool_]:
     """Which calls after the first compute all by the pipeline's own sampler: bool (n_calls - 1,)."""
     schedule, n_calls = run.schedule, len(run.call_seconds) + 1
@@ -107,16 +112,24 @@ def _is_plain(run: TimedRun, inventory: Inventory) -> NDArray[np.bool_]:
     return np.asarray(plain[1:])
 
 
-def _speeds(runs: Sequence[TimedRun], plain: Sequence[NDArray[np.bool_]], predicted: Sequence[Array]) -> list[float]:
-    """Seconds of each run's calls that compute all, over what is predicted; where a run has none, its neighbours'."""
-    ratios = np.array(
-        [
-            np.median(run.call_seconds[p] / own[1:][p]) if p.any() else np.nan
-            for run, p, own in zip(runs, plain, predicted, strict=True)
-        ]
-    )
-    known = np.flatnonzero(np.isfinite(ratios))
-    return [float(speed) for speed in np.interp(np.arange(len(ratios)), known, ratios[known])]
+def _speeds_between_default_runs(runs: Sequence[TimedRun]) -> Array:
+    """Seconds of a default call at each run over their median, between default runs interpolated: (n_runs,)."""
+    known = [i for i, run in enumerate(runs) if _is_default(run)]
+    seconds = np.array([np.median(runs[i].call_seconds) for i in known])
+    return np.interp(np.arange(len(runs)), known, seconds / np.median(seconds))
+
+
+def _own_speeds(
+    runs: Sequence[TimedRun], units: Array, plain: Sequence[NDArray[np.bool_]], predicted: Sequence[Array]
+) -> Array:
+    """Factors on the speeds of designed runs, 1 in the middle, by their calls that compute all: (n_runs,)."""
+    factors = np.ones(len(runs))
+    designed = [i for i, run in enumerate(runs) if not _is_default(run) and plain[i].any()]
+    for i in designed:
+        factors[i] = np.median(runs[i].call_seconds[plain[i]] / predicted[i][plain[i]]) / units[i]
+    if designed:
+        factors[designed] /= np.median(factors[designed])
+    return factors
 
 
 class _Columns:

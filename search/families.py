@@ -25,8 +25,8 @@ class Family:
 _ALL = (
     Family(
         name="joint",
-        columns=("n_steps", "time", "solver", "start", "cache", "guidance"),
-        method="evolution of whole schedules, beside ecad and s3; a bandit shares the budget by what each one gains",
+        columns=("n_steps", "time", "solver", "start", "correction", "cache", "guidance"),
+        method="evolution of whole schedules beside ecad, s3 and fits by gradient; a bandit shares the budget by gain",
         target="autotune.search.joint:JointSearcher",
     ),
     Family(

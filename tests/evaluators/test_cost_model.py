@@ -8,6 +8,7 @@ import torch
 from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.apply import attach, remove
 from autotune.evaluators.cost_designs import designed_schedules
+from autotune.evaluators.cost_measurement import with_default_runs
 from autotune.evaluators.inventory import list_inventory
 from autotune.evaluators.latency_fit import SiteFigures, TimedRun, fit_latency
 from autotune.evaluators.site_timing import DeviceClock, SiteTimer
@@ -75,7 +76,9 @@ def test_timers_see_every_site_and_leave_nothing_behind(sd_pipe: Any) -> None:
     assert "step" not in vars(sd_pipe.scheduler)
 
 
-def test_the_fit_finds_the_times_that_made_the_runs() -> None:
+@pytest.mark.parametrize("write_ms", [0.01, 0.2])
+def test_the_fit_finds_the_times_that_made_the_runs(write_ms: float) -> None:
+    """On a device that grows slower, each run a little off that; storing takes up to a tenth of a call."""
     inventory = small_flux_inventory()
     condition = small_flux_condition(inventory)
     n_calls, n_images, n_sites = 20, 4, len(inventory)
@@ -84,12 +87,14 @@ def test_the_fit_finds_the_times_that_made_the_runs() -> None:
     true = LatencyModel(
         run_ms=40.0, call_ms=5.0, half_call_ms=5.0, solver_ms=0.5,
         site_ms=tuple((1.1 * 250.0 * seconds).tolist()), half_site_ms=tuple((1.1 * 250.0 * seconds).tolist()),
-        read_ms=(0.02,) * n_sites, term_ms=(0.05,) * n_sites, write_ms=(0.01,) * n_sites,
+        read_ms=(0.02,) * n_sites, term_ms=(0.05,) * n_sites, write_ms=(write_ms,) * n_sites,
     )  # fmt: skip
     default = Schedule(n_steps=n_calls)
-    schedules = [default, *designed_schedules(condition, inventory, n_calls, drops=False), default]
+    designs = designed_schedules(condition, inventory, n_calls, drops=False)
+    schedules = list(with_default_runs(default, designs))
+    speeds = np.linspace(0.8, 1.3, len(schedules)) * rng.uniform(0.97, 1.03, len(schedules))
     runs = [timed(true, schedule, inventory, n_images, speed) for schedule, speed in zip(
-        schedules, rng.uniform(0.7, 1.4, len(schedules)), strict=True)]  # fmt: skip
+        schedules, speeds, strict=True)]  # fmt: skip
     figures = SiteFigures(
         seconds=seconds, half_seconds=seconds, value_bytes=np.full(n_sites, 1000.0), moved=np.zeros(n_sites)
     )
@@ -98,7 +103,7 @@ def test_the_fit_finds_the_times_that_made_the_runs() -> None:
     for schedule in schedules:
         if schedule.solver is None:
             expected = scale * true.run_time_ms(schedule, inventory, n_calls)
-            assert fitted.run_time_ms(schedule, inventory, n_calls) == pytest.approx(expected, rel=0.01)
+            assert fitted.run_time_ms(schedule, inventory, n_calls) == pytest.approx(expected, rel=0.015)
     assert fitted.solver_ms == pytest.approx(0.5, rel=0.5)  # its run has a speed of its own
 
 
