@@ -62,7 +62,7 @@ class Refits:
         self._next: dict[str, FitColumn | None] = {}
         """Which column comes next, by schedule; `SOLVER` where there is no entry, None after the last."""
         self._asked: dict[str, _Chance] = {}
-        self._n_prompts = 1
+        self._n_results = self._n_prompts = 0
         self._chance: _Chance | None = None
         self._is_stale = True
 
@@ -100,7 +100,7 @@ class Refits:
             chance = self._asked.pop(result.proposal.schedule_hash, None)
             if measurement is None:
                 continue
-            self._n_prompts = max(self._n_prompts, measurement.n_prompts)
+            self._n_results, self._n_prompts = self._n_results + 1, self._n_prompts + measurement.n_prompts
             if chance is not None:
                 known = self._known[chance.column]
                 known.log_ratio += math.log(max(measurement.mean("deviation"), 1e-12) / chance.deviation)
@@ -122,6 +122,8 @@ class Refits:
         costs = [self._archive.cost_of(m) for m in self._archive.measurements]
         deviations = [m.mean("deviation") for m in self._archive.measurements]
         before = front_hypervolume(costs, deviations)
+        # On a ladder most evaluations end after a few prompts.
+        prompts_per_evaluation = self._n_prompts / max(self._n_results, 1)
         chances = []
         for i, proposal in enumerate(self._archive.members):
             schedule = proposal.schedule
@@ -130,6 +132,6 @@ class Refits:
                 continue
             known = self._known[column]
             after = front_hypervolume([*costs, costs[i]], [*deviations, deviations[i] * known.ratio])
-            price = 1.0 + known.runs / self._n_prompts
+            price = 1.0 + known.runs / prompts_per_evaluation
             chances.append(_Chance(schedule, column, deviations[i], proposal.label, (after - before) / price))
         return chances
