@@ -34,10 +34,11 @@ FRONT_COLUMNS = {
     "psnr": "PSNR",
     "alignment": "alignment",
     "source": "measured on",
+    "support": "held up",
+    "overfit": "over-fit",
 }
 
-
-OPTIONAL_FRONT_COLUMNS = ("source", "alignment", "relative_macs", "psnr", "latency_ms")
+OPTIONAL_FRONT_COLUMNS = ("source", "overfit", "alignment", "relative_macs", "psnr", "latency_ms")
 
 
 class ExportFormat(StrEnum):
@@ -166,15 +167,25 @@ def report(
 
 
 def print_front(record: "StudyRecord", form: Format) -> None:
-    """Print a record's front."""
-    from autotune.reports.tables import front_rows
+    """Print a record's front, and below it the members that the held-out values took off it."""
+    from autotune.reports.tables import front_rows, refuted_rows
 
-    rows = front_rows(record)
+    print_front_rows([*front_rows(record), *refuted_rows(record)], form)
+
+
+def print_front_rows(rows: "list[dict[str, object]]", form: Format) -> None:
+    """Print rows of a front."""
+    from autotune.reports.tables import TITLES, number_text, optional_columns
+
+    columns = FRONT_COLUMNS | {name: TITLES.get(name, name) for name in optional_columns(rows)}
     if form is not Format.TABLE:
-        print_rows(rows, FRONT_COLUMNS, form)
+        print_rows(rows, columns, form)
         return
-    rows = [{**row, "schedule_hash": str(row["schedule_hash"])[:8]} for row in rows]
-    print_table(rows, FRONT_COLUMNS, optional=OPTIONAL_FRONT_COLUMNS)
+    rows = [
+        {**row, "schedule_hash": str(row["schedule_hash"])[:8], "overfit": number_text("overfit", row["overfit"])}
+        for row in rows
+    ]
+    print_table(rows, columns, optional=OPTIONAL_FRONT_COLUMNS)
 
 
 def print_given(rows: "list[dict[str, object]]") -> None:
