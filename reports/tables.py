@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from math import isfinite, nan
 
 from autotune.reports.point import HELD_OUT, Interval, final_measurement
+from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import Measurement
 from autotune.spaces.front import (
     PICKS,
@@ -62,6 +63,19 @@ def refuted_rows(record: StudyRecord) -> list[Row]:
     return [_member_row(c, record, [], support) | {"on_front": False} for c in refuted_members(record)]
 
 
+def row_of(record: StudyRecord, candidate: Candidate) -> Row:
+    """The row of any candidate of a study: that of `front_rows` or `refuted_rows`, or one without marks.
+
+    Raises:
+        UsageError: the candidate has failed.
+    """
+    rows = [*front_rows(record), *refuted_rows(record)]
+    found = next((row for row in rows if row["schedule_hash"] == candidate.schedule_hash), None)
+    if found is None and final_measurement(candidate) is None:
+        raise UsageError(f"only measured schedules can be shown; {candidate.label} has failed: choose another pick")
+    return found or candidate_row(candidate, [])
+
+
 def _same(a: Candidate, b: Candidate) -> bool:
     return a.schedule_hash == b.schedule_hash
 
@@ -88,7 +102,8 @@ def _overfit(candidate: Candidate, record: StudyRecord) -> Overfit | None:
 
 
 def _both(candidate: Candidate) -> tuple[Measurement, Measurement] | None:
-    before, after = candidate.calibration.measurement, candidate.held_out and candidate.held_out.measurement
+    before = candidate.calibration.measurement
+    after = None if candidate.held_out is None else candidate.held_out.measurement
     return None if before is None or after is None else (before, after)
 
 

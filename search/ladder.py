@@ -185,7 +185,7 @@ class Ladder:
             return bool(lower_bound(excess, self._n_prompts, self._alpha) > 0.0)
         if name.startswith("memory") and constraint.operator == ">=":
             return False
-        slack = LATENCY_SLACK if name.startswith("latency") else 0.0
+        slack = LATENCY_SLACK if name.startswith(("latency", "energy")) else 0.0
         return constraint.violation(measurement) > slack
 
 

@@ -90,7 +90,7 @@ class Measurement:
     multiply-accumulates of the denoiser for one image, all branches. `network_calls` counts a guided pair once, and
     of a policy the calls that it computed, rounded.
     `peak_memory_bytes` includes the resident model; 0 where the platform can't tell. `wall_s` is what it cost.
-    `energy_j` and `baseline_energy_j` are joules per image of the same timed runs, empty where energy was not asked for.
+    `energy_j` and `baseline_energy_j` are joules per image of the same timed runs, empty where no study asked for them.
     `modelled_latency` (over the default run's) and `cache_bytes` are worked out from the schedule where a study asks
     for them, by `CostModel.completed`; they are not measured, and not stored with the evaluation.
     """

@@ -146,7 +146,7 @@ def pick(front: Sequence[Candidate], record: StudyRecord, *, unverified: bool = 
     The quality is `quality_name`, values are those of `reported_measurement`. Members with held-out values can't be
     compared with others, so that these don't compete unless `unverified`; nor do those that are `UNSUPPORTED`.
     """
-    members = candidates_for_picks(front, record, unverified=unverified)
+    members = list(candidates_for_picks(front, record, unverified=unverified))
     if not members:
         return {}
     cheap = [c for c in members if relative_cost(c, record) <= QUALITY_COST] or members

@@ -70,7 +70,7 @@ def _bounds(differences: Array) -> tuple[Array, Array]:
 def _draws(name: str, measurements: Sequence[Measurement]) -> Array:
     """Bootstrap draws (n, n_draws) of an objective, less is better: NaN where the values are too few."""
     values = [objective_value(name, measurement) for measurement in measurements]
-    if name in ("latency", "energy"):
+    if name == "latency" or name == "energy":
         runs = [m.timed_runs(name) for m in measurements]
         enough = [min(len(own), len(default)) >= FEWEST_VALUES for own, default in runs]
         drawn = [

@@ -80,7 +80,7 @@ OBJECTIVES: dict[str, Objective] = {
         "latency over the default run's, by the cost model",
         is_cost=True,
         is_relative=True,
-    ),  # fmt: skip
+    ),
     "cache-memory": Objective(_modelled("cache_bytes"), "bytes that cached values take at their peak", is_cost=True),
     "energy": Objective(_energy, "median energy over the default run's", is_cost=True, is_relative=True),
     "deviation": Objective(_quality("deviation"), "relative distance of the latents to the reference", is_cost=False),

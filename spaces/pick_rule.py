@@ -58,7 +58,8 @@ class PickRule:
         unit = 0.0 if default is None else limited_value(metric, default)
         if unit <= 0.0:
             raise UsageError(
-                f"a limit in times the default run's needs a positive {metric} of that run; got {unit:g}: leave the x out"
+                f"a limit in times the default run's value needs a positive {metric} there; got {unit:g}: leave the x "
+                "out"
             )
         return value / unit
 

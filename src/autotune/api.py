@@ -65,7 +65,10 @@ class Study:
         return given_rows(self.record)
 
     def export(self, path: str | Path, pick: str = "balanced", form: str = "autotune") -> None:
-        """Write the schedule file of a pick (quality, balanced, fast) or of the start of a schedule hash.
+        """Write the schedule file of a pick: quality, balanced, fast, a limit, or the start of a schedule hash.
+
+        A limit such as `latency<=0.5x` gives the best within half of the default run's latency, one such as `psnr>=30`
+        the cheapest that is as good.
 
         With `form` cache-dit, smoothcache or diffusers it is a file for another tool; what that can't say is a warning.
 
@@ -149,7 +152,7 @@ def tune(
             database.create_study(
                 name,
                 settings=dataclasses.asdict(settings),
-                provenance=describe_machine() | {"workers": pool.n_workers},
+                provenance=describe_machine() | {"workers": pool.n_workers, "protocol": pool.protocol},
                 condition=pool.condition,
                 inventory=pool.inventory,
             )
@@ -191,7 +194,7 @@ def resume(
             settings = dataclasses.replace(settings, budget=dataclasses.asdict(limits))
         adopted = None if pipe is None else adopt_pipeline(pipe)
         with _pool(settings, database, storage, sitting, adopted) as pool:
-            _check_condition(record, pool.condition)
+            _check_condition(record, pool.condition, pool.protocol)
             sitting.on_start(study)
             _run(study, settings, pool, database, sitting, Spent(wall_s=record.wall_s, worker_s=record.device_s))
         return Study(database.load_study(study), storage)
@@ -250,8 +253,10 @@ def _run(name: str, settings: Settings, pool: WorkerPool, database: Database, si
     ).run()
 
 
-def _check_condition(record: StudyRecord, condition: Condition) -> None:
+def _check_condition(record: StudyRecord, condition: Condition, protocol: str) -> None:
     then, now = record.condition.to_json(), condition.to_json()
+    # What is measured, and with which rewards: their weights may have changed in the hub or on the disk.
+    then["protocol"], now["protocol"] = record.provenance.get("protocol", protocol), protocol
     for field, value in now.items():
         if then[field] != value:
             raise UsageError(
