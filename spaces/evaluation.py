@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Literal
 
 from autotune.spaces.errors import UsageError
 
@@ -128,12 +127,6 @@ class Measurement:
             for i, value in enumerate(values)
             if not math.isfinite(value)
         )
-
-    def timed_runs(self, quantity: Literal["latency", "energy"]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """What the timed runs of the schedule, and those of the default run in turn with them, took of a quantity."""
-        if quantity == "latency":
-            return self.latency_ms, self.baseline_latency_ms
-        return self.energy_j, self.baseline_energy_j
 
     @property
     def relative_latency(self) -> float:

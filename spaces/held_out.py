@@ -1,6 +1,6 @@
 """What the held-out values say of a front: which members they support, and how far the search has over-fitted."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -18,6 +18,13 @@ FEWEST_VALUES = 3
 
 Of three runs each, all of one are below all of the other by chance once in twenty.
 """
+
+
+_TIMED: dict[str, Callable[[Measurement], tuple[tuple[float, ...], tuple[float, ...]]]] = {
+    "latency": lambda m: (m.latency_ms, m.baseline_latency_ms),
+    "energy": lambda m: (m.energy_j, m.baseline_energy_j),
+}
+"""What the timed runs took, and the default runs in turn with them."""
 
 
 class Support(StrEnum):
@@ -70,8 +77,8 @@ def _bounds(differences: Array) -> tuple[Array, Array]:
 def _draws(name: str, measurements: Sequence[Measurement]) -> Array:
     """Bootstrap draws (n, n_draws) of an objective, less is better: NaN where the values are too few."""
     values = [objective_value(name, measurement) for measurement in measurements]
-    if name == "latency" or name == "energy":
-        runs = [m.timed_runs(name) for m in measurements]
+    if name in _TIMED:
+        runs = [_TIMED[name](m) for m in measurements]
         enough = [min(len(own), len(default)) >= FEWEST_VALUES for own, default in runs]
         drawn = [
             ratio_draws(*pair, seed=i) if ok else None for i, (pair, ok) in enumerate(zip(runs, enough, strict=True))

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,8 @@ def test_timed_runs_are_metered_and_paired(tmp_path: Path, monkeypatch: pytest.M
     packages(tmp_path, 0)
     monkeypatch.setattr(energy, "POWERCAP", tmp_path)
     meter = make_energy_meter(torch.device("cpu"))
-    worker = Worker(load_model("mini-flux"), meter=meter)
+    model = load_model("mini-flux")
+    worker = Worker(dataclasses.replace(model, preset=dataclasses.replace(model.preset, n_steps=4)), meter=meter)
     assert worker.protocol == f"{PROTOCOL}+energy@rapl"
     pipe, counter = worker._pipe, tmp_path / "intel-rapl:0" / "energy_uj"
 
@@ -57,11 +59,11 @@ def test_timed_runs_are_metered_and_paired(tmp_path: Path, monkeypatch: pytest.M
 
     pipe.transformer.register_forward_hook(count)
     prompts = Fidelity(name="calibration", prompts=("a photo of a cat", "a photo of a ship"), seeds=(3, 4))
-    worker._references[prompts.hash] = worker._run(Schedule(n_steps=2), prompts, None)  # the quality does not matter
-    measured = worker.score(Schedule(n_steps=5), prompts, repeats=3)
+    worker._references[prompts.hash] = worker._run(Schedule(n_steps=1), prompts, None)  # the quality does not matter
+    measured = worker.score(Schedule(n_steps=1), prompts, repeats=3)
     assert isinstance(measured, Measurement)
     # four millijoules per call, two images a call
-    assert measured.energy_j == pytest.approx((0.01,) * 3)
-    assert measured.baseline_energy_j == pytest.approx((0.04,) * 3)
+    assert measured.energy_j == pytest.approx((0.002,) * 3)
+    assert measured.baseline_energy_j == pytest.approx((0.008,) * 3)
     assert objective_value("energy", measured) == pytest.approx(0.25)
-    assert parse_constraint("energy_j<=0.005").violation(measured) == pytest.approx(1.0)
+    assert parse_constraint("energy_j<=0.001").violation(measured) == pytest.approx(1.0)

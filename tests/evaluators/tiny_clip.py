@@ -17,13 +17,12 @@ def make_clip(folder: Path, seed: int = 0) -> Path:
     vocabulary = {token: i for i, token in enumerate([*letters, "<start>", "<end>"])}
     start, end = vocabulary["<start>"], vocabulary["<end>"]
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<end>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.post_processor = processors.TemplateProcessing(
         single="<start> $A <end>", special_tokens=[("<start>", start), ("<end>", end)]
     )
-    fast: Any = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<start>", eos_token="<end>", pad_token="<end>"
-    )
+    make: Any = PreTrainedTokenizerFast  # has no annotations
+    fast = make(tokenizer_object=tokenizer, bos_token="<start>", eos_token="<end>", pad_token="<end>")
     fast.save_pretrained(folder)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = {**sizes, "vocab_size": len(vocabulary), "max_position_embeddings": N_TOKENS, "bos_token_id": start,
