@@ -65,12 +65,8 @@ def run(
     form: FormatOption = Format.TABLE,
     quiet: options.Quiet = False,
 ) -> None:
-    """Search the schedules of a model: database, report and three schedule files.
-
-    In Python: autotune.tune(MODEL, budget="2h").
-    """
+    """Search the schedules of a model: database, report, files. In Python: autotune.tune(MODEL, budget="2h")."""
     began = time.monotonic()
-    limits = _limits(budget, evaluations, network_calls, cost, price)
 
     def search(sitting: "Sitting") -> "Study":
         from autotune import api
@@ -80,7 +76,7 @@ def run(
             study=study,
             storage=storage,
             sitting=sitting,
-            **limits,
+            **_limits(budget, evaluations, network_calls, cost, price),
             start=tuple(start or ()),
             family=family,
             objectives=objective,

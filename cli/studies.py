@@ -140,7 +140,7 @@ def _show_pick(record: "StudyRecord", pick: str, form: Format) -> None:
 
 
 def front(study: StudyArgument, storage: StorageOption = None, form: FormatOption = Format.TABLE) -> None:
-    """Print the front of a study, fastest first."""
+    """Print the front of a study, fastest first, and below it what the held-out prompts took off it."""
     print_front(load_record(study, storage), form)
 
 

@@ -42,7 +42,7 @@ def _figures(evaluation: Evaluation) -> dict[str, object]:
         "quality_per_prompt": {name: list(values) for name, values in measurement.quality.items()},
         "latency_ms": list(measurement.latency_ms),
         "baseline_latency_ms": list(measurement.baseline_latency_ms),
-        **({"energy_j": list(measurement.energy_j)} if measurement.energy_j else {}),
+        **{name: list(runs) for name in ("energy_j", "baseline_energy_j") if (runs := getattr(measurement, name))},
     }
 
 

@@ -22,7 +22,7 @@ from autotune.reports.export import find_candidate, make_schedule_file
 from autotune.reports.foreign_export import write_for
 from autotune.reports.given_table import given_rows
 from autotune.reports.report import write_report
-from autotune.reports.tables import front_rows
+from autotune.reports.tables import front_rows, refuted_rows
 from autotune.search.budget import Spent
 from autotune.search.clock import SystemClock
 from autotune.search.given import FAMILY as GIVEN
@@ -58,6 +58,11 @@ class Study:
     def front(self) -> list[dict[str, object]]:
         """One dict per member of the front, fastest first; the keys are those of `autotune front --format json`."""
         return front_rows(self.record)
+
+    @property
+    def refuted(self) -> list[dict[str, object]]:
+        """Dicts as those of `front`, of what the held-out values have taken off it."""
+        return refuted_rows(self.record)
 
     @property
     def given(self) -> list[dict[str, object]]:
