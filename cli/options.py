@@ -26,10 +26,21 @@ Ladder = Annotated[
 ]
 Family = Annotated[str, typer.Option("--family", help="What to search, and how; see `autotune list families`.")]
 Objective = Annotated[
-    str, typer.Option("--objective", help="What to minimise, a cost first: latency, macs, calls, memory; deviation...")
+    str,
+    typer.Option(
+        "--objective", help="What to optimise, a cost first: latency, energy, macs...; deviation, psnr, clip-score..."
+    ),
 ]
 Constraints = Annotated[
     list[str] | None, typer.Option("--constraint", help='A limit such as "deviation<=0.1"; repeatable.')
+]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric",
+        "--reward",
+        help="Measure this too: clip-score, pick-score, hps (or NAME=FOLDER with its weights), energy; repeatable.",
+    ),
 ]
 Steps = Annotated[int | None, typer.Option("--steps", help="Steps of the default run.")]
 Guidance = Annotated[float | None, typer.Option("--guidance", help="Guidance scale.")]

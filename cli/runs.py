@@ -49,6 +49,7 @@ def run(
     start: options.Start = None,
     objective: options.Objective = "latency,deviation",
     constraint: options.Constraints = None,
+    metric: options.Metrics = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
     resolution: options.Resolution = None,
@@ -64,12 +65,8 @@ def run(
     form: FormatOption = Format.TABLE,
     quiet: options.Quiet = False,
 ) -> None:
-    """Search the schedules of a model: database, report and three schedule files.
-
-    In Python: autotune.tune(MODEL, budget="2h").
-    """
+    """Search the schedules of a model: database, report, files. In Python: autotune.tune(MODEL, budget="2h")."""
     began = time.monotonic()
-    limits = _limits(budget, evaluations, network_calls, cost, price)
 
     def search(sitting: "Sitting") -> "Study":
         from autotune import api
@@ -79,11 +76,12 @@ def run(
             study=study,
             storage=storage,
             sitting=sitting,
-            **limits,
+            **_limits(budget, evaluations, network_calls, cost, price),
             start=tuple(start or ()),
             family=family,
             objectives=objective,
             constraints=tuple(constraint or ()),
+            metrics=tuple(metric or ()),
             seed=seed,
             device=device,
             dtype=dtype,

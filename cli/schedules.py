@@ -7,6 +7,7 @@ import typer
 
 from autotune.cli import options
 from autotune.cli.output import Format, print_rows
+from autotune.cli.studies import PickOption, StorageOption, load_record
 
 
 def register(app: typer.Typer) -> None:
@@ -44,7 +45,8 @@ def validate(
 
 
 def apply(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Schedule file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Schedule file; with --pick the name of a study.")],
+    pick: PickOption = None,
     prompt: Annotated[
         list[str] | None, typer.Option("--prompt", help="Draw this prompt with the schedule; repeatable.")
     ] = None,
@@ -53,13 +55,23 @@ def apply(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the first prompt; the next ones count up.")] = 0,
     device: options.Device = "auto",
+    storage: StorageOption = None,
 ) -> None:
-    """Print the line that applies a schedule file, or draw images with it."""
+    """Print the line that applies a schedule file, or draw images with it, or with a pick of a study."""
+    from autotune.reports.export import find_candidate, make_schedule_file
     from autotune.spaces.errors import UsageError
     from autotune.spaces.schedule_file import load_schedule_file
 
-    content = load_schedule_file(file)
+    if pick is None:
+        content = load_schedule_file(file)
+    else:
+        record = load_record(str(file), storage)
+        content = make_schedule_file(record, find_candidate(record, pick))
     if not prompt:
+        if pick is not None:
+            raise UsageError(
+                f"apply --pick draws with --prompt; for a file: autotune export {file} --pick {pick!r} -o FILE"
+            )
         if output is not None:
             raise UsageError(f"--output {output} needs at least one --prompt to draw")
         print(f"autotune.apply(pipe, {str(file)!r})    # {content.condition.model}, {content.schedule.n_steps} steps")

@@ -22,6 +22,9 @@ StorageOption = Annotated[
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study; see `autotune list studies`.")]
 
+PICK_HELP = 'quality, balanced, fast; a limit such as "latency<=0.5x" or "psnr>=30"; or the start of a schedule hash.'
+PickOption = Annotated[str | None, typer.Option("--pick", help=PICK_HELP)]
+
 FRONT_COLUMNS = {
     "schedule_hash": "schedule",
     "label": "what",
@@ -34,10 +37,11 @@ FRONT_COLUMNS = {
     "psnr": "PSNR",
     "alignment": "alignment",
     "source": "measured on",
+    "support": "held up",
+    "overfit": "over-fit",
 }
 
-
-OPTIONAL_FRONT_COLUMNS = ("source", "alignment", "relative_macs", "psnr", "latency_ms")
+OPTIONAL_FRONT_COLUMNS = ("source", "overfit", "alignment", "relative_macs", "psnr", "latency_ms")
 
 
 class ExportFormat(StrEnum):
@@ -59,11 +63,11 @@ def register(app: typer.Typer) -> None:
 
 
 def list_things(
-    what: Annotated[str, typer.Argument(metavar="models|families|studies", help="What to list.")],
+    what: Annotated[str, typer.Argument(metavar="models|families|metrics|studies", help="What to list.")],
     storage: StorageOption = None,
     form: FormatOption = Format.TABLE,
 ) -> None:
-    """List the model presets and whether each can run here, the families of searches, or the database's studies."""
+    """List the models and whether each can run here, the families of searches, the extra metrics, or the studies."""
     if what == "models":
         from autotune.evaluators.availability import can_run_here
         from autotune.evaluators.presets import PRESETS
@@ -83,6 +87,10 @@ def list_things(
 
         rows = [{"family": f.name, "decides": list(f.columns), "method": f.method} for f in FAMILIES.values()]
         print_rows(rows, {name: name for name in ("family", "decides", "method")}, form)
+    elif what == "metrics":
+        from autotune.evaluators.rewards import metric_rows
+
+        print_rows(metric_rows(), {name: name for name in ("metric", "available", "what", "source")}, form)
     elif what == "studies":
         with _database(storage) as database:
             studies = database.list_studies()
@@ -97,15 +105,20 @@ def list_things(
             form,
         )
     else:
-        raise UsageError(f"`autotune list` lists `models`, `families` or `studies`; got {what!r}")
+        raise UsageError(f"`autotune list` lists `models`, `families`, `metrics` or `studies`; got {what!r}")
 
 
-def show(study: StudyArgument, storage: StorageOption = None, form: FormatOption = Format.TABLE) -> None:
-    """Show a study: what was asked, how far it got, its picks and its failures."""
+def show(
+    study: StudyArgument, pick: PickOption = None, storage: StorageOption = None, form: FormatOption = Format.TABLE
+) -> None:
+    """Show a study: what was asked, how far it got, its picks and its failures; with --pick one schedule of it."""
     from autotune.reports.given_table import given_rows
     from autotune.reports.summary import summarise
 
-    record = _load(study, storage)
+    record = load_record(study, storage)
+    if pick is not None:
+        _show_pick(record, pick, form)
+        return
     summary = summarise(record)
     if form is Format.TABLE:
         print_table([{"field": k, "value": v} for k, v in summary.items()], {"field": "field", "value": "value"})
@@ -115,17 +128,26 @@ def show(study: StudyArgument, storage: StorageOption = None, form: FormatOption
         print_rows([summary], {}, form)
 
 
+def _show_pick(record: "StudyRecord", pick: str, form: Format) -> None:
+    from autotune.reports.export import find_candidate
+    from autotune.reports.tables import row_of
+
+    row = row_of(record, find_candidate(record, pick))
+    if form is Format.TABLE:
+        print_table([{"field": k, "value": v} for k, v in row.items()], {"field": "field", "value": "value"})
+    else:
+        print_rows([row], {}, form)
+
+
 def front(study: StudyArgument, storage: StorageOption = None, form: FormatOption = Format.TABLE) -> None:
-    """Print the front of a study, fastest first."""
-    print_front(_load(study, storage), form)
+    """Print the front of a study, fastest first, and below it what the held-out prompts took off it."""
+    print_front(load_record(study, storage), form)
 
 
 def export(
     study: StudyArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write.")],
-    pick: Annotated[
-        str, typer.Option("--pick", help="quality, balanced, fast, or the start of a schedule hash.")
-    ] = "balanced",
+    pick: Annotated[str, typer.Option("--pick", help=PICK_HELP)] = "balanced",
     form: Annotated[
         ExportFormat,
         typer.Option("--format", help="A schedule file, or a file for another tool; what that can't say is a warning."),
@@ -140,7 +162,7 @@ def export(
     from autotune.reports.export import find_candidate, make_schedule_file
     from autotune.spaces.schedule_file import save_schedule_file
 
-    record = _load(study, storage)
+    record = load_record(study, storage)
     candidate = find_candidate(record, pick)
     if form is not ExportFormat.AUTOTUNE:
         from autotune.reports.foreign_export import write_for
@@ -166,15 +188,25 @@ def report(
 
 
 def print_front(record: "StudyRecord", form: Format) -> None:
-    """Print a record's front."""
-    from autotune.reports.tables import front_rows
+    """Print a record's front, and below it the members that the held-out values took off it."""
+    from autotune.reports.tables import front_rows, refuted_rows
 
-    rows = front_rows(record)
+    print_front_rows([*front_rows(record), *refuted_rows(record)], form)
+
+
+def print_front_rows(rows: "list[dict[str, object]]", form: Format) -> None:
+    """Print rows of a front."""
+    from autotune.reports.tables import TITLES, number_text, optional_columns
+
+    columns = FRONT_COLUMNS | {name: TITLES.get(name, name) for name in optional_columns(rows)}
     if form is not Format.TABLE:
-        print_rows(rows, FRONT_COLUMNS, form)
+        print_rows(rows, columns, form)
         return
-    rows = [{**row, "schedule_hash": str(row["schedule_hash"])[:8]} for row in rows]
-    print_table(rows, FRONT_COLUMNS, optional=OPTIONAL_FRONT_COLUMNS)
+    rows = [
+        {**row, "schedule_hash": str(row["schedule_hash"])[:8], "overfit": number_text("overfit", row["overfit"])}
+        for row in rows
+    ]
+    print_table(rows, columns, optional=OPTIONAL_FRONT_COLUMNS)
 
 
 def print_given(rows: "list[dict[str, object]]") -> None:
@@ -194,6 +226,7 @@ def _database(storage: str | None) -> Iterator["Database"]:
         yield database
 
 
-def _load(study: str, storage: str | None) -> "StudyRecord":
+def load_record(study: str, storage: str | None) -> "StudyRecord":
+    """A study of the database."""
     with _database(storage) as database:
         return database.load_study(study)

@@ -22,7 +22,7 @@ from autotune.spaces.errors import EvaluatorError, ModelNotFoundError, UsageErro
 
 __all__ = ["LoadedModel", "load_model", "resolve_model"]
 
-_PROBE_S = 4.0
+PROBE_S = 4.0
 """How long to wait for the hub's answer before a download is tried; its client would retry for minutes."""
 
 
@@ -87,19 +87,20 @@ def fetch_snapshot(hub_id: str) -> Path:
         except ModelNotFoundError as error:
             incomplete = f"; the cached copy is incomplete: {error}"
     try:
-        HfApi().model_info(hub_id, timeout=_PROBE_S)
+        HfApi().model_info(hub_id, timeout=PROBE_S)
         folder = Path(DiffusionPipeline.download(hub_id, use_safetensors=True))
     except Exception as error:  # the hub client lets its HTTP library's errors through, and changed that library once
         raise ModelNotFoundError(
             f"looked for hub model {hub_id!r} in the cache {constants.HF_HUB_CACHE} and on the hub: "
-            f"{_short_reason(error)}{incomplete}. Give --model a folder that holds the pipeline, or try "
+            f"{short_reason(error)}{incomplete}. Give --model a folder that holds the pipeline, or try "
             "--model mini-flux, which needs no download"
         ) from error
     check_model_folder(folder)
     return folder
 
 
-def _short_reason(error: Exception) -> str:
+def short_reason(error: Exception) -> str:
+    """Why the hub gave nothing, in one line."""
     if isinstance(error, GatedRepoError):
         return "it is gated; accept its licence on its page and log in with `hf auth login`"
     if isinstance(error, RepositoryNotFoundError):
@@ -125,7 +126,7 @@ def choose_dtype(name: str, device: torch.device, *, explicit: bool) -> torch.dt
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Hide the libraries' progress bars for a fraction of a second's work, and advice that does not apply."""
     libraries: tuple[Any, ...] = (diffusers_logging, transformers_logging)
     shown = [library for library in libraries if library.is_progress_bar_enabled()]
@@ -150,7 +151,7 @@ def _quietly() -> Iterator[None]:
 def _load_pipeline(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     try:
         load: Any = DiffusionPipeline.from_pretrained  # has no annotations
-        with _quietly():
+        with quietly():
             pipe = load(str(folder), dtype=dtype, use_safetensors=True, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -37,7 +37,7 @@ def check_model_folder(folder: Path) -> None:
                 f"components of a pipeline must come from diffusers or transformers; {folder / INDEX} takes {name!r} "
                 f"from {library!r}: use a pipeline without it"
             )
-        _check_component(folder / name)
+        check_component(folder / name)
 
 
 def components(index: dict[str, object]) -> dict[str, str]:
@@ -67,9 +67,18 @@ def read_json(path: Path) -> dict[str, object]:
 
 def hash_model_folder(folder: Path) -> str:
     """SHA-256 over names and contents of the pipeline's configuration, vocabulary and weight files."""
-    digest = hashlib.sha256()
     names = [INDEX, *(f"{name}/{path.name}" for name in components(read_json(folder / INDEX))
                       for path in (folder / name).iterdir() if path.suffix in _HASHED)]  # fmt: skip
+    return _hash_files(folder, names)
+
+
+def hash_component(folder: Path) -> str:
+    """SHA-256 over names and contents of a single model's configuration, vocabulary and weight files."""
+    return _hash_files(folder, [path.name for path in folder.iterdir() if path.suffix in _HASHED])
+
+
+def _hash_files(folder: Path, names: list[str]) -> str:
+    digest = hashlib.sha256()
     for name in sorted(names):
         with (folder / name).open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
@@ -77,7 +86,12 @@ def hash_model_folder(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _check_component(folder: Path) -> None:
+def check_component(folder: Path) -> None:
+    """Return if `folder` holds one part of a pipeline, its weights if it has some in safetensors, and no code.
+
+    Raises:
+        ModelNotFoundError: see `check_model_folder`.
+    """
     if not any(folder.glob("*.json")):
         raise ModelNotFoundError(f"each component that {INDEX} names needs a configuration; {folder} has none")
     code = next(folder.glob("*.py"), None)

@@ -9,10 +9,19 @@ from typing import Any
 
 import torch
 
+from autotune.evaluators.energy import EnergyMeter
 from autotune.evaluators.latent_scaling import denoiser_latents
 from autotune.evaluators.policy_runtime import PolicyUsage
 from autotune.evaluators.prompt_embedding import embeddings_of
 from autotune.spaces.evaluation import Fidelity
+
+
+@dataclass(frozen=True, slots=True)
+class RunCost:
+    """What an image of a timed run took: milliseconds, and joules where energy was metered."""
+
+    ms: float
+    energy_j: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,13 +30,21 @@ class Samples:
 
     `latents` (n, channels, height, width) are the autoencoder's latents before its scaling is undone, `images`
     (n, 3, height, width) lie in [0, 1]. `seconds` is the wall time of the pipeline calls, decoding included and text
-    encoding excluded. `usage` is what a policy has computed, where there was one.
+    encoding excluded, `energy_j` what they took, where it was metered. `usage` is what a policy has computed, where
+    there was one.
     """
 
     latents: torch.Tensor
     images: torch.Tensor
     seconds: float
     usage: PolicyUsage | None = None
+    energy_j: float | None = None
+
+    @property
+    def cost(self) -> RunCost:
+        """What an image took."""
+        n = len(self.images)
+        return RunCost(1000.0 * self.seconds / n, None if self.energy_j is None else self.energy_j / n)
 
 
 class Deadline(Exception):
@@ -43,6 +60,7 @@ def run_pipeline(
     batch_size: int,
     arguments: Mapping[str, Any],
     timeout_s: float | None = None,
+    meter: EnergyMeter | None = None,
 ) -> Samples:
     """Draw one image per prompt and seed; prompt i starts from the noise of a CPU generator with seed i.
 
@@ -56,13 +74,13 @@ def run_pipeline(
         arguments = {"negative_prompt": None, **arguments}  # PixArt's default, "", clashes with embeddings
     latents: list[torch.Tensor] = []
     images: list[torch.Tensor] = []
-    seconds = 0.0
+    seconds, energy_j = 0.0, 0.0
     with _decoder_inputs(pipe, latents.append), _deadline(pipe, timeout_s):
         for start in range(0, len(fidelity.seeds), batch_size):
             batch = slice(start, start + batch_size)
             generators = [torch.Generator("cpu").manual_seed(seed) for seed in fidelity.seeds[batch]]
             _synchronize(pipe)
-            began = time.perf_counter()
+            began, before_j = time.perf_counter(), 0.0 if meter is None else meter.read_j()
             result = pipe(
                 generator=generators,
                 output_type="pt",
@@ -71,11 +89,13 @@ def run_pipeline(
             )
             _synchronize(pipe)
             seconds += time.perf_counter() - began
+            energy_j += 0.0 if meter is None else meter.read_j() - before_j
             images.append(result.images.float().cpu())
     return Samples(
         latents=torch.cat([denoiser_latents(pipe.vae, z.cpu()) for z in latents]),
         images=torch.cat(images),
         seconds=seconds,
+        energy_j=None if meter is None else energy_j,
     )
 
 

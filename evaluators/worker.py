@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -12,17 +13,17 @@ from autotune.evaluators.baseline_timing import BaselineTiming
 from autotune.evaluators.contact_sheet import make_contact_sheet
 from autotune.evaluators.cost_measurement import load_or_measure_costs
 from autotune.evaluators.edge_recording import load_or_measure_edges
-from autotune.evaluators.feature_net import class_probability, load_feature_net
+from autotune.evaluators.energy import EnergyMeter
 from autotune.evaluators.fit_column import fit_column, settings_hash
 from autotune.evaluators.hardware import device_name, library_versions
 from autotune.evaluators.inventory import measure_inventory
 from autotune.evaluators.load import LoadedModel
+from autotune.evaluators.metrics import Metrics, RewardModel
 from autotune.evaluators.noise import flow_mu, noise_schedule_of, own_timesteps, prediction_of
 from autotune.evaluators.peak_memory import is_out_of_memory, measure_peak_memory
 from autotune.evaluators.prompt_embedding import embed_prompts
-from autotune.evaluators.quality import score_deviation, score_psnr, score_ssim
 from autotune.evaluators.reference import ArtifactCache, References
-from autotune.evaluators.sampling import Deadline, Samples, run_pipeline
+from autotune.evaluators.sampling import Deadline, RunCost, Samples, run_pipeline
 from autotune.evaluators.schedule_work import ScheduleWork
 from autotune.evaluators.site_timing import StepTimer
 from autotune.evaluators.trace import StepRecorder, Watcher, load_or_make_trace
@@ -38,6 +39,9 @@ from autotune.spaces.trace import Trace
 THUMBNAILS = 8
 """Images of each scored schedule that are kept for a contact sheet."""
 
+PROTOCOL = "1"
+"""Version of the measuring code."""
+
 N_KEPT = 16
 """Scored schedules whose thumbnails are kept: a few more than a verification measures."""
 
@@ -46,15 +50,22 @@ class Worker:
     """Scores schedules on one device with one warm model; implements `autotune.evaluators.evaluator.Evaluator`.
 
     `artifacts` keeps reference runs between processes; without it they are made anew. `timeout_s` limits one
-    candidate's run; by default it is 20 times the baseline's, and at least a minute.
+    candidate's run; by default it is 20 times the baseline's, and at least a minute. `rewards` judge the images too,
+    and `meter` tells what timed runs take; both enter the protocol.
     """
 
-    protocol = "1"
-
     def __init__(
-        self, model: LoadedModel, *, artifacts: ArtifactCache | None = None, timeout_s: float | None = None
+        self,
+        model: LoadedModel,
+        *,
+        artifacts: ArtifactCache | None = None,
+        timeout_s: float | None = None,
+        rewards: Sequence[RewardModel] = (),
+        meter: EnergyMeter | None = None,
     ) -> None:
-        self._pipe, self._preset = model.pipe, model.preset
+        self._pipe, self._preset, self._meter = model.pipe, model.preset, meter
+        self._metrics = Metrics(rewards, aligned=model.preset.name.startswith("mini-"))
+        self.protocol = PROTOCOL + self._metrics.identity + ("" if meter is None else f"+energy@{meter.source}")
         self._artifacts, self._timeout_s = artifacts, timeout_s
         preset, pipe = model.preset, model.pipe
         self.inventory = measure_inventory(pipe, preset.height, preset.width)
@@ -87,7 +98,6 @@ class Worker:
         self._reference_samples = References(self.condition, lambda s, f: self._run(s, f, None), artifacts)
         self._references: dict[str, Samples] = {}
         self._thumbnails: dict[tuple[Schedule, str], torch.Tensor] = {}
-        self._feature_net = load_feature_net(torch.device("cpu")) if preset.name.startswith("mini-") else None
 
     def own_timesteps(self, n_steps: int) -> tuple[float, ...]:
         """The pipeline's own grid for `n_steps` steps: one model timestep per network call."""
@@ -151,16 +161,16 @@ class Worker:
         """
         reference = self.reference(fidelity)
         began = time.monotonic()
-        baseline_ms = [self.timing.refresh(fidelity)] if repeats > 1 else self.timing.recent(fidelity)
+        defaults = [self.timing.refresh(fidelity)] if repeats > 1 else self.timing.recent(fidelity)
         try:
             with measure_peak_memory(self._pipe._execution_device) as peak:
-                samples = self._run(schedule, fidelity, self._limit(baseline_ms, fidelity))
+                samples = self._run(schedule, fidelity, self._limit(defaults[-1], fidelity))
             if not bool(torch.isfinite(samples.latents).all()):
                 return Failure(kind=FailureKind.NAN, reason="the final latents hold NaN or infinite values")
-            latency_ms = [1000.0 * samples.seconds / len(fidelity.prompts)]
+            costs = [samples.cost]
             for _ in range(repeats - 1):
-                baseline_ms.append(self.timing.refresh(fidelity))
-                latency_ms.append(self._time(schedule, fidelity))
+                defaults.append(self.timing.refresh(fidelity))
+                costs.append(self._time(schedule, fidelity))
         except Deadline as error:
             return Failure(kind=FailureKind.TIMEOUT, reason=str(error))
         except ScheduleError as error:
@@ -171,9 +181,11 @@ class Worker:
             return Failure(kind=FailureKind.OUT_OF_MEMORY, reason=str(error).splitlines()[0])
         self._keep_thumbnails(schedule, fidelity, samples)
         return Measurement(
-            quality=self._quality(samples, reference, fidelity),
-            latency_ms=tuple(latency_ms),
-            baseline_latency_ms=tuple(baseline_ms),
+            quality=self._metrics.measure(samples, reference, fidelity.prompts, self._pipe._execution_device),
+            latency_ms=tuple(cost.ms for cost in costs),
+            baseline_latency_ms=tuple(cost.ms for cost in defaults),
+            energy_j=tuple(cost.energy_j for cost in costs if cost.energy_j is not None),
+            baseline_energy_j=tuple(cost.energy_j for cost in defaults if cost.energy_j is not None),
             macs=self._work.macs(schedule, samples.usage),
             baseline_macs=self._work.macs(self._baseline),
             network_calls=self._work.n_calls(schedule, samples.usage),
@@ -199,7 +211,7 @@ class Worker:
             EvaluatorError: the fit failed for a reason that is not the schedule's.
         """
         digest = schedule_hash(canonical_schedule(schedule, self.inventory))
-        name = f"fit/{self.protocol}/{column}/{settings_hash(column)}/{self.condition.hash}/{fidelity.hash}/{digest}"
+        name = f"fit/{PROTOCOL}/{column}/{settings_hash(column)}/{self.condition.hash}/{fidelity.hash}/{digest}"
         stored = self._artifacts.load(name) if self._artifacts is not None else None
         if stored is not None:
             made = fit_from_bytes(stored)
@@ -255,6 +267,7 @@ class Worker:
                     fidelity,
                     batch_size=self._preset.batch_size,
                     timeout_s=timeout_s,
+                    meter=self._meter,
                     arguments={"num_inference_steps": schedule.n_steps, **self._arguments},
                 )
             return replace(samples, usage=policy_usage(self._pipe))
@@ -275,24 +288,12 @@ class Worker:
         size = {"height": preset.height, "width": preset.width}
         return {self._adapter.guidance_argument: preset.guidance_scale, **size, **preset.call_kwargs}
 
-    def _time(self, schedule: Schedule, fidelity: Fidelity) -> float:
-        """Milliseconds per image of one pipeline call over the first batch."""
+    def _time(self, schedule: Schedule, fidelity: Fidelity) -> RunCost:
+        """What an image takes in one pipeline call over the first batch."""
         n = min(self._preset.batch_size, len(fidelity.prompts))
-        return 1000.0 * self._run(schedule, fidelity.first(n), None).seconds / n
+        return self._run(schedule, fidelity.first(n), None).cost
 
-    def _limit(self, baseline_ms: list[float], fidelity: Fidelity) -> float:
+    def _limit(self, default: RunCost, fidelity: Fidelity) -> float:
         if self._timeout_s is not None:
             return self._timeout_s
-        return max(60.0, 20.0 * baseline_ms[-1] / 1000.0 * len(fidelity.prompts))
-
-    def _quality(self, samples: Samples, reference: Samples, fidelity: Fidelity) -> dict[str, tuple[float, ...]]:
-        quality = {
-            "deviation": score_deviation(samples.latents, reference.latents),
-            "psnr": score_psnr(samples.images, reference.images),
-            "ssim": score_ssim(samples.images, reference.images),
-        }
-        if self._feature_net is not None and samples.images.shape[-2:] == (32, 32):  # the size that the net knows
-            alignment = class_probability(self._feature_net, samples.images, fidelity.prompts)
-            if bool(torch.isfinite(alignment).all()):  # every prompt names a class that the net knows
-                quality["alignment"] = tuple(alignment.tolist())
-        return quality
+        return max(60.0, 20.0 * default.ms / 1000.0 * len(fidelity.prompts))

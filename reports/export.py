@@ -3,6 +3,7 @@
 from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import Evaluation
 from autotune.spaces.front import PICKS, pick, study_front
+from autotune.spaces.pick_rule import parse_pick_rule, pick_by_rule
 from autotune.spaces.schedule_file import ScheduleFile
 from autotune.spaces.study_record import Candidate, StudyRecord
 
@@ -41,24 +42,27 @@ def _figures(evaluation: Evaluation) -> dict[str, object]:
         "quality_per_prompt": {name: list(values) for name, values in measurement.quality.items()},
         "latency_ms": list(measurement.latency_ms),
         "baseline_latency_ms": list(measurement.baseline_latency_ms),
+        **{name: list(runs) for name in ("energy_j", "baseline_energy_j") if (runs := getattr(measurement, name))},
     }
 
 
 def find_candidate(record: StudyRecord, which: str) -> Candidate:
-    """The candidate that a pick's name, or the start of a schedule hash, stands for.
+    """The candidate that a pick's name, a limit (see `PickRule`), or the start of a schedule hash stands for.
 
     Raises:
-        UsageError: the study has no front yet, or no candidate or more than one fits.
+        UsageError: the study has no front yet, no candidate or more than one fits, or a limit is malformed.
     """
     if which in PICKS:
         picks = pick(study_front(record), record)
         if which not in picks:
             raise UsageError(f"study {record.name!r} has no feasible schedule yet, so no {which} pick; resume it first")
         return picks[which]
+    if "=" in which or "<" in which or ">" in which:
+        return pick_by_rule(parse_pick_rule(which), record)
     fitting = {c.schedule_hash: c for c in record.candidates if c.schedule_hash.startswith(which)}
     if len(fitting) != 1:
         raise UsageError(
-            f"a pick is one of {', '.join(PICKS)}, or the start of exactly one schedule hash of the study; "
-            f"{which!r} fits {len(fitting)}: see `autotune front {record.name}`"
+            f"a pick is one of {', '.join(PICKS)}, a limit such as latency<=0.5x or psnr>=30, or the start of exactly "
+            f"one schedule hash of the study; {which!r} fits {len(fitting)}: see `autotune front {record.name}`"
         )
     return next(iter(fitting.values()))

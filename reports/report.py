@@ -12,7 +12,7 @@ from autotune.reports.page import PickSection, render_page
 from autotune.reports.point import cost_name, study_points, volume
 from autotune.reports.progress_figure import draw_progress, hypervolume_history
 from autotune.reports.sample_grid import SampleRow, draw_samples, read_sheet
-from autotune.reports.tables import Row, candidate_row, front_rows, to_csv, to_markdown
+from autotune.reports.tables import Row, candidate_row, front_rows, refuted_rows, to_csv, to_markdown
 from autotune.spaces.atomic_write import write_atomically
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.errors import StorageError
@@ -81,8 +81,8 @@ def report_files(record: StudyRecord, load_artifact: LoadArtifact) -> dict[str, 
         **{f"heatmap-{section.name}.png": section.heat_map.png for section in sections},
         "samples.png": render_png(partial(draw_samples, samples)),
         "progress.png": progress.png,
-        "table.md": to_markdown(rows).encode(),
-        "table.csv": to_csv(rows).encode(),
+        "table.md": to_markdown([*rows, *refuted_rows(record)]).encode(),
+        "table.csv": to_csv([*rows, *refuted_rows(record)]).encode(),
         "report.html": page.encode(),
     }
 

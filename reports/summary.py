@@ -3,13 +3,16 @@
 from collections import Counter
 
 from autotune.spaces.evaluation import Failure
-from autotune.spaces.front import reported_measurement, study_front
+from autotune.spaces.front import front_support, reported_measurement, study_front
 from autotune.spaces.pareto import front_hypervolume
 from autotune.spaces.study_record import StudyRecord
 
 
 def summarise(record: StudyRecord) -> dict[str, object]:
-    """Plain facts of a study by name: settings, progress, front size, hypervolume, failures by kind."""
+    """Plain facts of a study by name: settings, progress, front size, hypervolume, failures by kind.
+
+    `held_up` counts the members of the calibration front by what the held-out values say of them.
+    """
     front = [m for c in study_front(record) if (m := reported_measurement(c)) is not None]
     families = Counter(candidate.family for candidate in record.candidates)
     failures = Counter(
@@ -30,6 +33,7 @@ def summarise(record: StudyRecord) -> dict[str, object]:
         "stopped_early": len(record.candidates) - len(record.whole) - failures.total(),
         "failures": dict(failures),
         "front_members": len(front),
+        "held_up": dict(Counter(str(mark) for mark in front_support(record).values())),
         "hypervolume": front_hypervolume([m.relative_latency for m in front], [m.mean("deviation") for m in front]),
         "device": record.condition.device,
     }

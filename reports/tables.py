@@ -7,18 +7,35 @@ from collections.abc import Mapping, Sequence
 from math import isfinite, nan
 
 from autotune.reports.point import HELD_OUT, Interval, final_measurement
+from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import Measurement
-from autotune.spaces.front import PICKS, pick, study_front
+from autotune.spaces.front import (
+    PICKS,
+    baseline_of,
+    front_support,
+    pick,
+    quality_name,
+    refuted_members,
+    study_front,
+)
+from autotune.spaces.held_out import Overfit, Support, overfit
+from autotune.spaces.objective import REWARDS
 from autotune.spaces.statistics import bootstrap_interval, ratio_interval
 from autotune.spaces.study_record import Candidate, StudyRecord
 
 Row = dict[str, object]
 
 QUALITY = ("deviation", "psnr", "ssim", "alignment")
-WITH_INTERVAL = ("latency_ms", "speedup", *QUALITY)
+OPTIONAL = (*REWARDS, "energy_j")
+"""Figures that only some studies measure; tables have columns for those that are there."""
+
+TITLES = {"energy_j": "energy (J)"}
+
+WITH_INTERVAL = ("latency_ms", "speedup", *QUALITY, "overfit")
 COLUMNS = (
-    "schedule_hash", "label", "family", "picks", "network_calls", "latency_ms", "speedup", "relative_macs", "macs",
-    *QUALITY, "peak_memory_bytes", "source", "calibration_deviation",
+    "schedule_hash", "label", "family", "picks", "on_front", "support", "network_calls", "latency_ms", "speedup",
+    "relative_macs", "macs", *QUALITY, "peak_memory_bytes", "source", "calibration_deviation", "overfit_metric",
+    "calibration_minus_held_out", "overfit",
 )  # fmt: skip
 
 
@@ -27,16 +44,67 @@ def front_rows(record: StudyRecord) -> list[Row]:
 
     Figures are held-out where the member was re-measured, else from calibration; `source` says which. `latency_ms`
     is the median per image, `speedup` the baseline's median latency over it. A metric that was not measured, or is not
-    a finite number, is None. `intervals` maps a figure to its 95 % bootstrap interval [low, high], over prompts for
-    quality and over timed runs for speed; a figure with fewer than two values has none.
+    a finite number, is None; rewards and `energy_j` have a key only where the study measures them. `intervals` maps a
+    figure to its 95 % bootstrap interval [low, high], over prompts for quality and over timed runs for speed; a figure
+    with fewer than two values has none.
+
+    `support` is a `Support`. Of `overfit_metric`, the study's quality, `calibration_minus_held_out` and `overfit` are
+    the `shift` and `excess` of `Overfit`; None where the member was not re-measured.
     """
     front = study_front(record)
     chosen = pick(front, record) if front else {}
-    return [candidate_row(c, [name for name in PICKS if name in chosen and _same(chosen[name], c)]) for c in front]
+    support = front_support(record)
+    return [_member_row(c, record, [n for n in PICKS if n in chosen and _same(chosen[n], c)], support) for c in front]
+
+
+def refuted_rows(record: StudyRecord) -> list[Row]:
+    """Rows as those of `front_rows` for the members of the calibration front that the held-out values take off it."""
+    support = front_support(record)
+    return [_member_row(c, record, [], support) | {"on_front": False} for c in refuted_members(record)]
+
+
+def row_of(record: StudyRecord, candidate: Candidate) -> Row:
+    """The row of any candidate of a study: that of `front_rows` or `refuted_rows`, or one without marks.
+
+    Raises:
+        UsageError: the candidate has failed.
+    """
+    rows = [*front_rows(record), *refuted_rows(record)]
+    found = next((row for row in rows if row["schedule_hash"] == candidate.schedule_hash), None)
+    if found is None and final_measurement(candidate) is None:
+        raise UsageError(f"only measured schedules can be shown; {candidate.label} has failed: choose another pick")
+    return found or candidate_row(candidate, [])
 
 
 def _same(a: Candidate, b: Candidate) -> bool:
     return a.schedule_hash == b.schedule_hash
+
+
+def _member_row(candidate: Candidate, record: StudyRecord, picks: list[str], support: Mapping[int, Support]) -> Row:
+    row, found = candidate_row(candidate, picks), _overfit(candidate, record)
+    row |= {"on_front": True, "support": str(support[candidate.number])}
+    row |= {
+        "overfit_metric": None if found is None else found.metric,
+        "calibration_minus_held_out": None if found is None else found.shift,
+        "overfit": None if found is None else found.excess,
+    }
+    if found is not None and found.interval is not None:
+        row["intervals"] = {**_mapping(row["intervals"]), "overfit": list(found.interval)}
+    return row
+
+
+def _overfit(candidate: Candidate, record: StudyRecord) -> Overfit | None:
+    baseline = baseline_of(record)
+    own, default = _both(candidate), None if baseline is None else _both(baseline)
+    if own is None or default is None or candidate is baseline:
+        return None
+    return overfit(quality_name(record), own, default)
+
+
+def _both(candidate: Candidate) -> tuple[Measurement, Measurement] | None:
+    before = candidate.calibration.measurement
+    after = None if candidate.held_out is None else candidate.held_out.measurement
+    return None if before is None or after is None else (before, after)
 
 
 def candidate_row(candidate: Candidate, picks: list[str]) -> Row:
@@ -57,6 +125,8 @@ def candidate_row(candidate: Candidate, picks: list[str]) -> Row:
         "macs": measurement.macs,
     }
     row |= {metric: _mean(measurement, metric) for metric in QUALITY}
+    row |= {metric: _mean(measurement, metric) for metric in REWARDS if metric in measurement.quality}
+    row |= {"energy_j": statistics.median(measurement.energy_j)} if measurement.energy_j else {}
     row |= {
         "peak_memory_bytes": measurement.peak_memory_bytes,
         "intervals": {name: list(interval) for name, interval in intervals(measurement).items()},
@@ -73,7 +143,9 @@ def intervals(measurement: Measurement) -> dict[str, Interval]:
         found["latency_ms"] = bootstrap_interval(measurement.latency_ms, statistic="median")
         if len(measurement.baseline_latency_ms) > 1:
             found["speedup"] = ratio_interval(measurement.baseline_latency_ms, measurement.latency_ms)
-    for metric in QUALITY:
+    if len(measurement.energy_j) > 1:
+        found["energy_j"] = bootstrap_interval(measurement.energy_j, statistic="median")
+    for metric in (*QUALITY, *REWARDS):
         values = measurement.quality.get(metric, ())
         if len(values) > 1 and all(map(isfinite, values)):
             found[metric] = bootstrap_interval(values)
@@ -88,25 +160,36 @@ def _mean(measurement: Measurement, metric: str) -> float | None:
 def to_csv(rows: Sequence[Mapping[str, object]]) -> str:
     """The rows as CSV with a header; floats in full precision, picks joined by `;`, an unmeasured cell is empty.
 
-    Each figure of `WITH_INTERVAL` is followed at the end by its `_low` and `_high` columns.
+    Each figure of `WITH_INTERVAL`, and of what only some studies measure, is followed at the end by its `_low` and
+    `_high` columns.
     """
-    names = [*COLUMNS, *(f"{name}_{end}" for name in WITH_INTERVAL for end in ("low", "high"))]
+    extra = optional_columns(rows)
+    figures = (*WITH_INTERVAL, *extra)
+    names = [*COLUMNS, *extra, *(f"{name}_{end}" for name in figures for end in ("low", "high"))]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, names, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        cells: Row = {name: row[name] for name in COLUMNS}
+        cells: Row = {name: row.get(name) for name in (*COLUMNS, *extra)}
         cells["picks"] = ";".join(_names(row["picks"]))
-        for name in WITH_INTERVAL:
+        for name in figures:
             cells[f"{name}_low"], cells[f"{name}_high"] = interval_of(row, name) or (None, None)
         writer.writerow(cells)
     return buffer.getvalue()
 
 
+def optional_columns(rows: Sequence[Mapping[str, object]]) -> tuple[str, ...]:
+    """The figures of `OPTIONAL` that some row has."""
+    return tuple(name for name in OPTIONAL if any(name in row for row in rows))
+
+
 def to_markdown(rows: Sequence[Mapping[str, object]]) -> str:
     """The rows as a Markdown table for people: rounded figures, 95 % intervals in brackets."""
-    header = ("pick", "schedule", "family", "calls", "speed-up", "latency (ms)", "deviation", "PSNR (dB)", "SSIM",
-              "alignment", "MACs", "measured on", "hash")  # fmt: skip
+    extra = optional_columns(rows)
+    figures = {"speedup": "speed-up", "latency_ms": "latency (ms)", "deviation": "deviation", "psnr": "PSNR (dB)",
+               "ssim": "SSIM", "alignment": "alignment", **{name: TITLES.get(name, name) for name in extra},
+               "overfit": "over-fit"}  # fmt: skip
+    header = ("pick", "schedule", "family", "calls", *figures.values(), "MACs", "measured on", "held up", "hash")
     lines = [
         "| " + " | ".join(header) + " |",
         "|" + "|".join(" --- " if name in ("pick", "schedule", "family") else " ---: " for name in header) + "|",
@@ -114,9 +197,8 @@ def to_markdown(rows: Sequence[Mapping[str, object]]) -> str:
     for row in rows:
         cells = (
             ", ".join(_names(row["picks"])), str(row["label"]), str(row["family"]), str(row["network_calls"]),
-            figure_text(row, "speedup"), figure_text(row, "latency_ms"), figure_text(row, "deviation"),
-            figure_text(row, "psnr"), figure_text(row, "ssim"), figure_text(row, "alignment"),
-            number_text("relative_macs", row["relative_macs"]), source_text(row), str(row["schedule_hash"])[:12],
+            *(figure_text(row, name) for name in figures), number_text("relative_macs", row["relative_macs"]),
+            source_text(row), str(row.get("support", "-")), str(row["schedule_hash"])[:12],
         )  # fmt: skip
         lines.append("| " + " | ".join(_markdown_cell(cell) for cell in cells) + " |")
     return "\n".join(lines) + "\n"
@@ -125,13 +207,13 @@ def to_markdown(rows: Sequence[Mapping[str, object]]) -> str:
 def figure_text(row: Mapping[str, object], name: str) -> str:
     """A figure of a row as people read it, with its interval if it has one: `2.41x [2.35, 2.49]`."""
     interval = interval_of(row, name)
-    text = number_text(name, row[name])
+    text = number_text(name, row.get(name))
     return text if interval is None else f"{text} {interval_text(name, interval)}"
 
 
 def interval_text(name: str, interval: Interval) -> str:
     """An interval as people read it, without units: `[2.35, 2.49]`."""
-    low, high = (number_text(name, end).removesuffix("x") for end in interval)
+    low, high = (number_text(name, end).removesuffix("x").removesuffix(" %") for end in interval)
     return f"[{low}, {high}]"
 
 
@@ -142,6 +224,8 @@ def number_text(name: str, value: object) -> str:
     decimals = {"psnr": ".2f", "ssim": ".4f", "alignment": ".3f", "relative_macs": ".3f"}
     if name == "speedup":
         return f"{value:.2f}x"
+    if name == "overfit":
+        return f"{100 * value:+.1f} %"
     if name in decimals:
         return format(value, decimals[name])
     return format(value, "#.3g").removesuffix(".") if 0 < abs(value) < 1000 else f"{value:.0f}"
@@ -154,10 +238,13 @@ def source_text(row: Mapping[str, object]) -> str:
 
 def interval_of(row: Mapping[str, object], name: str) -> Interval | None:
     """The interval of one figure of a row, or None."""
-    found = row["intervals"]
-    assert isinstance(found, Mapping)
-    interval = found.get(name)
+    interval = _mapping(row["intervals"]).get(name)
     return None if interval is None else (float(interval[0]), float(interval[1]))
+
+
+def _mapping(value: object) -> Mapping[str, Interval]:
+    assert isinstance(value, Mapping)
+    return value
 
 
 def _names(picks: object) -> list[str]:

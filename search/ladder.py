@@ -16,7 +16,7 @@ from autotune.search.paired_bound import lower_bound
 from autotune.search.prompt_effects import PromptEffects
 from autotune.spaces.errors import EvaluatorError, UsageError
 from autotune.spaces.evaluation import Measurement
-from autotune.spaces.objective import OBJECTIVES, Constraint, objective_value, total_violation
+from autotune.spaces.objective import OBJECTIVES, REWARDS, Constraint, objective_value, total_violation
 
 Array = NDArray[np.float64]
 
@@ -76,9 +76,9 @@ class Ladder:
     quality objective the candidate is compared with the best of the full results that cost no more, chosen before its
     values are looked at; with several, with all of these, which share alpha too.
 
-    A full result costs no more if it does so within the margin. A latency on few runs is noisier than that, so of
-    latencies the margin is left out. A peak memory, which grows with the prompts that run together, can only have been
-    underrated on few prompts.
+    A full result costs no more if it does so within the margin. Latency and energy on few runs are noisier than that,
+    so of these the margin is left out. A peak memory, which grows with the prompts that run together, can only have
+    been underrated on few prompts.
 
     So the front approximates that of all that was tried, within the margins (an epsilon-approximate set, Laumanns et
     al. 2002, Evolutionary Computation 10(3)). With both at 0, and an `alpha` near 0, nothing is lost.
@@ -104,7 +104,7 @@ class Ladder:
         self._means = np.empty((0, len(self._qualities)))
         self._values = np.empty((0, len(self._qualities), n_prompts))
         margin = self._settings.cost_margin
-        self._tolerance = np.array([1.0 if name == "latency" else 1.0 + margin for name in self._costs])
+        self._tolerance = np.array([1.0 if name in ("latency", "energy") else 1.0 + margin for name in self._costs])
 
     def judge(self, measurement: Measurement) -> int | None:
         """The next rung of a candidate that was measured on the first prompts; None if it is settled.
@@ -185,7 +185,7 @@ class Ladder:
             return bool(lower_bound(excess, self._n_prompts, self._alpha) > 0.0)
         if name.startswith("memory") and constraint.operator == ">=":
             return False
-        slack = LATENCY_SLACK if name.startswith("latency") else 0.0
+        slack = LATENCY_SLACK if name.startswith(("latency", "energy")) else 0.0
         return constraint.violation(measurement) > slack
 
 
@@ -233,8 +233,11 @@ def _sign(name: str) -> float:
 def _margin(name: str, means: Array, share: float) -> Array:
     """The gain on signed means (n,) that corresponds to a deviation that is smaller by a share.
 
-    Of a PSNR that is the gain in dB; metrics up to 1 count by their distance to it.
+    Of a PSNR that is the gain in dB; metrics up to 1 count by their distance to it. Of rewards, which differ little
+    beside their size, every gain counts.
     """
+    if name in REWARDS:
+        return np.zeros(len(means))
     if name == "psnr":
         return np.full(len(means), -20.0 * math.log10(1.0 - share))
     if OBJECTIVES[name].higher_is_better:

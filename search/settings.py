@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.evaluators.presets import PRESETS, Preset, read_prompts
+from autotune.evaluators.rewards import asked_metrics
 from autotune.evaluators.run_numbers import check_run_numbers
 from autotune.search.budget import Budget, parse_duration
 from autotune.search.families import check_family
@@ -28,7 +29,8 @@ class Settings:
     """What the user chose for a study; JSON types only, so that the database keeps it and `resume` reads it back.
 
     `budget` holds `Budget`'s fields. `calibration` and `held_out` hold the prompts themselves, since files change.
-    Without `ladder` every candidate is measured on all calibration prompts. `given` holds `GivenSchedule`s.
+    Without `ladder` every candidate is measured on all calibration prompts. `given` holds `GivenSchedule`s. `metrics`
+    are those to measure besides the usual ones, objectives and limits among them.
     """
 
     model: str
@@ -46,6 +48,7 @@ class Settings:
     held_out: tuple[str, ...]
     ladder: bool = False
     given: tuple[Mapping[str, object], ...] = ()
+    metrics: tuple[str, ...] = ()
 
     def plan(self, name: str) -> StudyPlan:
         """The study plan of these settings."""
@@ -86,6 +89,7 @@ def make_settings(
     family: str = DEFAULT_FAMILY,
     objectives: str = "latency,deviation",
     constraints: Sequence[str] = (),
+    metrics: Sequence[str] = (),
     seed: int = 0,
     device: str = "auto",
     dtype: str | None = None,
@@ -99,7 +103,9 @@ def make_settings(
 
     `budget` is a wall time such as `2h`, `cost` money at `price` per worker and hour; several budgets may be given, the
     first one to be used up ends the search. Without `ladder` no candidate is stopped before it has seen all prompts.
-    `prompts` is a text file with one prompt per line, of which every second one is held out.
+    `prompts` is a text file with one prompt per line, of which every second one is held out; a line that comes again
+    counts once. `metrics` are measured besides the usual ones, such as `clip-score`, `hps=FOLDER` or `energy`; those
+    among the objectives and constraints need not be named.
 
     Raises:
         UsageError: an argument is wrong; the message names it.
@@ -109,15 +115,15 @@ def make_settings(
     if seed < 0:
         raise UsageError(f"seed must be at least 0; got {seed}")
     limits = make_budget(budget, evaluations, network_calls, cost, price)
-    for text in constraints:
-        parse_constraint(text)
+    names, bounds = parse_objectives(objectives), [parse_constraint(text) for text in constraints]
+    choices = asked_metrics(metrics, names, bounds)
     calibration, held_out = _split_prompts(preset, prompts)
     if model not in PRESETS and Path(model).is_dir():
         model = str(Path(model).resolve())  # so that `resume` finds it from another working folder
     return Settings(
         model=model,
         family=family,
-        objectives=parse_objectives(objectives),
+        objectives=names,
         constraints=tuple(constraints),
         seed=seed,
         budget=dataclasses.asdict(limits),
@@ -129,6 +135,7 @@ def make_settings(
         calibration=calibration,
         held_out=held_out,
         ladder=ladder,
+        metrics=tuple(str(choice.absolute()) for choice in choices),
     )
 
 
@@ -149,18 +156,18 @@ def _split_prompts(preset: Preset, path: str | Path | None) -> tuple[tuple[str, 
     if path is None:
         calibration = read_prompts(preset.calibration_prompts)[: preset.n_calibration]
         return calibration, read_prompts(preset.held_out_prompts)
-    lines = read_prompts(Path(path))
+    lines = tuple(dict.fromkeys(read_prompts(Path(path))))  # none may be searched with and held out
     if len(lines) < 2:
         raise UsageError(
-            f"a prompts file needs at least two prompts, one of them to hold out; got {len(lines)} in {path}"
+            f"a prompts file needs at least two different prompts, one of them to hold out; got {len(lines)} in {path}"
         )
     return lines[0::2], lines[1::2]
 
 
 def settings_from_json(data: Mapping[str, object]) -> Settings:
     """The settings that a study was created with."""
-    values: dict[str, Any] = {"given": ()} | dict(data)
-    for name in ("objectives", "constraints", "calibration", "held_out", "given"):
+    values: dict[str, Any] = {"given": (), "metrics": ()} | dict(data)
+    for name in ("objectives", "constraints", "calibration", "held_out", "given", "metrics"):
         values[name] = tuple(values[name])
     return Settings(**values)
 

@@ -2,12 +2,17 @@
 
 import dataclasses
 import socket
+from dataclasses import dataclass
 from functools import partial
 
+from autotune.evaluators.energy import EnergyMeter, make_energy_meter
+from autotune.evaluators.hardware import choose_device
 from autotune.evaluators.load import LoadedModel, load_model
+from autotune.evaluators.metrics import RewardModel
 from autotune.evaluators.pool import InProcessPool, WorkerPool
 from autotune.evaluators.ray_pool import RayPool
 from autotune.evaluators.reference import ArtifactCache
+from autotune.evaluators.rewards import ENERGY_METRIC, parse_metric
 from autotune.evaluators.worker import Worker
 from autotune.search.settings import Settings
 from autotune.spaces.errors import UsageError
@@ -31,15 +36,16 @@ def make_pool(
 
     Raises:
         UsageError: the number is not positive, or several workers shall share a pipeline that the user built.
-        ModelNotFoundError: the weights can't be had.
+        ModelNotFoundError: the weights can't be had, or those of a reward.
     """
     if n_workers < 1:
         raise UsageError(f"the number of workers must be at least 1; got {n_workers}")
     load = partial(load_worker, settings, storage, socket.gethostname())
     if n_workers == 1 and ray_address is None:
+        instruments = _load_instruments(settings)
         model = adopted or load_model(settings.model, device=settings.device, dtype=settings.dtype)
         spare = None if adopted else load
-        return InProcessPool(_worker(settings, model, database.artifacts), make_spare=spare)
+        return InProcessPool(_worker(settings, model, instruments, database.artifacts), make_spare=spare)
     if adopted is not None:
         raise UsageError("workers in other processes load the model by its name; give that, or use one worker")
     return RayPool(load, n_workers, address=ray_address)
@@ -50,10 +56,39 @@ def load_worker(settings: Settings, storage: str | None, host: str) -> Worker:
 
     On another machine an SQLite file of that name would be another one: nothing is shared then.
     """
+    instruments = _load_instruments(settings)
     model = load_model(settings.model, device=settings.device, dtype=settings.dtype)
     is_shared = host == socket.gethostname() or parse_location(storage).path is None
-    return _worker(settings, model, Database.open(storage).artifacts if is_shared else None)
+    return _worker(settings, model, instruments, Database.open(storage).artifacts if is_shared else None)
 
 
-def _worker(settings: Settings, model: LoadedModel, artifacts: ArtifactCache | None) -> Worker:
-    return Worker(dataclasses.replace(model, preset=settings.adapt(model.preset)), artifacts=artifacts)
+@dataclass(frozen=True, slots=True)
+class _Instruments:
+    """What a study measures with beyond the usual."""
+
+    rewards: tuple[RewardModel, ...]
+    meter: EnergyMeter | None
+
+
+def _load_instruments(settings: Settings) -> _Instruments:
+    """Before the model, which takes longer to load: what is missing is said at once."""
+    choices = [parse_metric(text) for text in settings.metrics]
+    metered = any(choice.name == ENERGY_METRIC for choice in choices)
+    meter = make_energy_meter(choose_device(settings.device)) if metered else None
+    wanted = [choice for choice in choices if choice.name != ENERGY_METRIC]
+    if not wanted:
+        return _Instruments((), meter)
+    from autotune.evaluators.clip_reward import load_reward  # imports that few studies need
+
+    return _Instruments(tuple(map(load_reward, wanted)), meter)
+
+
+def _worker(
+    settings: Settings, model: LoadedModel, instruments: _Instruments, artifacts: ArtifactCache | None
+) -> Worker:
+    return Worker(
+        dataclasses.replace(model, preset=settings.adapt(model.preset)),
+        artifacts=artifacts,
+        rewards=instruments.rewards,
+        meter=instruments.meter,
+    )

@@ -82,12 +82,14 @@ class Failure:
 class Measurement:
     """What was measured of one schedule at one fidelity.
 
-    `quality` maps a metric (`deviation`, `psnr`, `ssim`, `alignment`) to one value per prompt, in the fidelity's order.
+    `quality` maps a metric (`deviation`, `psnr`, `ssim`, `alignment`, a reward) to one value per prompt, in the
+    fidelity's order.
     `latency_ms` and `baseline_latency_ms` hold the timed runs of the schedule and of the pipeline's default run that
     was interleaved with them, in milliseconds per image, decoding included, text encoding excluded. `macs` are
     multiply-accumulates of the denoiser for one image, all branches. `network_calls` counts a guided pair once, and
     of a policy the calls that it computed, rounded.
     `peak_memory_bytes` includes the resident model; 0 where the platform can't tell. `wall_s` is what it cost.
+    `energy_j` and `baseline_energy_j` are joules per image of the same timed runs, empty where no study asked for them.
     `modelled_latency` (over the default run's) and `cache_bytes` are worked out from the schedule where a study asks
     for them, by `CostModel.completed`; they are not measured, and not stored with the evaluation.
     """
@@ -100,6 +102,8 @@ class Measurement:
     network_calls: int
     peak_memory_bytes: int
     wall_s: float
+    energy_j: tuple[float, ...] = ()
+    baseline_energy_j: tuple[float, ...] = ()
     modelled_latency: float | None = None
     cache_bytes: int | None = None
 
@@ -115,8 +119,8 @@ class Measurement:
     @property
     def not_finite(self) -> tuple[str, ...]:
         """The values that are NaN or infinite, such as `deviation[3] = nan`."""
-        series = {**self.quality, "latency_ms": self.latency_ms, "baseline_latency_ms": self.baseline_latency_ms}
-        series["wall_s"] = (self.wall_s,)
+        runs = ("latency_ms", "baseline_latency_ms", "energy_j", "baseline_energy_j")
+        series = {**self.quality, **{name: getattr(self, name) for name in runs}, "wall_s": (self.wall_s,)}
         return tuple(
             f"{name}[{i}] = {value}"
             for name, values in series.items()
@@ -128,6 +132,13 @@ class Measurement:
     def relative_latency(self) -> float:
         """Median latency over the baseline's median latency."""
         return statistics.median(self.latency_ms) / statistics.median(self.baseline_latency_ms)
+
+    @property
+    def relative_energy(self) -> float | None:
+        """Median energy over the baseline's; None where it was not measured."""
+        if not self.energy_j or not self.baseline_energy_j:
+            return None
+        return statistics.median(self.energy_j) / statistics.median(self.baseline_energy_j)
 
     @property
     def relative_macs(self) -> float:

@@ -2,16 +2,18 @@
 
 *Which* candidates stand on the front is decided by the values on all calibration prompts. *How good* they
 are is said by the held-out values, where a member was re-measured: members that fail, break a constraint or
-are dominated by another re-measured member on the held-out values leave the front. Calibration and held-out values are
-never compared with each other to decide dominance, since their prompts differ.
+are dominated by another re-measured member on the held-out values leave the front. Whether these values are enough to
+say so, or to say that a member is dominated by nothing, is another question, which `front_support` answers.
+Calibration and held-out values are never compared with each other to decide dominance, since their prompts differ.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autotune.spaces.evaluation import Measurement
+from autotune.spaces.held_out import Support, judge
 from autotune.spaces.objective import (
     OBJECTIVES,
     Constraint,
@@ -34,6 +36,9 @@ RIVAL = "fewer-steps"
 
 PICKS = ("quality", "balanced", "fast")
 """The members that `pick` names."""
+
+QUALITY_COST = 1.5
+"""The pick `quality` may cost this many times as much as the default run."""
 
 DEVIATION_FLOOR = 1e-6
 """Smaller deviations count as this one where a logarithm is taken."""
@@ -73,6 +78,36 @@ def study_front(record: StudyRecord) -> tuple[Candidate, ...]:
     return tuple(sorted(kept, key=lambda c: (relative_cost(c, record), c.number)))
 
 
+def front_support(record: StudyRecord) -> Mapping[int, Support]:
+    """What the held-out values say of each member of the calibration front, by number.
+
+    A member is held against every candidate that was measured there too and keeps the constraints: the others of the
+    front, fewer-steps runs, the default run.
+
+    Raises:
+        UsageError: see `study_front`.
+    """
+    objectives, constraints = record_objectives(record), record_constraints(record)
+    verified = {c.number: m for c in record.candidates if c.held_out and (m := c.held_out.measurement)}
+    sound = {number: m for number, m in verified.items() if total_violation(constraints, m) == 0.0}
+    verdicts = dict(zip(sound, judge(tuple(sound.values()), objectives), strict=True))
+    return {
+        c.number: Support.UNVERIFIED if c.held_out is None else verdicts.get(c.number, Support.UNSUPPORTED)
+        for c in calibration_front(record)
+    }
+
+
+def refuted_members(record: StudyRecord) -> tuple[Candidate, ...]:
+    """The members of the calibration front that the held-out values take off it, cheapest first; failed ones too."""
+    kept = {c.number for c in study_front(record)}
+    return tuple(c for c in calibration_front(record) if c.number not in kept)
+
+
+def quality_name(record: StudyRecord) -> str:
+    """The study's first quality objective; `deviation`, which is always measured, if it has none."""
+    return next((name for name in record_objectives(record) if not OBJECTIVES[name].is_cost), "deviation")
+
+
 def reported_measurement(candidate: Candidate) -> Measurement | None:
     """The held-out measurement if there is one, else that of the calibration; None if the candidate failed."""
     held_out = None if candidate.held_out is None else candidate.held_out.measurement
@@ -86,7 +121,7 @@ def relative_cost(candidate: Candidate, record: StudyRecord) -> float:
         return float("inf")
     name = next((name for name in record_objectives(record) if OBJECTIVES[name].is_cost), "latency")
     value = objective_value(name, measurement)
-    if name in ("latency", "macs"):
+    if OBJECTIVES[name].is_relative:
         return value
     baseline = baseline_of(record)
     reference = None if baseline is None else reported_measurement(baseline)
@@ -102,37 +137,53 @@ def baseline_of(record: StudyRecord) -> Candidate | None:
 def pick(front: Sequence[Candidate], record: StudyRecord, *, unverified: bool = False) -> dict[str, Candidate]:
     """Three members of a front by name, from slow to fast; one member may hold several names; {} of an empty front.
 
-    `quality` has the lowest deviation of those that cost no more than the baseline, or of all if none does. The other
-    two are the knee of these members (the one farthest below the chord between their ends, in relative cost and log10
-    deviation, both scaled to [0, 1]) and the cheapest that is not measurably worse than the baseline: the 95 %
-    bootstrap interval of the paired difference in deviation reaches down to 0. `fast` is the cheaper of the two,
-    `balanced` the other. Values are those of `reported_measurement`. If some members have held-out values, those of
-    the calibration can't be compared with them, and the others don't compete unless `unverified`.
+    `quality` is the best of those that cost at most `QUALITY_COST` times as much as the baseline. The other two cost
+    no more than the baseline. They are the knee (the member farthest below the chord between the ends, in relative cost
+    and quality, of a deviation its log10, both scaled to [0, 1]) and the cheapest that is not measurably worse than the
+    baseline: the 95 % bootstrap interval of the paired difference in quality includes 0 or a gain. `fast` is the
+    cheaper of the two, `balanced` the other. A limit that no member keeps does not count.
+
+    The quality is `quality_name`, values are those of `reported_measurement`. Members with held-out values can't be
+    compared with others, so that these don't compete unless `unverified`; nor do those that are `UNSUPPORTED`.
     """
-    members = [c for c in front if reported_measurement(c) is not None]
-    if not unverified:
-        members = [c for c in members if c.held_out is not None and c.held_out.measurement is not None] or members
-    members = [c for c in members if relative_cost(c, record) <= 1.0] or members
+    members = list(candidates_for_picks(front, record, unverified=unverified))
     if not members:
         return {}
+    cheap = [c for c in members if relative_cost(c, record) <= QUALITY_COST] or members
+    best = min(cheap, key=lambda c: (_quality(c, record), relative_cost(c, record)))
+    members = [c for c in members if relative_cost(c, record) <= 1.0] or members
     cost = np.array([relative_cost(c, record) for c in members])
-    deviation = np.array([_deviation(c) for c in members])
-    quality = np.lexsort((cost, deviation))[0]
-    knee = _knee(cost, np.log10(np.maximum(deviation, DEVIATION_FLOOR)))
-    good = np.flatnonzero([not _is_worse(c, baseline_of(record)) for c in members])
-    as_good = good[np.lexsort((deviation[good], cost[good]))[0]] if len(good) else knee
+    quality = np.array([_quality(c, record) for c in members])
+    on_log_scale = quality_name(record) == "deviation"
+    knee = _knee(cost, np.log10(np.maximum(quality, DEVIATION_FLOOR)) if on_log_scale else quality)
+    good = np.flatnonzero([not _is_worse(c, record) for c in members])
+    as_good = good[np.lexsort((quality[good], cost[good]))[0]] if len(good) else knee
     fast, balanced = sorted((knee, as_good), key=lambda i: float(cost[i]))
-    return {"quality": members[quality], "balanced": members[balanced], "fast": members[fast]}
+    return {"quality": best, "balanced": members[balanced], "fast": members[fast]}
 
 
-def _is_worse(candidate: Candidate, baseline: Candidate | None) -> bool:
-    """Whether a candidate deviates measurably more than the baseline, on the best prompts both were measured on."""
+def candidates_for_picks(
+    front: Sequence[Candidate], record: StudyRecord, *, unverified: bool = False
+) -> tuple[Candidate, ...]:
+    """The members of a front that may be recommended; see `pick`."""
+    members = [c for c in front if reported_measurement(c) is not None]
+    if not unverified:
+        verified = [c for c in members if c.held_out is not None and c.held_out.measurement is not None]
+        support = front_support(record) if verified else {}
+        members = [c for c in verified if support.get(c.number) is not Support.UNSUPPORTED] or verified or members
+    return tuple(members)
+
+
+def _is_worse(candidate: Candidate, record: StudyRecord) -> bool:
+    """Whether a candidate is measurably worse than the baseline, on the best prompts both were measured on."""
+    baseline, name = baseline_of(record), quality_name(record)
     if baseline is None:
         return True
+    sign = -1.0 if OBJECTIVES[name].higher_is_better else 1.0
     for evaluations in ((candidate.held_out, baseline.held_out), (candidate.calibration, baseline.calibration)):
         own, default = (None if e is None else e.measurement for e in evaluations)
         if own is not None and default is not None:
-            difference = np.subtract(own.quality["deviation"], default.quality["deviation"])
+            difference = sign * np.subtract(own.quality[name], default.quality[name])
             return bootstrap_interval(difference.tolist())[0] > 0.0
     return True
 
@@ -152,9 +203,9 @@ def _front(
     return tuple(candidate for candidate, _ in sorted(front, key=lambda row: (row[1][order], row[0].number)))
 
 
-def _knee(cost: Array, log_deviation: Array) -> int:
+def _knee(cost: Array, quality: Array) -> int:
     """Index of the point farthest below the chord from the cheapest to the best point; the first of equals."""
-    x, y = _scaled(cost), _scaled(log_deviation)
+    x, y = _scaled(cost), _scaled(quality)
     first, last = int(np.lexsort((y, x))[0]), int(np.lexsort((x, y))[0])
     # Twice the signed area of the triangle with the chord; positive on the side of the origin.
     area = (y[first] - y) * (x[last] - x[first]) - (x[first] - x) * (y[last] - y[first])
@@ -166,9 +217,9 @@ def _scaled(values: Array) -> Array:
     return np.zeros_like(values) if span == 0 else (values - values.min()) / span
 
 
-def _deviation(candidate: Candidate) -> float:
+def _quality(candidate: Candidate, record: StudyRecord) -> float:
     measurement = reported_measurement(candidate)
-    return float("inf") if measurement is None else measurement.mean("deviation")
+    return float("inf") if measurement is None else objective_value(quality_name(record), measurement)
 
 
 def _strings(values: object) -> tuple[str, ...]:

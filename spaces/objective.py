@@ -35,32 +35,62 @@ def _modelled(field: str) -> Callable[[Measurement], float]:
     return read
 
 
+def _energy(measurement: Measurement) -> float:
+    if measurement.relative_energy is None:
+        raise UsageError(
+            "energy was not measured here: name energy among the objectives, limits or metrics when the study begins"
+        )
+    return measurement.relative_energy
+
+
+def _energy_j(measurement: Measurement) -> float:
+    _energy(measurement)
+    return statistics.median(measurement.energy_j)
+
+
 @dataclass(frozen=True, slots=True)
 class Objective:
     """One quantity of a measurement in its natural unit; `higher_is_better` ones are negated where they are minimised.
 
-    `is_cost` tells speed and size from quality.
+    `is_cost` tells speed and size from quality, `is_relative` says that the unit is the default run's own value.
     """
 
     natural: Callable[[Measurement], float]
     description: str
     is_cost: bool
     higher_is_better: bool = False
+    is_relative: bool = False
+
+
+def _reward(name: str, description: str) -> Objective:
+    return Objective(_quality(name), description, is_cost=False, higher_is_better=True)
 
 
 OBJECTIVES: dict[str, Objective] = {
-    "latency": Objective(lambda m: m.relative_latency, "median latency over the default run's", is_cost=True),
-    "macs": Objective(lambda m: m.relative_macs, "multiply-accumulates over the default run's", is_cost=True),
+    "latency": Objective(
+        lambda m: m.relative_latency, "median latency over the default run's", is_cost=True, is_relative=True
+    ),
+    "macs": Objective(
+        lambda m: m.relative_macs, "multiply-accumulates over the default run's", is_cost=True, is_relative=True
+    ),
     "calls": Objective(lambda m: float(m.network_calls), "network calls per image", is_cost=True),
     "memory": Objective(lambda m: float(m.peak_memory_bytes), "peak memory in bytes above the model", is_cost=True),
     "modelled-latency": Objective(
-        _modelled("modelled_latency"), "latency over the default run's, by the cost model", is_cost=True
+        _modelled("modelled_latency"),
+        "latency over the default run's, by the cost model",
+        is_cost=True,
+        is_relative=True,
     ),
     "cache-memory": Objective(_modelled("cache_bytes"), "bytes that cached values take at their peak", is_cost=True),
+    "energy": Objective(_energy, "median energy over the default run's", is_cost=True, is_relative=True),
     "deviation": Objective(_quality("deviation"), "relative distance of the latents to the reference", is_cost=False),
     "psnr": Objective(_quality("psnr"), "PSNR of the image in dB", is_cost=False, higher_is_better=True),
     "ssim": Objective(_quality("ssim"), "structural similarity of the image", is_cost=False, higher_is_better=True),
     "alignment": Objective(_quality("alignment"), "prompt alignment", is_cost=False, higher_is_better=True),
+    "clip-score": _reward("clip-score", "cosine of CLIP's embeddings of image and prompt"),
+    "pick-score": _reward("pick-score", "PickScore, a preference for the image given the prompt"),
+    "hps": _reward("hps", "Human Preference Score v2"),
+    "image-reward": _reward("image-reward", "ImageReward"),
 }
 
 _LIMITED: dict[str, Callable[[Measurement], float]] = {
@@ -68,7 +98,14 @@ _LIMITED: dict[str, Callable[[Measurement], float]] = {
     "latency_ms": lambda m: statistics.median(m.latency_ms),
     "memory_gb": lambda m: m.peak_memory_bytes / GIGABYTE,
     "cache_gb": lambda m: _modelled("cache_bytes")(m) / GIGABYTE,
+    "energy_j": _energy_j,
 }
+
+REWARDS = ("clip-score", "pick-score", "hps", "image-reward")
+"""Qualities that a network of their own judges, loaded where a study asks for them."""
+
+ENERGY = ("energy", "energy_j")
+"""The objective and the limit for which a study must measure energy."""
 
 MODELLED = ("modelled-latency", "cache-memory", "cache_gb")
 """Objectives and limits that a cost model gives, from the schedule alone."""
@@ -119,6 +156,11 @@ class Constraint:
         if not math.isfinite(self.limit):
             raise UsageError(f"the limit of a constraint must be a finite number; got {self.limit}")
 
+    @property
+    def is_on_cost(self) -> bool:
+        """Whether the limit is on a cost; otherwise it is on a quality."""
+        return self.metric not in OBJECTIVES or OBJECTIVES[self.metric].is_cost
+
     def __str__(self) -> str:
         return f"{self.metric}{self.operator}{self.limit:g}"
 
@@ -128,7 +170,7 @@ class Constraint:
         Raises:
             UsageError: the metric was not measured.
         """
-        return self.excess(_LIMITED[self.metric](measurement))
+        return self.excess(limited_value(self.metric, measurement))
 
     def excess(self, value: float) -> float:
         """By how much a natural value breaks the limit, relative to the limit's size; 0 where it keeps it."""
@@ -136,6 +178,17 @@ class Constraint:
         if math.isnan(excess):
             return math.inf
         return max(0.0, excess) / max(abs(self.limit), 1e-12)
+
+
+def limited_value(metric: str, measurement: Measurement) -> float:
+    """The natural value of what a limit can be set on.
+
+    Raises:
+        UsageError: the metric is unknown, or was not measured.
+    """
+    if metric not in _LIMITED:
+        raise UsageError(f"a limit is set on one of {', '.join(_LIMITED)}; got {metric!r}")
+    return _LIMITED[metric](measurement)
 
 
 def needs_cost_model(objectives: Sequence[str], constraints: Sequence[Constraint]) -> bool:

@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 
 from autotune.spaces.errors import UsageError
 
+Array = NDArray[np.float64]
+
 N_RESAMPLES = 4000
 
-_STATISTICS: dict[str, Callable[..., NDArray[np.float64]]] = {"mean": np.mean, "median": np.median}
+_STATISTICS: dict[str, Callable[..., Array]] = {"mean": np.mean, "median": np.median}
 
 
 def bootstrap_interval(
@@ -32,8 +34,7 @@ def bootstrap_interval(
         raise UsageError(f"statistic must be one of {', '.join(_STATISTICS)}; got {statistic!r}")
     if (data == data[0]).all():
         return float(data[0]), float(data[0])
-    resamples = data[_resampled(len(data), seed)]
-    return _percentiles(_STATISTICS[statistic](resamples, axis=1), level)
+    return percentiles(_STATISTICS[statistic](data[_resampled(len(data), seed)], axis=1), level)
 
 
 def ratio_interval(
@@ -47,12 +48,32 @@ def ratio_interval(
     Raises:
         UsageError: an empty side, a value that is not finite, a denominator that is not positive, or a bad level.
     """
-    top, bottom = _checked(numerator, level), _checked(denominator, level)
+    return percentiles(
+        ratio_draws(_checked(numerator, level).tolist(), _checked(denominator, level).tolist(), seed), level
+    )
+
+
+def ratio_draws(numerator: Sequence[float], denominator: Sequence[float], seed: int) -> Array:
+    """Bootstrap draws (`N_RESAMPLES`,) of the ratio whose interval `ratio_interval` gives.
+
+    Raises:
+        UsageError: a denominator is not positive.
+    """
+    top, bottom = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
     if (bottom <= 0).any():
         raise UsageError(f"the denominator of a ratio must be positive; got {bottom.min()}")
     rows = _resampled(len(top), seed)
     other_rows = rows if len(top) == len(bottom) else _resampled(len(bottom), seed + 1)
-    return _percentiles(np.median(top[rows], axis=1) / np.median(bottom[other_rows], axis=1), level)
+    return np.asarray(np.median(top[rows], axis=1) / np.median(bottom[other_rows], axis=1))
+
+
+def mean_draws(values: Sequence[float], seed: int) -> Array:
+    """Bootstrap draws (`N_RESAMPLES`,) of the mean over prompts.
+
+    Of equally many prompts, the same seed draws the same ones, so that draws of two schedules differ as pairs do.
+    """
+    data = np.asarray(values, np.float64)
+    return np.asarray(data[_resampled(len(data), seed)].mean(axis=1))
 
 
 def mean_ratio_interval(
@@ -67,14 +88,19 @@ def mean_ratio_interval(
     top, bottom = _checked(numerator, level), _checked(denominator, level)
     if len(top) != len(bottom):
         raise UsageError(f"paired values must be equally many; got {len(top)} and {len(bottom)}")
-    rows = _resampled(len(top), seed)
-    means = bottom[rows].mean(axis=1)
+    means = mean_draws(bottom.tolist(), seed)
     if (means <= 0).any():
         raise UsageError(f"the denominator of a ratio must be positive; got a mean of {means.min()}")
-    return _percentiles(top[rows].mean(axis=1) / means, level)
+    return percentiles(mean_draws(top.tolist(), seed) / means, level)
 
 
-def _checked(values: Sequence[float], level: float) -> NDArray[np.float64]:
+def percentiles(draws: Array, level: float = 0.95) -> tuple[float, float]:
+    """The interval (low, high) that holds the share `level` of bootstrap draws, with equal tails."""
+    low, high = np.quantile(draws, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    return float(low), float(high)
+
+
+def _checked(values: Sequence[float], level: float) -> Array:
     data = np.asarray(values, np.float64)
     if data.ndim != 1 or len(data) == 0:
         raise UsageError(f"an interval needs at least one value; got shape {data.shape}")
@@ -87,8 +113,3 @@ def _checked(values: Sequence[float], level: float) -> NDArray[np.float64]:
 
 def _resampled(n: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).integers(0, n, size=(N_RESAMPLES, n))
-
-
-def _percentiles(statistics: NDArray[np.float64], level: float) -> tuple[float, float]:
-    low, high = np.quantile(statistics, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
-    return float(low), float(high)

@@ -18,7 +18,7 @@ from autotune.spaces.schedule_json import schedule_from_json
 from autotune.storage.evaluations import lock
 from autotune.storage.export_line import Line
 from autotune.storage.insert import insert_missing
-from autotune.storage.outcomes import COUNTS, RUNS, Finished, chunks, stored_form, write_finished
+from autotune.storage.outcomes import COUNTS, METERED, TIMED, Finished, chunks, stored_form, write_finished
 from autotune.storage.tables import WORD, ConditionRow, EvaluationRow, PromptSetRow, ScheduleRow
 from autotune.storage.values import save_conditions, save_prompt_sets, save_schedules
 
@@ -162,7 +162,8 @@ def _measurement(line: Line, wall_s: float) -> Measurement:
     for metric in metrics:
         if WORD.length is not None and len(metric) > WORD.length:
             raise line.error(f"a metric must have at most {WORD.length} characters; got {metric!r}")
-    fields: dict[str, Any] = {name: inner.sequence(name, int, float) for name in RUNS.values()}
+    fields: dict[str, Any] = {name: inner.sequence(name, int, float) for name in TIMED.values()}
+    fields |= {name: inner.sequence(name, int, float) for name in METERED.values() if inner.has(name)}
     fields |= {name: inner.count(name) for name in COUNTS}
     inner.end()
     values = {metric: quality.sequence(metric, int, float) for metric in metrics}

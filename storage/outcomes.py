@@ -16,7 +16,10 @@ from autotune.storage.tables import EvaluationRow, MeasurementRow, PromptSetRow,
 from autotune.storage.values import intact, storable_text
 
 COUNTS = ("macs", "baseline_macs", "network_calls", "peak_memory_bytes")
-RUNS = {"schedule": "latency_ms", "baseline": "baseline_latency_ms"}
+TIMED = {"schedule": "latency_ms", "baseline": "baseline_latency_ms"}
+METERED = {"schedule_energy": "energy_j", "baseline_energy": "baseline_energy_j"}
+RUNS = TIMED | METERED
+"""Fields of a measurement with a value per timed run, by `TimingRow.run`; those of energy are often empty."""
 
 CHUNK = 500
 """At most so many values in one IN list: databases limit the number of parameters."""

@@ -155,7 +155,11 @@ class MeasurementRow(Base):
 
 
 class TimingRow(Base):
-    """One timed run, in milliseconds per image; `run` says of what: `schedule` or `baseline`."""
+    """One timed run; `run` says of what: `schedule` or `baseline`.
+
+    `latency_ms` is in milliseconds per image. Where energy was metered too, rows of the runs `schedule_energy` and
+    `baseline_energy` hold joules per image in its place.
+    """
 
     __tablename__ = "timing"
     __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012 - SQLAlchemy's form

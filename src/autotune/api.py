@@ -22,7 +22,7 @@ from autotune.reports.export import find_candidate, make_schedule_file
 from autotune.reports.foreign_export import write_for
 from autotune.reports.given_table import given_rows
 from autotune.reports.report import write_report
-from autotune.reports.tables import front_rows
+from autotune.reports.tables import front_rows, refuted_rows
 from autotune.search.budget import Spent
 from autotune.search.clock import SystemClock
 from autotune.search.given import FAMILY as GIVEN
@@ -60,12 +60,20 @@ class Study:
         return front_rows(self.record)
 
     @property
+    def refuted(self) -> list[dict[str, object]]:
+        """Dicts as those of `front`, of what the held-out values have taken off it."""
+        return refuted_rows(self.record)
+
+    @property
     def given(self) -> list[dict[str, object]]:
         """What became of the schedules that it was given to start from (`autotune.reports.given_table`)."""
         return given_rows(self.record)
 
     def export(self, path: str | Path, pick: str = "balanced", form: str = "autotune") -> None:
-        """Write the schedule file of a pick (quality, balanced, fast) or of the start of a schedule hash.
+        """Write the schedule file of a pick: quality, balanced, fast, a limit, or the start of a schedule hash.
+
+        A limit such as `latency<=0.5x` gives the best within half of the default run's latency, one such as `psnr>=30`
+        the cheapest that is as good.
 
         With `form` cache-dit, smoothcache or diffusers it is a file for another tool; what that can't say is a warning.
 
@@ -149,7 +157,7 @@ def tune(
             database.create_study(
                 name,
                 settings=dataclasses.asdict(settings),
-                provenance=describe_machine() | {"workers": pool.n_workers},
+                provenance=describe_machine() | {"workers": pool.n_workers, "protocol": pool.protocol},
                 condition=pool.condition,
                 inventory=pool.inventory,
             )
@@ -191,7 +199,7 @@ def resume(
             settings = dataclasses.replace(settings, budget=dataclasses.asdict(limits))
         adopted = None if pipe is None else adopt_pipeline(pipe)
         with _pool(settings, database, storage, sitting, adopted) as pool:
-            _check_condition(record, pool.condition)
+            _check_condition(record, pool.condition, pool.protocol)
             sitting.on_start(study)
             _run(study, settings, pool, database, sitting, Spent(wall_s=record.wall_s, worker_s=record.device_s))
         return Study(database.load_study(study), storage)
@@ -250,8 +258,10 @@ def _run(name: str, settings: Settings, pool: WorkerPool, database: Database, si
     ).run()
 
 
-def _check_condition(record: StudyRecord, condition: Condition) -> None:
+def _check_condition(record: StudyRecord, condition: Condition, protocol: str) -> None:
     then, now = record.condition.to_json(), condition.to_json()
+    # What is measured, and with which rewards: their weights may have changed in the hub or on the disk.
+    then["protocol"], now["protocol"] = record.provenance.get("protocol", protocol), protocol
     for field, value in now.items():
         if then[field] != value:
             raise UsageError(

@@ -5,8 +5,8 @@ from statistics import median
 
 import pytest
 
-from autotune.reports.tables import front_rows, to_csv, to_markdown
-from autotune.spaces.front import pick, study_front
+from autotune.reports.tables import front_rows, refuted_rows, to_csv, to_markdown
+from autotune.spaces.front import calibration_front, front_support, pick, study_front
 from autotune.spaces.study_record import StudyRecord
 
 
@@ -39,7 +39,7 @@ def test_every_interval_holds_its_figure(record: StudyRecord) -> None:
     for row in front_rows(record):
         intervals = row["intervals"]
         assert isinstance(intervals, dict)
-        assert set(intervals) == {"latency_ms", "speedup", "deviation", "psnr", "ssim", "alignment"}
+        assert set(intervals) - {"overfit"} == {"latency_ms", "speedup", "deviation", "psnr", "ssim", "alignment"}
         for name, (low, high) in intervals.items():
             value = row[name]
             assert isinstance(value, float)
@@ -99,3 +99,43 @@ def test_markdown_keeps_a_pipe_or_a_line_break_inside_its_cell(record: StudyReco
 def test_no_rows_give_headers_only() -> None:
     assert len(to_markdown([]).splitlines()) == 2
     assert len(to_csv([]).splitlines()) == 1
+
+
+def test_every_member_of_the_calibration_front_has_a_row_with_its_mark(record: StudyRecord) -> None:
+    support = {c.schedule_hash: front_support(record)[c.number] for c in calibration_front(record)}
+    rows = [*front_rows(record), *refuted_rows(record)]
+    assert {row["schedule_hash"]: row["support"] for row in rows} == support
+    assert {row["on_front"] for row in refuted_rows(record)} == {False}
+    assert len({*support.values()}) > 1
+    cells = list(csv.DictReader(io.StringIO(to_csv(rows))))
+    for line, cell, row in zip(to_markdown(rows).splitlines()[2:], cells, rows, strict=True):
+        assert f"| {row['support']} |" in line
+        assert cell["support"] == row["support"]
+
+
+def test_over_fitting_is_the_shift_between_the_prompt_sets_beyond_that_of_the_default_run(record: StudyRecord) -> None:
+    rows = {row["schedule_hash"]: row for row in front_rows(record)}
+    default = record.candidates[0]
+    assert rows.keys() - {default.schedule_hash}
+    for digest, row in rows.items():
+        if digest == default.schedule_hash:
+            assert row["overfit"] is None
+            continue
+        before, after = row["calibration_deviation"], row["deviation"]
+        assert isinstance(before, float)
+        assert isinstance(after, float)
+        assert default.held_out is not None
+        own, held_out = default.calibration.measurement, default.held_out.measurement
+        assert own is not None
+        assert held_out is not None
+        expected = after / before / (held_out.mean("deviation") / own.mean("deviation")) - 1.0
+        assert row["overfit_metric"] == "deviation"
+        assert row["overfit"] == pytest.approx(expected)
+        assert row["calibration_minus_held_out"] == pytest.approx(before - after)
+
+
+def test_rewards_and_energy_have_columns_where_they_are_measured(record: StudyRecord) -> None:
+    rows = [row | {"clip-score": 0.31, "energy_j": 2.5} for row in front_rows(record)]
+    assert next(csv.DictReader(io.StringIO(to_csv(rows))))["clip-score"] == "0.31"
+    assert "| clip-score | energy (J) |" in to_markdown(rows).splitlines()[0]
+    assert "clip-score" not in to_markdown(front_rows(record))

@@ -1,58 +1,14 @@
+import dataclasses
 import math
 
 import pytest
 
-from autotune.evaluators.tabulated import small_flux_condition, small_flux_inventory
-from autotune.spaces.evaluation import Evaluation, EvaluationState, Failure, FailureKind, Measurement
 from autotune.spaces.front import calibration_front, pick, relative_cost, study_front
-from autotune.spaces.schedule import Schedule
-from autotune.spaces.study_record import Candidate, StudyRecord, StudyState
+from autotune.spaces.study_record import Candidate, StudyRecord
 
-INVENTORY = small_flux_inventory()
+from .hand_made import Point, record
+
 Triple = tuple[float, float, float]
-Point = tuple[float, float | Triple]
-
-
-def evaluation(point: Point | None, fidelity: str) -> Evaluation:
-    if point is None:
-        failure = Failure(kind=FailureKind.NAN, reason="not finite")
-        return Evaluation(key="k", schedule_hash="h", fidelity=fidelity, state=EvaluationState.FAILED, outcome=failure)
-    measurement = Measurement(
-        quality={"deviation": point[1] if isinstance(point[1], tuple) else (point[1],)},
-        latency_ms=(100.0 * point[0],),
-        baseline_latency_ms=(100.0,),
-        macs=int(1000 * point[0]),
-        baseline_macs=1000,
-        network_calls=int(20 * point[0]),
-        peak_memory_bytes=0,
-        wall_s=0.0,
-    )
-    return Evaluation(
-        key="k", schedule_hash="h", fidelity=fidelity, state=EvaluationState.COMPLETE, outcome=measurement
-    )
-
-
-def record(
-    points: list[Point | None], held_out: dict[int, Point | None] | None = None, **settings: object
-) -> StudyRecord:
-    """A study of candidates at (relative latency, deviation); the first is the baseline, None is a failure."""
-    verified = held_out or {}
-    candidates = tuple(
-        Candidate(
-            number=i,
-            family="baseline" if i == 0 else "ecad",
-            label=str(i),
-            schedule=Schedule(n_steps=i + 1),
-            schedule_hash=str(i),
-            calibration=evaluation(point, "calibration"),
-            held_out=evaluation(verified[i], "held_out") if i in verified else None,
-        )
-        for i, point in enumerate(points)
-    )
-    return StudyRecord(
-        name="s", state=StudyState.DONE, created="2026-01-01T00:00:00Z", wall_s=1.0, settings=settings,
-        provenance={}, condition=small_flux_condition(INVENTORY), inventory=INVENTORY, candidates=candidates, images={},
-    )  # fmt: skip
 
 
 def numbers(candidates: tuple[Candidate, ...]) -> list[int]:
@@ -110,9 +66,25 @@ def test_no_worse_is_judged_by_the_interval_of_paired_differences(deviations: Tr
     assert chosen(study)["balanced"] == fast
 
 
-def test_no_pick_costs_more_than_the_baseline() -> None:
-    study = record([(1.0, 0.03), (1.4, 0.001), (1.2, 0.0011), (0.9, 0.01)])
-    assert set(chosen(study).values()) == {3}
+def test_quality_may_cost_half_as_much_again_as_the_baseline_and_the_others_no_more_than_it() -> None:
+    study = record([(1.0, 0.03), (1.6, 0.001), (1.4, 0.0011), (0.9, 0.01)])
+    assert chosen(study) == {"quality": 2, "balanced": 3, "fast": 3}
+
+
+def test_picks_follow_the_studys_own_quality() -> None:
+    study = record([(1.0, 0.03), (0.9, 0.005), (0.5, 0.02)], objectives=["latency", "psnr"])
+    psnr = {0: (30.0, 31.0), 1: (20.0, 21.0), 2: (34.0, 33.0)}
+    candidates = tuple(with_quality(c, "psnr", psnr[c.number]) for c in study.candidates)
+    study = dataclasses.replace(study, candidates=candidates)
+    assert chosen(study) == {"quality": 2, "balanced": 2, "fast": 2}
+
+
+def with_quality(candidate: Candidate, metric: str, values: tuple[float, ...]) -> Candidate:
+    measurement = candidate.calibration.measurement
+    assert measurement is not None
+    quality = {metric: values, "deviation": values}
+    outcome = dataclasses.replace(measurement, quality=quality)
+    return dataclasses.replace(candidate, calibration=dataclasses.replace(candidate.calibration, outcome=outcome))
 
 
 def test_all_but_quality_are_the_knee_where_nothing_is_as_good_as_the_baseline() -> None:

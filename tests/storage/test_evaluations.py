@@ -40,7 +40,7 @@ counts = st.integers(0, 2**63 - 1)
 
 @st.composite
 def measurements(draw: st.DrawFn) -> Measurement:
-    metrics = draw(st.sets(st.sampled_from(["deviation", "psnr", "ssim", "alignment"])))
+    metrics = draw(st.sets(st.sampled_from(["deviation", "psnr", "alignment", "clip-score"])))
     return Measurement(
         quality={metric: (draw(finite), draw(finite)) for metric in metrics},
         latency_ms=tuple(draw(st.lists(finite, max_size=3))),
@@ -50,6 +50,8 @@ def measurements(draw: st.DrawFn) -> Measurement:
         network_calls=draw(counts),
         peak_memory_bytes=draw(counts),
         wall_s=draw(finite),
+        energy_j=tuple(draw(st.lists(finite, max_size=2))),
+        baseline_energy_j=tuple(draw(st.lists(finite, max_size=2))),
     )
 
 

@@ -51,7 +51,7 @@ def filled(
             "k1": Failure(kind=FailureKind.OUT_OF_MEMORY, reason="two\nlines, Bär"),
             "k0": make_measurement(0),
             "k2": make_measurement(1 / 3),
-            "alone": make_measurement(4),
+            "alone": dataclasses.replace(make_measurement(4), energy_j=(2.5, 2.25), baseline_energy_j=(5.0, 5.5)),
             "h0": measured,
         }
     )

@@ -1,0 +1,37 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from autotune.evaluators.presets import PRESETS
+from autotune.search.settings import Settings, make_settings, settings_from_json
+from autotune.spaces.errors import UsageError
+
+
+def settings(**options: object) -> Settings:
+    return make_settings("mini-flux", PRESETS["mini-flux"], evaluations=1, **options)  # type: ignore[arg-type]
+
+
+def test_held_out_prompts_and_seeds_are_none_of_the_calibrations(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\na dog\na ship\na cat\na cat\na frog\na dog\n")
+    for made in (settings(), settings(prompts=prompts)):
+        plan = made.plan("s")
+        assert plan.calibration.prompts
+        assert plan.held_out.prompts
+        assert not set(plan.calibration.prompts) & set(plan.held_out.prompts)
+        assert not set(plan.calibration.seeds) & set(plan.held_out.seeds)
+    prompts.write_text("a cat\na cat\n")
+    with pytest.raises(UsageError, match="two different prompts"):
+        settings(prompts=prompts)
+
+
+def test_metrics_are_kept_with_the_folders_of_their_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("weights").mkdir()
+    made = settings(metrics=["clip-score=weights"], objectives="latency,clip-score", constraints=["energy_j<=9"])
+    assert made.metrics == (f"clip-score={tmp_path / 'weights'}", "energy")
+    assert settings_from_json(json.loads(json.dumps(dataclasses.asdict(made)))) == made
+    with pytest.raises(UsageError, match="image-reward is not available"):
+        settings(objectives="latency,image-reward")
