@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from autotune.spaces.errors import UsageError
 
@@ -33,7 +33,7 @@ def bootstrap_interval(
     if (data == data[0]).all():
         return float(data[0]), float(data[0])
     resamples = data[_resampled(len(data), seed)]
-    return _percentiles(_STATISTICS[statistic](resamples, axis=1), level)
+    return percentile_interval(_STATISTICS[statistic](resamples, axis=1), level)
 
 
 def ratio_interval(
@@ -52,7 +52,7 @@ def ratio_interval(
         raise UsageError(f"the denominator of a ratio must be positive; got {bottom.min()}")
     rows = _resampled(len(top), seed)
     other_rows = rows if len(top) == len(bottom) else _resampled(len(bottom), seed + 1)
-    return _percentiles(np.median(top[rows], axis=1) / np.median(bottom[other_rows], axis=1), level)
+    return percentile_interval(np.median(top[rows], axis=1) / np.median(bottom[other_rows], axis=1), level)
 
 
 def mean_ratio_interval(
@@ -71,7 +71,19 @@ def mean_ratio_interval(
     means = bottom[rows].mean(axis=1)
     if (means <= 0).any():
         raise UsageError(f"the denominator of a ratio must be positive; got a mean of {means.min()}")
-    return _percentiles(top[rows].mean(axis=1) / means, level)
+    return percentile_interval(top[rows].mean(axis=1) / means, level)
+
+
+def resampled_means(table: ArrayLike, *, seed: int = 0) -> NDArray[np.float64]:
+    """Mean of each row on resamples of the columns: (N_RESAMPLES, n_rows) of a table (n_rows, n_prompts).
+
+    A resample draws the same prompts for all rows, and for all tables of as many prompts.
+    """
+    values = np.asarray(table, np.float64)
+    draws = _resampled(values.shape[1], seed)
+    counts = np.zeros(draws.shape)
+    np.add.at(counts, (np.arange(len(draws))[:, None], draws), 1.0)
+    return np.asarray(counts @ values.T / values.shape[1])
 
 
 def _checked(values: Sequence[float], level: float) -> NDArray[np.float64]:
@@ -89,6 +101,7 @@ def _resampled(n: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).integers(0, n, size=(N_RESAMPLES, n))
 
 
-def _percentiles(statistics: NDArray[np.float64], level: float) -> tuple[float, float]:
+def percentile_interval(statistics: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
+    """The central `level` (low, high) of a statistic's values on resamples, (n_resamples,)."""
     low, high = np.quantile(statistics, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     return float(low), float(high)

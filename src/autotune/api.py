@@ -18,11 +18,13 @@ from autotune.evaluators.resolve import resolve_model
 from autotune.evaluators.transfer import transfer_schedule
 from autotune.evaluators.user_pipeline import adopt_pipeline
 from autotune.evaluators.weightless import describe_model
+from autotune.reports.column_table import column_rows
 from autotune.reports.export import find_candidate, make_schedule_file
 from autotune.reports.foreign_export import write_for
 from autotune.reports.given_table import given_rows
 from autotune.reports.report import write_report
 from autotune.reports.tables import front_rows
+from autotune.search.ablation import N_MEMBERS, OnRemoval, ablate_front
 from autotune.search.budget import Spent
 from autotune.search.clock import SystemClock
 from autotune.search.given import FAMILY as GIVEN
@@ -30,8 +32,7 @@ from autotune.search.heartbeat import Heartbeat
 from autotune.search.progress import Progress
 from autotune.search.settings import Settings, make_budget, make_settings, settings_from_json
 from autotune.search.study import StudyLoop
-from autotune.search.worker_setup import make_pool
-from autotune.spaces.condition import Condition
+from autotune.search.worker_setup import check_condition, make_pool
 from autotune.spaces.errors import StudyExistsError, UsageError
 from autotune.spaces.schedule_file import ScheduleFile, save_schedule_file
 from autotune.spaces.study_record import StudyRecord
@@ -191,10 +192,39 @@ def resume(
             settings = dataclasses.replace(settings, budget=dataclasses.asdict(limits))
         adopted = None if pipe is None else adopt_pipeline(pipe)
         with _pool(settings, database, storage, sitting, adopted) as pool:
-            _check_condition(record, pool.condition)
+            check_condition(record, pool.condition)
             sitting.on_start(study)
             _run(study, settings, pool, database, sitting, Spent(wall_s=record.wall_s, worker_s=record.device_s))
         return Study(database.load_study(study), storage)
+
+
+def ablate(
+    study: str,
+    *,
+    members: int | None = None,
+    pipe: Any = None,
+    storage: str | None = None,
+    on_removal: OnRemoval = lambda done, total, what: None,
+) -> list[dict[str, object]]:
+    """Measure front members of a study again, each less one column at a time; what each column is worth.
+
+    The rows are those of `autotune.reports.column_table.column_rows`, which `autotune compare` shows too. What was
+    measured is kept, and not measured again.
+
+    Raises:
+        UsageError: no member has held-out values, or the model or the machine is not the one of the study.
+        StorageError: no study has this name.
+    """
+    with Database.open(storage, must_exist=storage is not None) as database:
+        record = database.load_study(study)
+        settings = settings_from_json(record.settings)
+        with _pool(settings, database, storage, Sitting(), None if pipe is None else adopt_pipeline(pipe)) as pool:
+            check_condition(record, pool.condition)
+            plan = settings.plan(study)
+            removals = ablate_front(
+                record, plan, pool, database, n_members=N_MEMBERS if members is None else members, on_removal=on_removal
+            )
+        return column_rows(record, removals)
 
 
 def load_study(study: str, *, storage: str | None = None) -> Study:
@@ -248,16 +278,6 @@ def _run(name: str, settings: Settings, pool: WorkerPool, database: Database, si
         progress=sitting.progress,
         interrupt=sitting.interrupt,
     ).run()
-
-
-def _check_condition(record: StudyRecord, condition: Condition) -> None:
-    then, now = record.condition.to_json(), condition.to_json()
-    for field, value in now.items():
-        if then[field] != value:
-            raise UsageError(
-                f"a study is resumed under the condition that it began under; {field} was {then[field]!r} and is "
-                f"{value!r} here: restore it, or begin a new study"
-            )
 
 
 def _free_name(database: Database, wanted: str | None, settings: Settings) -> str:
