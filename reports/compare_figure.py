@@ -28,23 +28,20 @@ Place = tuple[float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Series:
-    """A contender as it is drawn: `scale` is what its deviations are divided by, None where that is not known."""
+    """A contender as it is drawn."""
 
     contender: Contender
     colour: str
     marker: str
     absolute: bool
 
-    @property
-    def scale(self) -> float | None:
-        if self.absolute:
-            return 1.0
-        default = self.contender.default
-        return default.mean("deviation") or None if default and default.quality.get("deviation") else None
+    def scale(self, source: str) -> float | None:
+        """What deviations measured on these prompts are divided by; None where that is not known."""
+        return 1.0 if self.absolute else self.contender.deviation_scale(source)
 
     def place(self, point: Point) -> Place:
         x = median(point.measurement.latency_ms) if self.absolute else point.cost
-        return x, point.deviation / (self.scale or 1.0)
+        return x, point.deviation / (self.scale(point.source) or 1.0)
 
     def places(self, points: Sequence[Point]) -> list[Place]:
         return [self.place(p) for p in points if p.deviation > 0]
@@ -55,7 +52,7 @@ def draw_comparison(comparison: Comparison, absolute: bool, narrow: bool) -> Fig
 
     On the relative axes all default runs are at (1, 1); a contender whose default run was not measured is left out.
     """
-    shown = [s for s in _series(comparison, absolute) if s.contender.points and s.scale is not None]
+    shown = [s for s in _series(comparison, absolute) if s.contender.points and s.scale(s.contender.source) is not None]
     figure = Figure(figsize=(4.2, 5.6) if narrow else (8.6, 5.2), layout="constrained")
     axes = figure.add_subplot()
     axes.set_xlabel("ms per image" if absolute else "latency over the default run's")
@@ -107,19 +104,22 @@ def _draw_front(axes: Axes, series: _Series) -> None:
 
 
 def _draw_rivals(axes: Axes, series: _Series) -> None:
-    places = series.places(lower_front(series.contender.rivals))
+    rivals = lower_front(series.contender.rivals)
+    places = series.places(rivals)
     if places:
+        fill = series.colour if rivals[0].source == HELD_OUT else palette.light("paper")
         axes.plot(*_staircase(places), color=series.colour, lw=1.2, ls=(0, (4, 2)), zorder=2, alpha=0.8)
-        axes.plot(*_columns(places), "s", ms=4, mfc=palette.light("paper"), mec=series.colour, ls="none", zorder=2.5)
+        axes.plot(*_columns(places), "s", ms=4, mfc=fill, mec=series.colour, ls="none", zorder=2.5)
 
 
 def _default_runs(shown: Sequence[_Series], by_family: bool) -> list[tuple[float, float, str]]:
     """Where the default runs lie on absolute axes; the families of a study share one."""
     found = []
     for series in shown[:1] if by_family else shown:
-        default = series.contender.default
-        if default is not None and default.quality.get("deviation") and default.mean("deviation") > 0:
-            found.append((median(default.latency_ms), default.mean("deviation"), series.colour))
+        default = series.contender.default_at(series.contender.source)
+        deviation = series.contender.deviation_scale(series.contender.source)
+        if default is not None and deviation is not None:
+            found.append((median(default.latency_ms), deviation, series.colour))
     return found
 
 
@@ -140,7 +140,7 @@ def _across(series: _Series, point: Point) -> Interval | None:
 
 def _up(series: _Series, point: Point) -> Interval | None:
     """Of the mean deviation, or of its ratio to the default run's, paired by prompt."""
-    default = series.contender.default
+    default = series.contender.default_at(point.source)
     if series.absolute or default is None or point.measurement.n_prompts < 2:
         return deviation_interval(point)
     return mean_ratio_interval(point.measurement.quality["deviation"], default.quality["deviation"])

@@ -14,18 +14,20 @@ _UNTOLD = ("inventory_hash", "revision", "prediction", "start_timestep", "noise_
 """Fields of a condition that follow from others, or say little to people."""
 
 
+AXES = (
+    "Normalised axes: latency over that of the study's own default run, measured in turn with it, and deviation over "
+    "the default run's own on the same prompts. A default run of more steps lies nearer to the converged one, so its "
+    "1 asks for more; the absolute axes, and every hypervolume, take the deviation as it is."
+)
+
+
 def notes(comparison: Comparison) -> tuple[str, ...]:
     """Sentences on the values that count and on what the contenders share, the most important first."""
     found = [_measured_on(comparison)]
     if not comparison.by_family:
-        found += [text for c in comparison.contenders if (text := _rival_note(c)) is not None]
         records = [c.record for c in comparison.contenders]
-        found += [*_objective_notes(records), *_condition_notes(comparison)]
-    found.append(
-        "Normalised axes: latency over that of the study's own default run, measured in turn with it, and deviation "
-        "over the default run's own, on the same prompts. A default run of more steps lies nearer to the converged run, "
-        "so its 1 asks for more; the absolute axes, and every hypervolume, take the deviation as it is."
-    )
+        found += [*_rival_notes(comparison), *_objective_notes(records), *_condition_notes(comparison)]
+    found.append(AXES)
     return tuple(found)
 
 
@@ -76,17 +78,19 @@ def _members_note(contender: Contender) -> str:
     return f"{contender.name}: held-out values of {n} of {total} front members, on {contender.n_prompts} prompts{left}."
 
 
-def _rival_note(contender: Contender) -> str | None:
-    n, total = len(contender.rivals), contender.n_rivals
-    if total == 0:
-        return f"{contender.name} has no fewer-steps run to be held against."
-    if n == 0:
-        return (
-            f"None of the {total} best fewer-steps runs of {contender.name} has such values, so it has no rival here."
+def _rival_notes(comparison: Comparison) -> list[str]:
+    found, seen_again = [], []
+    for contender in comparison.contenders:
+        if not contender.rivals:
+            found.append(f"{contender.name} has no fewer-steps run to be held against.")
+        elif contender.rival_source != contender.source:
+            seen_again.append(f"{contender.n_verified} of {len(contender.rivals)} of {contender.name}")
+    if seen_again:
+        found.append(
+            f"Of the best fewer-steps runs, held-out values have {', '.join(seen_again)}. So they stand at the values of "
+            "the calibration prompts, which flatter them, and the gain over them is of such values on both sides."
         )
-    if n < total:
-        return f"Of the best fewer-steps runs of {contender.name}, {n} of {total} have such values and count."
-    return None
+    return found
 
 
 def _objective_notes(records: Sequence[StudyRecord]) -> list[str]:

@@ -51,13 +51,12 @@ def member_rows(comparison: Comparison) -> list[Row]:
     """
     rows: list[Row] = []
     for contender in comparison.contenders:
-        default = contender.default
-        scale = default.mean("deviation") if default and default.quality.get("deviation") else 0.0
         for role, points in (("member", contender.points), ("fewer-steps", contender.rivals)):
             for point in points:
                 row = {k: v for k, v in candidate_row(point.candidate, []).items() if k != "picks"}
                 place = {"front": contender.name, "role": role, "study": contender.record.name}
-                relative = point.deviation / scale if scale > 0 else None
+                scale = contender.deviation_scale(point.source)
+                relative = None if scale is None else point.deviation / scale
                 rows.append(place | {"relative_latency": point.cost, "relative_deviation": relative} | row)
     return rows
 

@@ -65,13 +65,14 @@ def hypervolume_table(comparison: Comparison) -> TextTable:
         if contender.n_prompts > 1:
             found["hypervolume"] = list(percentile_interval(resamples))
         if contender.rivals:
-            rival = point_resamples(contender.rivals)
-            fewer_steps = volume([(p.cost, p.deviation) for p in contender.rivals])
-            row |= {"fewer_steps": fewer_steps, "gain": contender.hypervolume - fewer_steps}
-            if contender.n_prompts > 1:
-                found |= {"fewer_steps": list(percentile_interval(rival))}
-                found |= {"gain": list(difference_interval(resamples, rival))}
-        row["fewer_steps_members"], row["fewer_steps_front"] = len(contender.rivals), contender.n_rivals
+            sides = (contender.against, contender.rivals)
+            ours, theirs = (volume([(p.cost, p.deviation) for p in points]) for points in sides)
+            row |= {"fewer_steps": theirs, "gain": ours - theirs}
+            if contender.rivals[0].measurement.n_prompts > 1:
+                first, second = map(point_resamples, sides)
+                found |= {"fewer_steps": list(percentile_interval(second))}
+                found |= {"gain": list(difference_interval(first, second))}
+        row |= {"fewer_steps_members": len(contender.rivals), "fewer_steps_source": contender.rival_source}
         rows.append(row | {"intervals": found})
     columns = {"name": "front", "model": "model", "members": "members", "source": "measured on", "prompts": "prompts",
                "hypervolume": "hypervolume", "fewer_steps": "fewer steps", "gain": "gain over them"}  # fmt: skip
@@ -182,7 +183,7 @@ def _single(comparison: Comparison) -> tuple[Contender, ...]:
 
 def _row(level: str, contender: Contender, member: Point | None, rival: Point | None) -> Row:
     row: Row = {"level": level, "name": contender.name, **_figures(member)}
-    row |= {f"rival_{key}": value for key, value in _figures(rival).items()}
+    row |= {f"rival_{key}": value for key, value in _figures(rival).items()} | {"rival_source": contender.rival_source}
     found: dict[str, object] = {}
     for point, prefix in ((member, ""), (rival, "rival_")):
         if point is not None:

@@ -22,8 +22,11 @@ class Contender:
     """One front, all of it measured on the prompts that `source` names.
 
     `points` are its members, the fastest first, at relative latency and mean deviation; `n_front` counts also those
-    without such values. `rivals` are the fewer-steps runs of the same study with such values, `n_rivals` all of its
-    fewer-steps front. `baseline` is the default run's evaluation there.
+    without such values. `baseline` is the default run.
+
+    `rivals` is the whole fewer-steps front of the same study. Only if all of it has held-out values, `n_verified` of
+    them, does it stand at those. Else it stands at its calibration values: what was not measured again is what the
+    front beats, and without it the rival would look weaker than it is. `against` is the front on the rivals' prompts.
     """
 
     name: str
@@ -32,13 +35,18 @@ class Contender:
     points: tuple[Point, ...]
     n_front: int
     rivals: tuple[Point, ...] = ()
-    n_rivals: int = 0
-    baseline: Evaluation | None = None
+    against: tuple[Point, ...] = ()
+    n_verified: int = 0
+    baseline: Candidate | None = None
 
-    @property
-    def default(self) -> Measurement | None:
-        """What was measured of the default run."""
-        return None if self.baseline is None else self.baseline.measurement
+    def default_at(self, source: str) -> Measurement | None:
+        """What was measured of the default run on the prompts of a source."""
+        return None if self.baseline is None else _measured(self.baseline, source)
+
+    def deviation_scale(self, source: str) -> float | None:
+        """The default run's deviation there, which relative deviations are in; None where it is not known, or 0."""
+        default = self.default_at(source)
+        return default.mean("deviation") or None if default and default.quality.get("deviation") else None
 
     @property
     def prompts_key(self) -> str | None:
@@ -46,7 +54,13 @@ class Contender:
 
         It is the key of the default run's evaluation, which the same schedule has everywhere.
         """
-        return None if self.default is None or self.baseline is None else self.baseline.key
+        evaluation = None if self.baseline is None else _evaluation(self.baseline, self.source)
+        return None if evaluation is None or evaluation.measurement is None else evaluation.key
+
+    @property
+    def rival_source(self) -> str | None:
+        """What the rivals were measured on; None where there are none."""
+        return self.rivals[0].source if self.rivals else None
 
     @property
     def n_prompts(self) -> int:
@@ -108,7 +122,7 @@ def family_contenders(record: StudyRecord) -> tuple[Contender, ...]:
     source = HELD_OUT if all(_measured(c, HELD_OUT) for c in members) else CALIBRATION
     own = {name: _points(front, source) for name, front in fronts.items()}
     together = lower_front([p for points in own.values() for p in points])
-    fields = {"record": record, "source": source, "baseline": _baseline(record, source)}
+    fields = {"record": record, "source": source, "baseline": baseline_of(record)}
     union = Contender(name=UNION, points=together, n_front=len(together), **fields)  # type: ignore[arg-type]
     families = (
         Contender(name=name, points=points, n_front=len(fronts[name]), **fields)  # type: ignore[arg-type]
@@ -127,15 +141,18 @@ def _study_contender(record: StudyRecord) -> Contender:
     front = _require_front(record)
     source = HELD_OUT if any(_measured(c, HELD_OUT) for c in front) else CALIBRATION
     rivals = calibration_front(record, RIVAL)
+    verified = [c for c in rivals if _measured(c, HELD_OUT)]
+    rival_source = source if len(verified) == len(rivals) else CALIBRATION
     return Contender(
         name=record.name,
         record=record,
         source=source,
         points=_points(front, source),
         n_front=len(front),
-        rivals=_points(rivals, source),
-        n_rivals=len(rivals),
-        baseline=_baseline(record, source),
+        rivals=_points(rivals, rival_source),
+        against=_points(front if rival_source == source else calibration_front(record), rival_source),
+        n_verified=len(verified),
+        baseline=baseline_of(record),
     )
 
 
@@ -149,8 +166,12 @@ def _require_front(record: StudyRecord) -> tuple[Candidate, ...]:
     return front
 
 
+def _evaluation(candidate: Candidate, source: str) -> Evaluation | None:
+    return candidate.held_out if source == HELD_OUT else candidate.calibration
+
+
 def _measured(candidate: Candidate, source: str) -> Measurement | None:
-    evaluation = candidate.held_out if source == HELD_OUT else candidate.calibration
+    evaluation = _evaluation(candidate, source)
     return None if evaluation is None else evaluation.measurement
 
 
@@ -165,10 +186,3 @@ def _points(candidates: Sequence[Candidate], source: str) -> tuple[Point, ...]:
                 Point(candidate=candidate, source=source, measurement=measurement, cost=place[0], deviation=place[1])
             )
     return tuple(sorted(points, key=lambda p: (p.cost, p.deviation)))
-
-
-def _baseline(record: StudyRecord, source: str) -> Evaluation | None:
-    baseline = baseline_of(record)
-    if baseline is None:
-        return None
-    return baseline.held_out if source == HELD_OUT else baseline.calibration
