@@ -87,8 +87,8 @@ def _rival_notes(comparison: Comparison) -> list[str]:
             seen_again.append(f"{contender.n_verified} of {len(contender.rivals)} of {contender.name}")
     if seen_again:
         found.append(
-            f"Of the best fewer-steps runs, held-out values have {', '.join(seen_again)}. So they stand at the values of "
-            "the calibration prompts, which flatter them, and the gain over them is of such values on both sides."
+            f"Of the best fewer-steps runs, held-out values have {', '.join(seen_again)}. So they stand at the values "
+            "of the calibration prompts, which flatter them, and the gain over them is of such values on both sides."
         )
     return found
 
