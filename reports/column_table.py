@@ -25,6 +25,8 @@ TITLES = {
     "guidance": "guidance",
 }
 
+_SHOWN = ("speedup", "deviation")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Replay:
@@ -90,9 +92,9 @@ def pick_table(record: StudyRecord, removals: Sequence[Removal]) -> TextTable | 
                 continue
             own = replay.members[member]
             figures = {**_figures(own, ""), **(_figures(rest, "without_") if rest is not None else {})}
-            found = {name: list(ends) for name, ends in intervals(own).items()}
+            found = {name: list(ends) for name, ends in intervals(own, _SHOWN).items()}
             if rest is not None:
-                found |= {f"without_{name}": list(ends) for name, ends in intervals(rest).items()}
+                found |= {f"without_{name}": list(ends) for name, ends in intervals(rest, _SHOWN).items()}
             what = TITLES[column] + (" (fails)" if rest is None else "")
             rows.append({"pick": " = ".join(picks), "title": what, **figures, "intervals": found})
     columns = {"pick": "pick", "title": "column", "speedup": "speed-up", "without_speedup": "without",
@@ -105,7 +107,7 @@ def _replay(record: StudyRecord, removals: Sequence[Removal]) -> _Replay:
     wanted = {removal.member for removal in removals}
     members = {
         c.schedule_hash: c.held_out.measurement
-        for c in record.candidates
+        for c in study_front(record)
         if c.schedule_hash in wanted and c.held_out is not None and c.held_out.measurement is not None
     }
     return _Replay(members=members, removals={(r.member, r.column): r for r in removals if r.member in members})

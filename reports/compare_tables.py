@@ -1,6 +1,7 @@
 """A comparison in rows: the tables that people see, one JSON object, one row per member."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from autotune.reports.column_table import column_rows, column_table, pick_table
 from autotune.reports.compare_notes import condition_table, notes
@@ -11,6 +12,7 @@ from autotune.reports.comparison import (
     equal_speed_table,
     hypervolume_table,
 )
+from autotune.reports.point import CALIBRATION
 from autotune.reports.tables import Row, candidate_row
 from autotune.reports.text_table import TextTable
 from autotune.spaces.ablation import Removal
@@ -53,7 +55,10 @@ def member_rows(comparison: Comparison) -> list[Row]:
     for contender in comparison.contenders:
         for role, points in (("member", contender.points), ("fewer-steps", contender.rivals)):
             for point in points:
-                row = {k: v for k, v in candidate_row(point.candidate, []).items() if k != "picks"}
+                candidate = point.candidate
+                if point.source == CALIBRATION:  # whatever else is known of it
+                    candidate = replace(candidate, held_out=None)
+                row = {k: v for k, v in candidate_row(candidate, []).items() if k != "picks"}
                 place = {"front": contender.name, "role": role, "study": contender.record.name}
                 scale = contender.deviation_scale(point.source)
                 relative = None if scale is None else point.deviation / scale

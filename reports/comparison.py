@@ -184,11 +184,14 @@ def _single(comparison: Comparison) -> tuple[Contender, ...]:
 def _row(level: str, contender: Contender, member: Point | None, rival: Point | None) -> Row:
     row: Row = {"level": level, "name": contender.name, **_figures(member)}
     row |= {f"rival_{key}": value for key, value in _figures(rival).items()} | {"rival_source": contender.rival_source}
-    found: dict[str, object] = {}
-    for point, prefix in ((member, ""), (rival, "rival_")):
-        if point is not None:
-            found |= {prefix + key: list(ends) for key, ends in intervals(point.measurement).items()}
-    return row | {"intervals": found}
+    return row | {"intervals": _intervals(member, "") | _intervals(rival, "rival_")}
+
+
+def _intervals(point: Point | None, prefix: str) -> dict[str, object]:
+    if point is None:
+        return {}
+    ends = intervals(point.measurement, ("latency_ms", "speedup", "deviation", "psnr"))
+    return {prefix + name: list(interval) for name, interval in ends.items()}
 
 
 def _figures(point: Point | None) -> Row:

@@ -3,7 +3,7 @@
 import csv
 import io
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import isfinite, nan
 
 from autotune.reports.point import HELD_OUT, Interval, final_measurement
@@ -66,14 +66,14 @@ def candidate_row(candidate: Candidate, picks: list[str]) -> Row:
     return row
 
 
-def intervals(measurement: Measurement) -> dict[str, Interval]:
-    """95 % bootstrap intervals of a measurement's figures, by the names of the table's columns."""
+def intervals(measurement: Measurement, names: Collection[str] = WITH_INTERVAL) -> dict[str, Interval]:
+    """95 % bootstrap intervals of some of a measurement's figures, by the names of the table's columns."""
     found: dict[str, Interval] = {}
-    if len(measurement.latency_ms) > 1:
+    if len(measurement.latency_ms) > 1 and not {"latency_ms", "speedup"}.isdisjoint(names):
         found["latency_ms"] = bootstrap_interval(measurement.latency_ms, statistic="median")
         if len(measurement.baseline_latency_ms) > 1:
             found["speedup"] = ratio_interval(measurement.baseline_latency_ms, measurement.latency_ms)
-    for metric in QUALITY:
+    for metric in (name for name in QUALITY if name in names):
         values = measurement.quality.get(metric, ())
         if len(values) > 1 and all(map(isfinite, values)):
             found[metric] = bootstrap_interval(values)

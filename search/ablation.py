@@ -70,33 +70,31 @@ def plan_removals(
 
 def ablate_front(
     record: StudyRecord,
+    members: Sequence[Candidate],
     plan: StudyPlan,
     pool: WorkerPool,
     database: Database,
-    *,
-    n_members: int = N_MEMBERS,
     on_removal: OnRemoval = lambda done, total, what: None,
 ) -> tuple[Removal, ...]:
-    """Measure front members less each column, as the verification measures members: same prompts, interleaved.
+    """Measure `ablated_members` less each column, as the verification measures members: same prompts, interleaved.
 
-    What was measured before is taken from the database, and so is what an ended process left.
+    What was measured before is not measured again. Returns it too: all that is noted for the study.
 
     Raises:
-        UsageError: the number is not positive, or no member has held-out values.
         EvaluatorError: the evaluator is broken.
     """
-    members = ablated_members(record, n_members)
     dispatcher = Dispatcher(pool, database)
     verification = Verification(plan.held_out, plan.verification, pool.condition.batch_size)
     planned = plan_removals(members, pool, lambda digest: dispatcher.key(digest, plan.held_out))
-    save_removals(database, record.name, [removal for removal, _ in planned])
-    labels = {c.schedule_hash: c.label for c in members}
+    by_hash = {c.schedule_hash: c for c in members}
+    earlier = [removal for removal in load_removals(database, record.name) if removal.member not in by_hash]
+    save_removals(database, record.name, [*earlier, *(removal for removal, _ in planned)])
     requests: dict[str, tuple[Request, str]] = {}
     for removal, rest in planned:
         if rest is not None and removal.schedule_hash is not None:
-            member = next(c for c in members if c.schedule_hash == removal.member)
+            member = by_hash[removal.member]
             stand_in = replace(member, schedule=rest, schedule_hash=removal.schedule_hash)
-            what = f"{labels[removal.member]}, without {removal.column}"
+            what = f"{member.label}, without {removal.column}"
             requests.setdefault(removal.schedule_hash, (verification.request(stand_in), what))
     with Heartbeat(database):
         _measure(dispatcher, requests, on_removal)

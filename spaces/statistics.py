@@ -1,5 +1,6 @@
 """Bootstrap intervals. The sampling unit is a prompt (or a timed run), never an image."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -80,10 +81,17 @@ def resampled_means(table: ArrayLike, *, seed: int = 0) -> NDArray[np.float64]:
     A resample draws the same prompts for all rows, and for all tables of as many prompts.
     """
     values = np.asarray(table, np.float64)
-    draws = _resampled(values.shape[1], seed)
+    return np.asarray(_weights(values.shape[1], seed) @ values.T)
+
+
+@functools.lru_cache(maxsize=8)
+def _weights(n: int, seed: int) -> NDArray[np.float64]:
+    """The share of each value in the mean of each resample: (N_RESAMPLES, n)."""
+    draws = _resampled(n, seed)
     counts = np.zeros(draws.shape)
-    np.add.at(counts, (np.arange(len(draws))[:, None], draws), 1.0)
-    return np.asarray(counts @ values.T / values.shape[1])
+    np.add.at(counts, (np.arange(len(draws))[:, None], draws), 1.0 / n)
+    counts.flags.writeable = False
+    return counts
 
 
 def _checked(values: Sequence[float], level: float) -> NDArray[np.float64]:

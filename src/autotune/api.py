@@ -24,7 +24,7 @@ from autotune.reports.foreign_export import write_for
 from autotune.reports.given_table import given_rows
 from autotune.reports.report import write_report
 from autotune.reports.tables import front_rows
-from autotune.search.ablation import N_MEMBERS, OnRemoval, ablate_front
+from autotune.search.ablation import N_MEMBERS, OnRemoval, ablate_front, ablated_members
 from autotune.search.budget import Spent
 from autotune.search.clock import SystemClock
 from autotune.search.given import FAMILY as GIVEN
@@ -212,18 +212,16 @@ def ablate(
     measured is kept, and not measured again.
 
     Raises:
-        UsageError: no member has held-out values, or the model or the machine is not the one of the study.
+        UsageError: the number is not positive, no member has held-out values, or the model or the machine is not the one of the study.
         StorageError: no study has this name.
     """
     with Database.open(storage, must_exist=storage is not None) as database:
         record = database.load_study(study)
+        chosen = ablated_members(record, N_MEMBERS if members is None else members)
         settings = settings_from_json(record.settings)
         with _pool(settings, database, storage, Sitting(), None if pipe is None else adopt_pipeline(pipe)) as pool:
             check_condition(record, pool.condition)
-            plan = settings.plan(study)
-            removals = ablate_front(
-                record, plan, pool, database, n_members=N_MEMBERS if members is None else members, on_removal=on_removal
-            )
+            removals = ablate_front(record, chosen, settings.plan(study), pool, database, on_removal)
         return column_rows(record, removals)
 
 

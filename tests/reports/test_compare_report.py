@@ -11,6 +11,7 @@ import matplotlib as mpl
 import pytest
 from PIL import Image
 
+from autotune.reports.compare_figure import draw_comparison
 from autotune.reports.compare_report import comparison_files, write_comparison
 from autotune.reports.compare_tables import comparison_json, comparison_tables, member_rows
 from autotune.reports.comparison import Comparison, compare
@@ -83,16 +84,19 @@ def test_csv_and_json_hold_every_member_in_full_precision(
     assert list(whole["columns"]) == ["mini-flux-first"]  # type: ignore[call-overload]
 
 
-def test_relative_deviation_is_over_the_default_run_on_the_same_prompts(comparison: Comparison) -> None:
+def test_every_row_is_of_the_prompts_that_it_names(comparison: Comparison) -> None:
+    """Also of a fewer-steps run that has held-out values, but stands with the others at its calibration values."""
     default = comparison.contenders[0].record.candidates[0]
-    scales = {
-        "held_out": default.held_out and default.held_out.measurement,
-        "calibration": default.calibration.measurement,
-    }
-    for row in member_rows(comparison):
-        scale = scales[str(row["source"]) if row["role"] == "member" else "calibration"]
-        if row["front"] == "mini-flux-first" and row["role"] == "member" and scale:
-            assert row["relative_deviation"] == pytest.approx(row["deviation"] / scale.mean("deviation"))  # type: ignore[operator]
+    assert default.held_out is not None
+    scales = {"held_out": default.held_out.measurement, "calibration": default.calibration.measurement}
+    points = [p for c in comparison.contenders for p in (*c.points, *c.rivals)]
+    rows = member_rows(comparison)
+    assert {(row["role"], row["source"]) for row in rows} == {("member", "held_out"), ("fewer-steps", "calibration")}
+    for row, point in zip(rows, points, strict=True):
+        scale = scales[point.source]
+        assert scale is not None
+        assert (row["source"], row["deviation"]) == (point.source, point.deviation)
+        assert row["relative_deviation"] == pytest.approx(point.deviation / scale.mean("deviation"))
 
 
 def test_text_of_the_studies_can_not_become_markup(record: StudyRecord) -> None:
@@ -118,8 +122,13 @@ def test_the_same_studies_give_the_same_bytes_in_a_folder_that_is_made(
 
 def test_families_and_studies_without_a_default_run_are_drawn_too(record: StudyRecord) -> None:
     bare = dataclasses.replace(record, name="bare", candidates=record.candidates[1:])
-    for records in ([record], [record, bare], [bare, dataclasses.replace(bare, name="bare too")]):
-        assert comparison_files(compare(records), {})["compare.html"]
+    too = dataclasses.replace(bare, name="bare too")
+    for records, n_shown in (([record], 4), ([record, bare], 1), ([bare, too], 0)):
+        figure = draw_comparison(compare(records), absolute=False, narrow=True)
+        legend = [text.get_text() for found in figure.legends for text in found.get_texts()]
+        shown = {c.name for c in compare(records).contenders} & set(legend)
+        assert len(shown) == n_shown
+        assert len(draw_comparison(compare(records), absolute=True, narrow=True).legends) == 1
 
 
 @pytest.fixture(scope="module")

@@ -78,8 +78,8 @@ def test_each_column_is_measured_away_once_as_the_verification_measures(
 ) -> None:
     evaluator, told = Counting(), []
     removals = ablate_front(
-        record, plan, InProcessPool(evaluator), database, n_members=5,
-        on_removal=lambda done, total, what: told.append((done, total, what)),
+        record, ablated_members(record, 5), plan, InProcessPool(evaluator), database,
+        lambda done, total, what: told.append((done, total, what)),
     )  # fmt: skip
     members = {c.schedule_hash: c for c in ablated_members(record, 5)}
     expected = [(h, name) for h, c in members.items() for name in COLUMNS if uses(c.schedule, name)]
@@ -100,9 +100,10 @@ def test_each_column_is_measured_away_once_as_the_verification_measures(
 
 def test_nothing_is_measured_twice(plan: StudyPlan, database: Database, record: StudyRecord) -> None:
     pool = InProcessPool(TabulatedEvaluator())
-    first = ablate_front(record, plan, pool, database, n_members=3)
+    members = ablated_members(record, 3)
+    first = ablate_front(record, members, plan, pool, database)
     evaluator = Counting()
-    again = ablate_front(record, plan, InProcessPool(evaluator), database, n_members=3)
+    again = ablate_front(record, members, plan, InProcessPool(evaluator), database)
     assert evaluator.scored == []
     assert again == first == load_removals(database, plan.name)
     assert load_removals(database, "another") == ()
@@ -126,8 +127,8 @@ def test_a_removal_that_leaves_rows_for_other_calls_is_left_out_with_its_reason(
             own = super().own_timesteps(n_steps)
             return (*own, own[-1] / 2)
 
-    removals = ablate_front(record, plan, InProcessPool(CallsOnceMore()), database)
-    members = {c.schedule_hash: c.schedule for c in ablated_members(record, 6)}
+    removals = ablate_front(record, ablated_members(record, 1000), plan, InProcessPool(CallsOnceMore()), database)
+    members = {c.schedule_hash: c.schedule for c in ablated_members(record, 1000)}
     for removal in removals:
         schedule = members[removal.member]
         meaningless = removal.column == "solver" and (schedule.cache or schedule.guidance) is not None
