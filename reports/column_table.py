@@ -70,6 +70,10 @@ def column_table(record: StudyRecord, removals: Sequence[Removal]) -> TextTable 
     ]
     reasons = {f"{row['title']}: {reason}" for row in rows for reason in row["reasons"]}  # type: ignore[attr-defined]
     notes += [f"Left out of {reason}." for reason in sorted(reasons)]
+    unused = [str(row["title"]) for row in rows if not row["used"]]
+    if unused:
+        notes.append(f"None of them uses {' or '.join(unused)}.")
+    rows = [row for row in rows if row["used"]]
     columns = {"title": "column", "used": "used by", "left_out": "left out", "with": "hypervolume with",
                "without": "without", "worth": "worth"}  # fmt: skip
     if not any(row["left_out"] for row in rows):
@@ -97,8 +101,8 @@ def pick_table(record: StudyRecord, removals: Sequence[Removal]) -> TextTable | 
                 found |= {f"without_{name}": list(ends) for name, ends in intervals(rest, _SHOWN).items()}
             what = TITLES[column] + (" (fails)" if rest is None else "")
             rows.append({"pick": " = ".join(picks), "title": what, **figures, "intervals": found})
-    columns = {"pick": "pick", "title": "column", "speedup": "speed-up", "without_speedup": "without",
-               "deviation": "deviation", "without_deviation": "without it"}  # fmt: skip
+    columns = {"pick": "pick", "title": "column", "speedup": "speed-up", "without_speedup": "without the column",
+               "deviation": "deviation", "without_deviation": "without the column"}  # fmt: skip
     title = f"Picks without a column: {record.name}"
     return TextTable(name="pick_columns", title=title, columns=columns, rows=rows) if rows else None
 

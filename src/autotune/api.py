@@ -212,7 +212,7 @@ def ablate(
     measured is kept, and not measured again.
 
     Raises:
-        UsageError: the number is not positive, no member has held-out values, or the model or the machine is not the one of the study.
+        UsageError: the number is not positive, no member has held-out values, or model or machine are not the study's.
         StorageError: no study has this name.
     """
     with Database.open(storage, must_exist=storage is not None) as database:

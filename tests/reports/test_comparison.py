@@ -133,11 +133,11 @@ def test_levels_show_the_first_measured_member_that_reaches_them(
     rows = equal_speed_table(comparison, absolute=absolute).rows
     assert len(rows) > 4
     for row in rows:
-        level = float(str(row["level"]).strip("<>= xms"))
+        limit = float(str(row["level"]).strip("<>= xms"))
         fit = [
             (m.mean("deviation"), c.schedule_hash)
             for c, m in fronts[str(row["name"])]
-            if (median(m.latency_ms) <= level if absolute else 1.0 / m.relative_latency >= level)
+            if (median(m.latency_ms) <= limit if absolute else 1.0 / m.relative_latency >= limit)
         ]
         assert row["schedule_hash"] == (min(fit)[1] if fit else None)
         assert row["deviation"] == (min(fit)[0] if fit else None)
