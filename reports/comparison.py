@@ -165,11 +165,9 @@ def _table(
 ) -> TextTable:
     speed = {"latency_ms": "ms/image"} if absolute else {"speedup": "speed-up"}
     quality = {"deviation": "deviation", "psnr": "PSNR"}
-    columns = {"level": "level", "name": "front", "label": "what"}
-    columns |= speed | quality if led_by in speed else quality | speed
-    if not comparison.by_family:
-        rivals = list(speed) if led_by in speed else list(quality)
-        columns |= {f"rival_{key}": f"fewer steps: {(speed | quality)[key]}" for key in rivals}
+    first, then = (speed, quality) if led_by in speed else (quality, speed)
+    rivals = {} if comparison.by_family else {f"rival_{key}": f"fewer steps: {text}" for key, text in first.items()}
+    columns = {"level": "level", "name": "front", **first, **rivals, **then, "label": "what"}
     if all(row["psnr"] is None for row in rows):
         columns = {key: text for key, text in columns.items() if not key.endswith("psnr")}
     bare = [key for key in columns if key not in (led_by, f"rival_{led_by}")]
