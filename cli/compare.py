@@ -53,13 +53,13 @@ def compare(
         print(f"wrote {write_comparison(comparison, removals, output, absolute=absolute)}")
         return
     from autotune.reports.compare_notes import notes
-    from autotune.reports.compare_tables import comparison_json, comparison_tables, member_rows
+    from autotune.reports.compare_tables import comparison_json, comparison_tables, members_csv
 
     if form is Format.JSON:
         print(json.dumps(comparison_json(comparison, removals), indent=1))
         return
     if form is Format.CSV:
-        print_rows(member_rows(comparison), {}, form)
+        print(members_csv(comparison), end="")
         return
     for note in notes(comparison):
         print(note)

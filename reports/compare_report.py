@@ -1,8 +1,5 @@
 """A comparison as a folder: one self-contained HTML page, its figures as PNG, the same as Markdown, members as CSV."""
 
-import csv
-import io
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,11 +8,10 @@ from markupsafe import Markup
 from autotune.reports import palette
 from autotune.reports.compare_figure import draw_comparison
 from autotune.reports.compare_notes import notes
-from autotune.reports.compare_tables import Removals, comparison_tables, member_rows
+from autotune.reports.compare_tables import Removals, comparison_tables, members_csv
 from autotune.reports.comparison import Comparison
 from autotune.reports.figure import render
 from autotune.reports.folder import write_files
-from autotune.reports.tables import Row
 from autotune.reports.templates import template_environment
 
 RELATIVE = (
@@ -65,20 +61,7 @@ def comparison_files(comparison: Comparison, removals: Removals, *, absolute: bo
     return {
         "relative.png": relative.png,
         "absolute.png": in_ms.png,
-        "members.csv": _csv(member_rows(comparison)).encode(),
+        "members.csv": members_csv(comparison).encode(),
         "compare.md": "\n".join(parts).encode(),
         "compare.html": page.encode(),
     }
-
-
-def _csv(rows: Sequence[Row]) -> str:
-    """Full precision, each interval as two columns at the end."""
-    buffer = io.StringIO()
-    plain = [name for name in rows[0] if name != "intervals"]
-    with_interval = sorted({name for row in rows for name in row["intervals"]})  # type: ignore[attr-defined]
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*plain, *(f"{name}_{end}" for name in with_interval for end in ("low", "high"))])
-    for row in rows:
-        ends = [row["intervals"].get(name, (None, None)) for name in with_interval]  # type: ignore[attr-defined]
-        writer.writerow([*(row[name] for name in plain), *(end for pair in ends for end in pair)])
-    return buffer.getvalue()

@@ -1,17 +1,14 @@
 """A comparison in rows: the tables that people see, one JSON object, one row per member."""
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from autotune.reports.column_table import column_rows, column_table, pick_table
 from autotune.reports.compare_notes import condition_table, notes
-from autotune.reports.comparison import (
-    Comparison,
-    difference_table,
-    equal_quality_table,
-    equal_speed_table,
-    hypervolume_table,
-)
+from autotune.reports.comparison import Comparison, difference_table, hypervolume_table
+from autotune.reports.equal_levels import equal_quality_table, equal_speed_table
 from autotune.reports.point import CALIBRATION
 from autotune.reports.tables import Row, candidate_row
 from autotune.reports.text_table import TextTable
@@ -64,6 +61,20 @@ def member_rows(comparison: Comparison) -> list[Row]:
                 relative = None if scale is None else point.deviation / scale
                 rows.append(place | {"relative_latency": point.cost, "relative_deviation": relative} | row)
     return rows
+
+
+def members_csv(comparison: Comparison) -> str:
+    """`member_rows` as CSV: full precision, each interval as two columns at the end."""
+    rows = member_rows(comparison)
+    buffer = io.StringIO()
+    plain = [name for name in rows[0] if name != "intervals"]
+    with_interval = sorted({name for row in rows for name in row["intervals"]})  # type: ignore[attr-defined]
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*plain, *(f"{name}_{end}" for name in with_interval for end in ("low", "high"))])
+    for row in rows:
+        ends = [row["intervals"].get(name, (None, None)) for name in with_interval]  # type: ignore[attr-defined]
+        writer.writerow([*(row[name] for name in plain), *(end for pair in ends for end in pair)])
+    return buffer.getvalue()
 
 
 def _records(comparison: Comparison) -> list[StudyRecord]:

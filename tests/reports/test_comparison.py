@@ -7,14 +7,9 @@ from statistics import median
 import pytest
 
 from autotune.reports.compare_notes import condition_table, notes
-from autotune.reports.comparison import (
-    compare,
-    difference_table,
-    equal_quality_table,
-    equal_speed_table,
-    hypervolume_table,
-)
+from autotune.reports.comparison import compare, difference_table, hypervolume_table
 from autotune.reports.contender import UNION
+from autotune.reports.equal_levels import AS_DEFAULT, equal_quality_table, equal_speed_table
 from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import Measurement
 from autotune.spaces.front import BASELINE, calibration_front, study_front
@@ -119,10 +114,12 @@ def test_levels_show_the_first_measured_member_that_reaches_them(
     comparison = compare([record, better])
     fronts = {study.name: [(c, held_out(c)) for c in study_front(study)] for study in (record, better)}
     rows = equal_quality_table(comparison, absolute=absolute).rows
-    assert {row["level"] for row in rows} >= {"PSNR >= 30 dB", "deviation <= 0.05"}
+    assert {row["level"] for row in rows} >= {AS_DEFAULT, "PSNR >= 30 dB", "deviation <= 0.05"}
     for row in rows:
         metric, sign, level = str(row["level"]).split()[:3]
         name = metric.lower()
+        if row["level"] == AS_DEFAULT:
+            name, sign, level = "deviation", "<=", str(held_out(record.candidates[0]).mean("deviation"))
         fit = [
             (m.relative_latency, c.schedule_hash)
             for c, m in fronts[str(row["name"])]
@@ -158,7 +155,7 @@ def test_members_without_held_out_values_are_left_out_and_counted(record: StudyR
 def test_psnr_levels_need_psnr_everywhere(record: StudyRecord, deviation_only: StudyRecord) -> None:
     table = equal_quality_table(compare([record, dataclasses.replace(deviation_only, name="bare")]), absolute=False)
     assert table.rows
-    assert all(str(row["level"]).startswith("deviation") for row in table.rows)
+    assert not any(str(row["level"]).startswith("PSNR") for row in table.rows)
     alone = equal_quality_table(compare([deviation_only, twin(deviation_only, "twin")]), absolute=False)
     assert not any(key.endswith("psnr") for key in alone.columns)
 
