@@ -45,8 +45,9 @@ def compare(
     from autotune.storage.study_ablation import load_removals
 
     with Database.open(storage, must_exist=storage is not None) as database:
-        comparison = compare_fronts([database.load_study(name) for name in studies])
-        removals = {name: load_removals(database, name) for name in studies}
+        records = [database.load_study(name) for name in studies]
+        comparison = compare_fronts(records)
+        removals = {record.name: load_removals(database, record) for record in records}
     if output is not None:
         from autotune.reports.compare_report import write_comparison
 
@@ -95,7 +96,8 @@ def ablate(
         print_rows(rows, {}, form)
         return
     with Database.open(storage, must_exist=storage is not None) as database:
-        record, removals = database.load_study(study), load_removals(database, study)
+        record = database.load_study(study)
+        removals = load_removals(database, record)
     tables = (column_table(record, removals), pick_table(record, removals))
     _print_tables([table for table in tables if table is not None])
 

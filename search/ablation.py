@@ -87,8 +87,8 @@ def ablate_front(
     verification = Verification(plan.held_out, plan.verification, pool.condition.batch_size)
     planned = plan_removals(members, pool, lambda digest: dispatcher.key(digest, plan.held_out))
     by_hash = {c.schedule_hash: c for c in members}
-    earlier = [removal for removal in load_removals(database, record.name) if removal.member not in by_hash]
-    save_removals(database, record.name, [*earlier, *(removal for removal, _ in planned)])
+    earlier = [removal for removal in load_removals(database, record) if removal.member not in by_hash]
+    save_removals(database, record, [*earlier, *(removal for removal, _ in planned)])
     requests: dict[str, tuple[Request, str]] = {}
     for removal, rest in planned:
         if rest is not None and removal.schedule_hash is not None:
@@ -98,7 +98,7 @@ def ablate_front(
             requests.setdefault(removal.schedule_hash, (verification.request(stand_in), what))
     with Heartbeat(database):
         _measure(dispatcher, requests, on_removal)
-    return load_removals(database, record.name)
+    return load_removals(database, record)
 
 
 def _measure(dispatcher: Dispatcher, requests: dict[str, tuple[Request, str]], on_removal: OnRemoval) -> None:

@@ -79,7 +79,9 @@ def removal_from_json(data: Mapping[str, object]) -> Removal:
     try:
         removal = Removal(**data)  # type: ignore[arg-type]
     except TypeError as error:
-        raise StorageError(f"a removal of a column has another form: {error}; run `autotune ablate` again") from error
+        raise StorageError(
+            f"a removal of a column has another form here: {error}; use the version that made it"
+        ) from error
     if removal.column not in COLUMNS:
         raise StorageError(f"a removal names one of {', '.join(COLUMNS)}; got {removal.column!r}")
     return removal

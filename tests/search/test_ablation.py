@@ -12,9 +12,9 @@ from autotune.search.ablation import ablate_front, ablated_members
 from autotune.search.budget import Budget
 from autotune.search.clock import SimulatedClock
 from autotune.search.study_plan import StudyPlan
-from autotune.spaces.ablation import COLUMNS, uses, without
+from autotune.spaces.ablation import COLUMNS, Removal, removal_from_json, uses, without
 from autotune.spaces.cache_plan import CachePlan
-from autotune.spaces.errors import UsageError
+from autotune.spaces.errors import StorageError, UsageError
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
 from autotune.spaces.front import pick, study_front
 from autotune.spaces.schedule import Schedule, canonical_schedule
@@ -105,8 +105,10 @@ def test_nothing_is_measured_twice(plan: StudyPlan, database: Database, record: 
     evaluator = Counting()
     again = ablate_front(record, members, plan, InProcessPool(evaluator), database)
     assert evaluator.scored == []
-    assert again == first == load_removals(database, plan.name)
-    assert load_removals(database, "another") == ()
+    assert again == first == load_removals(database, record)
+    elsewhere = dataclasses.replace(record, condition=dataclasses.replace(record.condition, device="another card"))
+    for other in (elsewhere, dataclasses.replace(record, name="another")):
+        assert load_removals(database, other) == ()
 
 
 def test_the_picks_come_first_and_the_others_span_the_front(record: StudyRecord) -> None:
@@ -148,6 +150,15 @@ def test_fits_go_with_the_solver_and_alone(record: StudyRecord) -> None:
     assert without(fitted, "fit", record.inventory, n) == dataclasses.replace(fitted, compensation=None)
     bare = without(fitted, "solver", record.inventory, n)
     assert (bare.time, bare.solver, bare.compensation) == (None, None, None)
+
+
+def test_a_removal_of_another_version_is_refused() -> None:
+    good = Removal(member="a", column="cache", schedule_hash="b", key="c").to_json()
+    assert removal_from_json(good) == Removal(member="a", column="cache", schedule_hash="b", key="c")
+    with pytest.raises(StorageError, match="another form here"):
+        removal_from_json(good | {"weight": 1})
+    with pytest.raises(StorageError, match="one of solver, fit, cache, guidance; got 'time'"):
+        removal_from_json(good | {"column": "time"})
 
 
 @pytest.mark.parametrize("n", [0, -1])
