@@ -71,9 +71,11 @@ class Studies:
         return study_contenders([study.record])[0].points
 
     def _note(self, study: Study, family: str, calls: int) -> None:
-        what = {"model": self._model, "family": family, "calls": calls, "seed": self._seed}
-        self._bench.row("schedules tried", len(study.record.candidates), **what)
-        self._bench.row("seconds of the study", study.record.wall_s, **what)
+        for figure, value in (
+            ("schedules tried", len(study.record.candidates)),
+            ("seconds of the study", study.record.wall_s),
+        ):
+            self._bench.row(figure, value, model=self._model, family=family, calls=calls, seed=self._seed)
 
 
 def main() -> None:

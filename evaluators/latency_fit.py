@@ -116,7 +116,7 @@ def _speeds_between_default_runs(runs: Sequence[TimedRun]) -> Array:
     """Seconds of a default call at each run over their median, between default runs interpolated: (n_runs,)."""
     known = [i for i, run in enumerate(runs) if _is_default(run)]
     seconds = np.array([np.median(runs[i].call_seconds) for i in known])
-    return np.interp(np.arange(len(runs)), known, seconds / np.median(seconds))
+    return np.asarray(np.interp(np.arange(len(runs)), known, seconds / np.median(seconds)))
 
 
 def _own_speeds(

@@ -3,9 +3,7 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from autotune.reports import palette
@@ -14,6 +12,7 @@ from autotune.reports.heat_map import solver_text
 from autotune.reports.provenance import duration_text, failure_rows, provenance_sections
 from autotune.reports.sample_grid import SampleRow, data_uri
 from autotune.reports.tables import Row, interval_of, interval_text, number_text, source_text
+from autotune.reports.templates import template_environment
 from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.study_record import StudyRecord
@@ -55,15 +54,8 @@ def render_page(
     samples: Sequence[SampleRow],
 ) -> str:
     """The page of a study; every text from the record is escaped, the figures stand in it as SVG."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"svg": Markup, "number": number_text, "source": source_text, "interval": _interval}
+    environment = template_environment()
+    environment.filters |= {"number": number_text, "source": source_text, "interval": _interval}
     failures = failure_rows(record)
     return environment.get_template("report.html").render(
         record=record,

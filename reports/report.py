@@ -6,6 +6,7 @@ from pathlib import Path
 
 from autotune.reports.figure import Rendered, render, render_png
 from autotune.reports.finding import family_rows, sentences
+from autotune.reports.folder import write_files
 from autotune.reports.front_figure import FrontPlot, draw_front, outside_frame
 from autotune.reports.heat_map import cell_states, draw_heat_map
 from autotune.reports.page import PickSection, render_page
@@ -13,9 +14,7 @@ from autotune.reports.point import cost_name, study_points, volume
 from autotune.reports.progress_figure import draw_progress, hypervolume_history
 from autotune.reports.sample_grid import SampleRow, draw_samples, read_sheet
 from autotune.reports.tables import Row, candidate_row, front_rows, refuted_rows, to_csv, to_markdown
-from autotune.spaces.atomic_write import write_atomically
 from autotune.spaces.cache_action import CacheAction
-from autotune.spaces.errors import StorageError
 from autotune.spaces.front import PICKS, baseline_of, pick, reported_measurement, study_front
 from autotune.spaces.study_record import Candidate, StudyRecord
 
@@ -33,15 +32,7 @@ def write_report(record: StudyRecord, load_artifact: LoadArtifact, folder: Path)
         StorageError: a file can't be written.
         UsageError: the study's settings name an unknown objective.
     """
-    files = report_files(record, load_artifact)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"a report needs a folder that can be written; {folder}: {error.strerror or error}; choose another"
-        ) from error
-    for name, data in files.items():
-        write_atomically(folder / name, data)
+    write_files(report_files(record, load_artifact), folder)
     return folder / "report.html"
 
 

@@ -3,7 +3,7 @@
 import csv
 import io
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import isfinite, nan
 
 from autotune.reports.point import HELD_OUT, Interval, final_measurement
@@ -136,16 +136,16 @@ def candidate_row(candidate: Candidate, picks: list[str]) -> Row:
     return row
 
 
-def intervals(measurement: Measurement) -> dict[str, Interval]:
-    """95 % bootstrap intervals of a measurement's figures, by the names of the table's columns."""
+def intervals(measurement: Measurement, names: Collection[str] = WITH_INTERVAL) -> dict[str, Interval]:
+    """95 % bootstrap intervals of some of a measurement's figures, by the names of the table's columns."""
     found: dict[str, Interval] = {}
-    if len(measurement.latency_ms) > 1:
+    if len(measurement.latency_ms) > 1 and not {"latency_ms", "speedup"}.isdisjoint(names):
         found["latency_ms"] = bootstrap_interval(measurement.latency_ms, statistic="median")
         if len(measurement.baseline_latency_ms) > 1:
             found["speedup"] = ratio_interval(measurement.baseline_latency_ms, measurement.latency_ms)
-    if len(measurement.energy_j) > 1:
+    if len(measurement.energy_j) > 1 and "energy_j" in names:
         found["energy_j"] = bootstrap_interval(measurement.energy_j, statistic="median")
-    for metric in (*QUALITY, *REWARDS):
+    for metric in (name for name in (*QUALITY, *REWARDS) if name in names):
         values = measurement.quality.get(metric, ())
         if len(values) > 1 and all(map(isfinite, values)):
             found[metric] = bootstrap_interval(values)
@@ -200,7 +200,7 @@ def to_markdown(rows: Sequence[Mapping[str, object]]) -> str:
             *(figure_text(row, name) for name in figures), number_text("relative_macs", row["relative_macs"]),
             source_text(row), str(row.get("support", "-")), str(row["schedule_hash"])[:12],
         )  # fmt: skip
-        lines.append("| " + " | ".join(_markdown_cell(cell) for cell in cells) + " |")
+        lines.append("| " + " | ".join(markdown_cell(cell) for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -252,5 +252,6 @@ def _names(picks: object) -> list[str]:
     return [str(name) for name in picks]
 
 
-def _markdown_cell(text: str) -> str:
+def markdown_cell(text: str) -> str:
+    """The text of one cell of a Markdown table, on one line and without markup of its own."""
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())

@@ -15,7 +15,9 @@ from autotune.evaluators.reference import ArtifactCache
 from autotune.evaluators.rewards import ENERGY_METRIC, parse_metric
 from autotune.evaluators.worker import Worker
 from autotune.search.settings import Settings
+from autotune.spaces.condition import Condition
 from autotune.spaces.errors import UsageError
+from autotune.spaces.study_record import StudyRecord
 from autotune.storage.database import Database
 from autotune.storage.location import parse_location
 
@@ -49,6 +51,19 @@ def make_pool(
     if adopted is not None:
         raise UsageError("workers in other processes load the model by its name; give that, or use one worker")
     return RayPool(load, n_workers, address=ray_address)
+
+
+def check_condition(record: StudyRecord, condition: Condition, protocol: str) -> None:
+    """Raise a UsageError that names the first difference between a study's condition and the one here."""
+    then, now = record.condition.to_json(), condition.to_json()
+    # What is measured, and with which rewards: their weights may have changed in the hub or on the disk.
+    then["protocol"], now["protocol"] = record.provenance.get("protocol", protocol), protocol
+    for field, value in now.items():
+        if then[field] != value:
+            raise UsageError(
+                f"a study goes on under the condition that it began under; {field} was {then[field]!r} and is "
+                f"{value!r} here: restore it, or begin a new study"
+            )
 
 
 def load_worker(settings: Settings, storage: str | None, host: str) -> Worker:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from autotune.spaces.evaluation import Measurement
 from autotune.spaces.objective import OBJECTIVES, objective_value
-from autotune.spaces.statistics import mean_draws, percentiles, ratio_draws
+from autotune.spaces.statistics import mean_draws, percentile_interval, ratio_draws
 
 Array = NDArray[np.float64]
 
@@ -131,5 +131,5 @@ def overfit(
     interval = None
     if min(len(a) for a, _ in pairs) > 1 and min(float(d.min()) for d in draws) > 0:
         drawn = (draws[1][0] / draws[1][1]) / (draws[0][0] / draws[0][1]) - 1.0
-        interval = percentiles(sign * drawn)
+        interval = percentile_interval(sign * drawn)
     return Overfit(metric=metric, shift=float(before[0] - after[0]), excess=float(excess), interval=interval)

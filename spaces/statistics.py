@@ -1,10 +1,11 @@
 """Bootstrap intervals. The sampling unit is a prompt (or a timed run), never an image."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from autotune.spaces.errors import UsageError
 
@@ -34,7 +35,7 @@ def bootstrap_interval(
         raise UsageError(f"statistic must be one of {', '.join(_STATISTICS)}; got {statistic!r}")
     if (data == data[0]).all():
         return float(data[0]), float(data[0])
-    return percentiles(_STATISTICS[statistic](data[_resampled(len(data), seed)], axis=1), level)
+    return percentile_interval(_STATISTICS[statistic](data[_resampled(len(data), seed)], axis=1), level)
 
 
 def ratio_interval(
@@ -48,7 +49,7 @@ def ratio_interval(
     Raises:
         UsageError: an empty side, a value that is not finite, a denominator that is not positive, or a bad level.
     """
-    return percentiles(
+    return percentile_interval(
         ratio_draws(_checked(numerator, level).tolist(), _checked(denominator, level).tolist(), seed), level
     )
 
@@ -72,8 +73,7 @@ def mean_draws(values: Sequence[float], seed: int) -> Array:
 
     Of equally many prompts, the same seed draws the same ones, so that draws of two schedules differ as pairs do.
     """
-    data = np.asarray(values, np.float64)
-    return np.asarray(data[_resampled(len(data), seed)].mean(axis=1))
+    return resampled_means([values], seed=seed)[:, 0]
 
 
 def mean_ratio_interval(
@@ -91,10 +91,29 @@ def mean_ratio_interval(
     means = mean_draws(bottom.tolist(), seed)
     if (means <= 0).any():
         raise UsageError(f"the denominator of a ratio must be positive; got a mean of {means.min()}")
-    return percentiles(mean_draws(top.tolist(), seed) / means, level)
+    return percentile_interval(mean_draws(top.tolist(), seed) / means, level)
 
 
-def percentiles(draws: Array, level: float = 0.95) -> tuple[float, float]:
+def resampled_means(table: ArrayLike, *, seed: int = 0) -> Array:
+    """Mean of each row on resamples of the columns: (N_RESAMPLES, n_rows) of a table (n_rows, n_prompts).
+
+    A resample draws the same prompts for all rows, and for all tables of as many prompts.
+    """
+    values = np.asarray(table, np.float64)
+    return np.asarray(_weights(values.shape[1], seed) @ values.T)
+
+
+@functools.lru_cache(maxsize=8)
+def _weights(n: int, seed: int) -> Array:
+    """The share of each value in the mean of each resample: (N_RESAMPLES, n)."""
+    draws = _resampled(n, seed)
+    counts = np.zeros(draws.shape)
+    np.add.at(counts, (np.arange(len(draws))[:, None], draws), 1.0 / n)
+    counts.flags.writeable = False
+    return counts
+
+
+def percentile_interval(draws: Array, level: float = 0.95) -> tuple[float, float]:
     """The interval (low, high) that holds the share `level` of bootstrap draws, with equal tails."""
     low, high = np.quantile(draws, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     return float(low), float(high)

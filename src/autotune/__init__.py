@@ -8,10 +8,10 @@ schedules decide on; `tune`, `resume` and `load_study` search. Each is imported 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autotune.api import Sitting, Study, load_study, resume, tune
+    from autotune.api import Sitting, Study, ablate, load_study, resume, tune
     from autotune.evaluators.apply import applied, apply, compile_leaves, remove
 
-__all__ = ["Sitting", "Study", "applied", "apply", "compile_leaves", "load_study", "remove", "resume", "tune"]
+__all__ = ["Sitting", "Study", "ablate", "applied", "apply", "compile_leaves", "load_study", "remove", "resume", "tune"]
 
 
 def __getattr__(name: str) -> Any:

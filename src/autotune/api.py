@@ -18,11 +18,13 @@ from autotune.evaluators.resolve import resolve_model
 from autotune.evaluators.transfer import transfer_schedule
 from autotune.evaluators.user_pipeline import adopt_pipeline
 from autotune.evaluators.weightless import describe_model
+from autotune.reports.column_table import column_rows
 from autotune.reports.export import find_candidate, make_schedule_file
 from autotune.reports.foreign_export import write_for
 from autotune.reports.given_table import given_rows
 from autotune.reports.report import write_report
 from autotune.reports.tables import front_rows, refuted_rows
+from autotune.search.ablation import N_MEMBERS, OnRemoval, ablate_front, ablated_members
 from autotune.search.budget import Spent
 from autotune.search.clock import SystemClock
 from autotune.search.given import FAMILY as GIVEN
@@ -30,8 +32,7 @@ from autotune.search.heartbeat import Heartbeat
 from autotune.search.progress import Progress
 from autotune.search.settings import Settings, make_budget, make_settings, settings_from_json
 from autotune.search.study import StudyLoop
-from autotune.search.worker_setup import make_pool
-from autotune.spaces.condition import Condition
+from autotune.search.worker_setup import check_condition, make_pool
 from autotune.spaces.errors import StudyExistsError, UsageError
 from autotune.spaces.schedule_file import ScheduleFile, save_schedule_file
 from autotune.spaces.study_record import StudyRecord
@@ -199,10 +200,37 @@ def resume(
             settings = dataclasses.replace(settings, budget=dataclasses.asdict(limits))
         adopted = None if pipe is None else adopt_pipeline(pipe)
         with _pool(settings, database, storage, sitting, adopted) as pool:
-            _check_condition(record, pool.condition, pool.protocol)
+            check_condition(record, pool.condition, pool.protocol)
             sitting.on_start(study)
             _run(study, settings, pool, database, sitting, Spent(wall_s=record.wall_s, worker_s=record.device_s))
         return Study(database.load_study(study), storage)
+
+
+def ablate(
+    study: str,
+    *,
+    members: int | None = None,
+    pipe: Any = None,
+    storage: str | None = None,
+    on_removal: OnRemoval = lambda done, total, what: None,
+) -> list[dict[str, object]]:
+    """Measure front members of a study again, each less one column at a time; what each column is worth.
+
+    The rows are those of `autotune.reports.column_table.column_rows`, which `autotune compare` shows too. What was
+    measured is kept, and not measured again.
+
+    Raises:
+        UsageError: the number is not positive, no member has held-out values, or model or machine are not the study's.
+        StorageError: no study has this name.
+    """
+    with Database.open(storage, must_exist=storage is not None) as database:
+        record = database.load_study(study)
+        chosen = ablated_members(record, N_MEMBERS if members is None else members)
+        settings = settings_from_json(record.settings)
+        with _pool(settings, database, storage, Sitting(), None if pipe is None else adopt_pipeline(pipe)) as pool:
+            check_condition(record, pool.condition, pool.protocol)
+            removals = ablate_front(record, chosen, settings.plan(study), pool, database, on_removal)
+        return column_rows(record, removals)
 
 
 def load_study(study: str, *, storage: str | None = None) -> Study:
@@ -256,18 +284,6 @@ def _run(name: str, settings: Settings, pool: WorkerPool, database: Database, si
         progress=sitting.progress,
         interrupt=sitting.interrupt,
     ).run()
-
-
-def _check_condition(record: StudyRecord, condition: Condition, protocol: str) -> None:
-    then, now = record.condition.to_json(), condition.to_json()
-    # What is measured, and with which rewards: their weights may have changed in the hub or on the disk.
-    then["protocol"], now["protocol"] = record.provenance.get("protocol", protocol), protocol
-    for field, value in now.items():
-        if then[field] != value:
-            raise UsageError(
-                f"a study is resumed under the condition that it began under; {field} was {then[field]!r} and is "
-                f"{value!r} here: restore it, or begin a new study"
-            )
 
 
 def _free_name(database: Database, wanted: str | None, settings: Settings) -> str:

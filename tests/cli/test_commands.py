@@ -45,6 +45,8 @@ def test_help_is_there_at_once() -> None:
         "validate",
         "apply",
         "report",
+        "compare",
+        "ablate",
         "transfer",
         "doctor",
     )
@@ -68,7 +70,7 @@ def test_only_what_computes_loads_torch(small: Place) -> None:
     storage = ("--storage", small.storage)
     helped = loaded_by(small, "--help")
     assert not helped & {*HEAVY, "sqlalchemy", "matplotlib", "numpy", "rich"}
-    for reading in (["front", "small"], ["show", "small"], ["list", "studies"]):
+    for reading in (["front", "small"], ["show", "small"], ["list", "studies"], ["compare", "small"]):
         assert not loaded_by(small, *reading, *storage) & {*HEAVY, "matplotlib"}
     assert not loaded_by(small, "export", "small", "-o", "light.json", *storage) & {*HEAVY, "matplotlib"}
     ((cached,), *_) = query(small, "SELECT schedule_hash FROM candidate WHERE label LIKE 'FORA%'")

@@ -1,0 +1,125 @@
+"""What a reader of a comparison must know first: which values count, what differs, what the axes mean."""
+
+from collections.abc import Sequence
+
+from autotune.reports.comparison import Comparison
+from autotune.reports.contender import Contender
+from autotune.reports.point import HELD_OUT
+from autotune.reports.tables import Row
+from autotune.reports.text_table import TextTable
+from autotune.spaces.front import record_constraints, record_objectives
+from autotune.spaces.study_record import StudyRecord
+
+_UNTOLD = ("inventory_hash", "revision", "prediction", "start_timestep", "noise_schedule", "scheduler_class")
+"""Fields of a condition that follow from others, or say little to people."""
+
+
+AXES = (
+    "Normalised axes: latency over that of the study's own default run, measured in turn with it, and deviation over "
+    "the default run's own on the same prompts. A default run of more steps lies nearer to the converged one, so its "
+    "1 asks for more; the absolute axes, and every hypervolume, take the deviation as it is."
+)
+
+
+def notes(comparison: Comparison) -> tuple[str, ...]:
+    """Sentences on the values that count and on what the contenders share, the most important first."""
+    found = [_measured_on(comparison)]
+    if not comparison.by_family:
+        records = [c.record for c in comparison.contenders]
+        found += [*_rival_notes(comparison), *_objective_notes(records), *_condition_notes(comparison)]
+    found.append(AXES)
+    return tuple(found)
+
+
+def condition_table(comparison: Comparison) -> TextTable | None:
+    """The fields in which the conditions, objectives and constraints of the studies differ; None where none does."""
+    records = [c.record for c in comparison.contenders]
+    told = [_told(record) for record in records]
+    rows: list[Row] = []
+    for field in told[0]:
+        values = [facts[field] for facts in told]
+        if len(set(values)) > 1:
+            rows.append({"field": field.replace("_", " "), **{r.name: v for r, v in zip(records, values, strict=True)}})
+    if comparison.by_family or not rows:
+        return None
+    columns = {"field": "", **{record.name: record.name for record in records}}
+    return TextTable(name="conditions", title="What differs", columns=columns, rows=rows)
+
+
+def _told(record: StudyRecord) -> dict[str, str]:
+    facts: dict[str, object] = {k: v for k, v in record.condition.to_json().items() if k not in _UNTOLD}
+    facts["versions"] = ", ".join(f"{name} {version}" for name, version in record.condition.versions)
+    facts["objectives"] = ", ".join(record_objectives(record))
+    facts["constraints"] = ", ".join(map(str, record_constraints(record))) or "none"
+    return {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in facts.items()}
+
+
+def _measured_on(comparison: Comparison) -> str:
+    first = comparison.contenders[0]
+    if comparison.by_family:
+        n_prompts = f"{first.n_prompts} prompts"
+        if first.source == HELD_OUT:
+            return f"Held-out values of every member of every family's own front, on {n_prompts}."
+        return (
+            f"Values of the {n_prompts} that the search chose by, which flatter all families alike, with single "
+            "timings: only what stood on the common front was measured again on held-out prompts."
+        )
+    return " ".join(_members_note(contender) for contender in comparison.contenders)
+
+
+def _members_note(contender: Contender) -> str:
+    n, total = len(contender.points), contender.n_front
+    if contender.source != HELD_OUT:
+        return (
+            f"{contender.name} has no held-out values: its {n} members stand at those of the prompts that the search "
+            "chose by, which flatter."
+        )
+    left = f"; the other {total - n} are left out" if n < total else ""
+    return f"{contender.name}: held-out values of {n} of {total} front members, on {contender.n_prompts} prompts{left}."
+
+
+def _rival_notes(comparison: Comparison) -> list[str]:
+    found, seen_again = [], []
+    for contender in comparison.contenders:
+        if not contender.rivals:
+            found.append(f"{contender.name} has no fewer-steps run to be held against.")
+        elif contender.rival_source != contender.source:
+            seen_again.append(f"{contender.n_verified} of {len(contender.rivals)} of {contender.name}")
+    if seen_again:
+        found.append(
+            f"Of the best fewer-steps runs, held-out values have {', '.join(seen_again)}. So they stand at the values "
+            "of the calibration prompts, which flatter them, and the gain over them is of such values on both sides."
+        )
+    return found
+
+
+def _objective_notes(records: Sequence[StudyRecord]) -> list[str]:
+    found = []
+    for record in records:
+        objectives = record_objectives(record)
+        missing = [name for name in ("latency", "deviation") if name not in objectives]
+        if missing:
+            found.append(
+                f"{record.name} minimised {', '.join(objectives)}: its front was not chosen by "
+                f"{' and '.join(missing)}, by which it is compared here."
+            )
+    return found
+
+
+def _condition_notes(comparison: Comparison) -> list[str]:
+    found = []
+    records = [contender.record for contender in comparison.contenders]
+    conditions = {record.condition.hash for record in records}
+    if len(conditions) > 1:
+        found.append(
+            "The conditions differ (see the table): speed-ups and hypervolumes are each study's against its own "
+            "default run, and PSNR and deviation are to its own converged run."
+        )
+    if len({record.condition.device for record in records}) > 1:
+        found.append("The devices differ: milliseconds say as much about them as about the schedules.")
+    keys = [contender.prompts_key for contender in comparison.contenders]
+    if len(set(keys)) > len(conditions):
+        found.append("Studies under one condition were measured on different prompts, which differ in difficulty.")
+    if None in keys or len(set(keys)) == len(keys):
+        found.append("No two studies share condition and prompts, so no difference of theirs has a paired interval.")
+    return found

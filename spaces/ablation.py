@@ -1,0 +1,87 @@
+"""A schedule without one of its columns: the replay that tells what each column is worth."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+from autotune.spaces.errors import ScheduleError, StorageError
+from autotune.spaces.evaluation import Evaluation
+from autotune.spaces.inventory import Inventory
+from autotune.spaces.schedule import Schedule, canonical_schedule
+
+COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "solver": ("time", "solver", "start", "compensation", "correction"),
+        "fit": ("compensation", "correction"),
+        "cache": ("cache", "policy"),
+        "guidance": ("guidance",),
+    }
+)
+"""What is taken away together, as fields of `Schedule`: the fitted ratios and corrections need the solver column."""
+
+
+def uses(schedule: Schedule, column: str) -> bool:
+    """Whether a schedule has anything in a column of `COLUMNS`."""
+    return any(getattr(schedule, name) is not None for name in COLUMNS[column])
+
+
+def without(schedule: Schedule, column: str, inventory: Inventory, n_own_calls: int) -> Schedule:
+    """The canonical schedule in which a column of `COLUMNS` is the pipeline's own; the steps stay.
+
+    Args:
+        schedule: one that uses the column.
+        column: a key of `COLUMNS`.
+        inventory: the sites of the model.
+        n_own_calls: network calls of the pipeline's own sampler at the schedule's number of steps.
+
+    Raises:
+        ScheduleError: the rows of other columns belong to another number of network calls than the own sampler makes.
+    """
+    own: dict[str, Any] = dict.fromkeys(COLUMNS[column])
+    rest = replace(schedule, **own)
+    plan, rows, policy = rest.cache, rest.guidance, rest.policy
+    n_rows = plan.n_calls if plan else len(rows) if rows else policy.n_calls if policy else None
+    if rest.time is None and n_rows is not None and n_rows != n_own_calls:
+        raise ScheduleError(
+            f"the own sampler calls the network {n_own_calls} times in {rest.n_steps} steps, and the other columns "
+            f"have {n_rows} rows"
+        )
+    return canonical_schedule(rest, inventory)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removal:
+    """A front member less one column, both by schedule hash; `key` is that of its held-out evaluation.
+
+    Where the removal means nothing, `reason` says why, and there is no schedule and no key.
+    """
+
+    member: str
+    column: str
+    schedule_hash: str | None = None
+    key: str | None = None
+    reason: str = ""
+    evaluation: Evaluation | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """A JSON object that `removal_from_json` reads back, without the evaluation."""
+        names = ("member", "column", "schedule_hash", "key", "reason")
+        return {name: getattr(self, name) for name in names}
+
+
+def removal_from_json(data: Mapping[str, object]) -> Removal:
+    """The removal that `Removal.to_json` wrote.
+
+    Raises:
+        StorageError: the object is of another form.
+    """
+    try:
+        removal = Removal(**data)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise StorageError(
+            f"a removal of a column has another form here: {error}; use the version that made it"
+        ) from error
+    if removal.column not in COLUMNS:
+        raise StorageError(f"a removal names one of {', '.join(COLUMNS)}; got {removal.column!r}")
+    return removal
