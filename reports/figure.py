@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,18 +39,29 @@ _RC: Any = {
 Draw = Callable[[bool], Figure]
 """Draws a figure; the argument says whether it is for a narrow page (a phone)."""
 
+Places = tuple[tuple[float, float] | None, ...]
+"""Where things lie in a figure, in percent from the left and from the top; None outside the frame."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
-    """One drawing in three forms: SVG text for wide and for narrow pages, and a PNG on white."""
+    """One drawing in three forms: SVG text for wide and for narrow pages, and a PNG on white.
+
+    The places are those of the data points that `render` was given, in their order.
+    """
 
     wide: str
     narrow: str
     png: bytes
+    wide_places: Places = ()
+    narrow_places: Places = ()
 
 
-def render(name: str, draw: Draw) -> Rendered:
-    """The figure that `draw` makes; `name` keeps the ids of several SVGs on one page apart."""
+def render(name: str, draw: Draw, marked: Sequence[tuple[float, float]] = ()) -> Rendered:
+    """The figure that `draw` makes; `name` keeps the ids of several SVGs on one page apart.
+
+    `marked` are data points of the figure's first axes that the page wants to know the places of.
+    """
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_RC)
@@ -58,7 +69,24 @@ def render(name: str, draw: Draw) -> Rendered:
         figure = draw(False)
         wide = _svg(figure, f"{name}-w")
         figure.set_layout_engine("none")  # it is laid out now, and laying it out again takes as long as drawing it
-        return Rendered(wide=wide, narrow=_svg(draw(True), f"{name}-n"), png=_png(figure))
+        small = draw(True)
+        narrow = _svg(small, f"{name}-n")
+        return Rendered(
+            wide=wide, narrow=narrow, png=_png(figure),
+            wide_places=_places(figure, marked), narrow_places=_places(small, marked),
+        )  # fmt: skip
+
+
+def _places(figure: Figure, points: Sequence[tuple[float, float]]) -> Places:
+    """Of a figure that was drawn."""
+    found: list[tuple[float, float] | None] = []
+    for point in points:
+        axes = figure.axes[0]
+        inside = axes.transAxes.inverted().transform(axes.transData.transform(point))
+        x, y = figure.transFigure.inverted().transform(axes.transData.transform(point))
+        shown = all(-0.001 <= part <= 1.001 for part in inside)
+        found.append((round(100.0 * float(x), 2), round(100.0 * (1.0 - float(y)), 2)) if shown else None)
+    return tuple(found)
 
 
 def render_png(draw: Callable[[], Figure]) -> bytes:

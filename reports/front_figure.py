@@ -38,6 +38,12 @@ class FrontPlot:
         return lower_front([p for p in self.points if p.family == RIVAL])
 
     @property
+    def marked(self) -> tuple[Point, ...]:
+        """The points that tell about themselves on the page: the default run, the front, the fewer-steps curve."""
+        chosen = [*([self.baseline] if self.baseline else []), *self.members, *self.fewer_steps]
+        return tuple({p.candidate.schedule_hash: p for p in chosen if p.deviation > 0}.values())
+
+    @property
     def baseline(self) -> Point | None:
         """The pipeline's default run, if it was measured."""
         return next((p for p in self.points if p.family == BASELINE), None)
@@ -172,7 +178,7 @@ def _error_bars(axes: Axes, point: Point, cost: str, colour: str) -> None:
             continue
         x = interval if across else (point.cost, point.cost)
         y = (point.deviation, point.deviation) if across else interval
-        axes.plot(x, y, color=colour, lw=1.3, solid_capstyle="butt", zorder=5, alpha=0.75)
+        axes.plot(x, y, color=colour, lw=0.9, solid_capstyle="butt", zorder=5, alpha=0.7)
 
 
 def _annotate_picks(axes: Axes, plot: FrontPlot) -> None:

@@ -118,7 +118,7 @@ def to_markdown(rows: Sequence[Mapping[str, object]]) -> str:
             figure_text(row, "psnr"), figure_text(row, "ssim"), figure_text(row, "alignment"),
             number_text("relative_macs", row["relative_macs"]), source_text(row), str(row["schedule_hash"])[:12],
         )  # fmt: skip
-        lines.append("| " + " | ".join(_markdown_cell(cell) for cell in cells) + " |")
+        lines.append("| " + " | ".join(markdown_cell(cell) for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -165,5 +165,6 @@ def _names(picks: object) -> list[str]:
     return [str(name) for name in picks]
 
 
-def _markdown_cell(text: str) -> str:
+def markdown_cell(text: str) -> str:
+    """Text that stays in its cell of a Markdown table, or in its line."""
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())

@@ -34,7 +34,7 @@ from autotune.search.worker_setup import make_pool
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import StudyExistsError, UsageError
 from autotune.spaces.schedule_file import ScheduleFile, save_schedule_file
-from autotune.spaces.study_record import StudyRecord
+from autotune.spaces.study_record import DEFAULT_TIMESTEPS, StudyRecord
 from autotune.storage.database import Database
 from autotune.storage.studies import check_name
 
@@ -84,7 +84,7 @@ class Study:
     def report(self, folder: str | Path) -> Path:
         """Write the report into a folder, which is made if it is missing; the path of its HTML file."""
         with Database.open(self.storage) as database:
-            return write_report(self.record, database.artifacts.load, Path(folder))
+            return write_report(self.record, database.artifacts.load, Path(folder), self.storage)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +149,11 @@ def tune(
             database.create_study(
                 name,
                 settings=dataclasses.asdict(settings),
-                provenance=describe_machine() | {"workers": pool.n_workers},
+                provenance=describe_machine()
+                | {
+                    "workers": pool.n_workers,
+                    DEFAULT_TIMESTEPS: list(pool.own_timesteps(pool.condition.n_steps)),
+                },
                 condition=pool.condition,
                 inventory=pool.inventory,
             )
