@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from autotune.reports import palette
@@ -35,6 +37,8 @@ _RC: Any = {
     "svg.fonttype": "path",
     "figure.dpi": 100.0,
 }
+
+PNG_DPI = 160
 
 Draw = Callable[[bool], Figure]
 """Draws a figure; the argument says whether it is for a narrow page (a phone)."""
@@ -66,15 +70,20 @@ def render(name: str, draw: Draw, marked: Sequence[tuple[float, float]] = ()) ->
         mpl.rcdefaults()
         mpl.rcParams.update(_RC)
         mpl.rcParams["svg.hashsalt"] = name
-        figure = draw(False)
-        wide = _svg(figure, f"{name}-w")
-        figure.set_layout_engine("none")  # it is laid out now, and laying it out again takes as long as drawing it
-        small = draw(True)
-        narrow = _svg(small, f"{name}-n")
+        wide, narrow = _laid_out(draw(False)), _laid_out(draw(True))
         return Rendered(
-            wide=wide, narrow=narrow, png=_png(figure),
-            wide_places=_places(figure, marked), narrow_places=_places(small, marked),
+            wide=_svg(wide, f"{name}-w"), narrow=_svg(narrow, f"{name}-n"), png=_png(wide),
+            wide_places=_places(wide, marked), narrow_places=_places(narrow, marked),
         )  # fmt: skip
+
+
+def _laid_out(figure: Figure) -> Figure:
+    """The figure with its layout made once and kept: saving it would make it twice each time."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+    return figure
 
 
 def _places(figure: Figure, points: Sequence[tuple[float, float]]) -> Places:
@@ -99,13 +108,17 @@ def render_png(draw: Callable[[], Figure]) -> bytes:
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160, facecolor=palette.light("paper"), metadata={"Software": None})
+    figure.set_dpi(PNG_DPI)
+    figure.set_facecolor(palette.light("paper"))
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 
 def _svg(figure: Figure, prefix: str) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    empty = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    # Not `savefig`, which draws everything once more before.
+    FigureCanvasSVG(figure).print_svg(buffer, metadata=empty)  # type: ignore[no-untyped-call]
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     # Matplotlib writes every string that it draws into a comment, and these strings are not ours.

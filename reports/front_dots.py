@@ -11,7 +11,7 @@ from autotune.spaces.front import BASELINE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontDot:
-    """One point: a title, the picks that it is, lines of figures, and the line that exports it, "" of the default run."""
+    """One point: a title, the picks that it is, lines of figures, and the line that exports it ("": none does)."""
 
     title: str
     picks: tuple[str, ...]
@@ -41,4 +41,3 @@ def front_dots(plot: FrontPlot, rows: Mapping[str, Row], study: str, storage: st
             )
         )
     return tuple(dots)
-

@@ -9,7 +9,7 @@ from autotune.reports.cache_map import cell_states
 from autotune.reports.figure import Rendered, render
 from autotune.reports.schedule_figure import draw_schedule
 from autotune.reports.schedule_text import schedule_text
-from autotune.reports.tables import Row, figure_text, number_text
+from autotune.reports.tables import Row, figure_text, interval_of, number_text
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.front import reported_measurement
 from autotune.spaces.study_record import Candidate, StudyRecord
@@ -75,7 +75,7 @@ def pick_sections(
 
 
 def advice(picks: Sequence[PickSection], baseline: Row | None) -> str:
-    """What to take, and what it costs, in two sentences; "" without picks."""
+    """What to take, and what it costs, in a few sentences; "" without picks."""
     chosen = next((pick for pick in picks if pick.name == "balanced"), None)
     if chosen is None:
         return ""
@@ -86,13 +86,17 @@ def advice(picks: Sequence[PickSection], baseline: Row | None) -> str:
     )
     if baseline is not None:
         text += f", where the default run has {figure_text(baseline, 'deviation')}"
+    interval = interval_of(row, "speedup")
+    if interval is not None and interval[0] <= 1.0 < interval[1]:
+        text += ". The timings are too noisy, or the gain too small, to prove it faster"
     return f"{text}. This line writes it to a file."
 
 
 def export_line(study: str, which: str, storage: str | None) -> str:
-    """The command that writes a pick, or the schedule of a hash, to a file."""
+    """The command that writes a pick, or the schedule of a hash, to a file; a storage with a user in it is left out."""
+    shown = storage is not None and "@" not in storage  # which may follow a password
     words = ["autotune", "export", study, "--pick", which, "-o", f"{which}.schedule.json"]
-    return shlex.join([*words, *(["--storage", storage] if storage else [])])
+    return shlex.join([*words, *(["--storage", str(storage)] if shown else [])])
 
 
 def _figure(name: str, candidate: Candidate, record: StudyRecord) -> Rendered:

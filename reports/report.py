@@ -24,9 +24,7 @@ from autotune.spaces.study_record import Candidate, StudyRecord
 LoadArtifact = Callable[[str], bytes | None]
 
 
-def write_report(
-    record: StudyRecord, load_artifact: LoadArtifact, folder: Path, storage: str | None = None
-) -> Path:
+def write_report(record: StudyRecord, load_artifact: LoadArtifact, folder: Path, storage: str | None = None) -> Path:
     """Write the report of a study into `folder`, made if missing, and return the path of its HTML page.
 
     Files: `report.html`, `report.md`, `front.png`, `samples.png`, `progress.png`, `schedule-<pick>.png`, `table.md`,
@@ -57,7 +55,6 @@ def write_report(
 
 def report_files(record: StudyRecord, load_artifact: LoadArtifact, storage: str | None = None) -> dict[str, bytes]:
     """The report's files by name, as `write_report` writes them."""
-    storage = None if storage is None or "@" in storage else storage
     front = study_front(record)
     picks = _ordered(pick(front, record))
     points, cost, history = study_points(record), cost_name(record), arrivals(record)

@@ -10,6 +10,11 @@ from autotune.spaces.study_record import StudyRecord, StudyState
 
 MAX_FAILURES = 10
 
+_FRONT_NOTE = (
+    "Below and left is better. Filled coloured marks stand at held-out values, open and grey ones at those of the "
+    "calibration prompts; bars and brackets are 95 % intervals. Cheapest first:"
+)
+
 _SETTINGS = ("objectives", "constraints", "family", "seed")
 
 
@@ -35,7 +40,7 @@ def report_markdown(
         parts.append(f"The study is {record.state}: these are the figures so far.")
     parts += ["## What to use", *_picks(picks, advice, baseline)]
     if rows:
-        parts += ["## Front", "![front](front.png)", "Cheapest first; brackets are 95 % intervals.", to_markdown(rows)]
+        parts += ["## Front", "![front](front.png)", _FRONT_NOTE, to_markdown(rows)]
     if findings:
         parts.append("\n".join(f"- {markdown_cell(sentence)}" for sentence in findings))
     parts += ["## Pictures", "![samples](samples.png)", "The worst prompt first; figures are deviations."]
@@ -95,8 +100,8 @@ def _families(families: Sequence[FamilyRow]) -> str:
              str(row.best), beaten)
         )  # fmt: skip
     note = (
-        "Added is what a family's schedules brought beyond all that were tried before them, on calibration prompts; who "
-        "comes first has it easier."
+        "Added is the hypervolume that a family's schedules brought beyond all that were tried before them, on "
+        "calibration prompts; who comes first has it easier. What is missing to 100% came from the default run."
     )
     return _table(header, lines, text=("family",)) + "\n" + note
 

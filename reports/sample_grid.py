@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -140,7 +141,7 @@ def cut_sheet(sheet: Image.Image, aspect: float) -> list[Image.Image]:
     """The images of a sheet side by side; `aspect` is the width of one over its height."""
     n_images = max(1, round(sheet.width / (sheet.height * aspect)))
     edges = [round(i * sheet.width / n_images) for i in range(n_images + 1)]
-    return [sheet.crop((left, 0, right, sheet.height)) for left, right in zip(edges, edges[1:], strict=False)]
+    return [sheet.crop((left, 0, right, sheet.height)) for left, right in itertools.pairwise(edges)]
 
 
 def data_uri(image: Image.Image) -> str:

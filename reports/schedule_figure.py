@@ -63,9 +63,7 @@ def draw_schedule(
     return figure
 
 
-def _draw_times(
-    axes: Axes, times: Sequence[float] | None, default_times: Sequence[float] | None, columns: int
-) -> None:
+def _draw_times(axes: Axes, times: Sequence[float] | None, default_times: Sequence[float] | None, columns: int) -> None:
     """Timestep of each call; the default run's calls are spread over the same width."""
     if default_times:
         stretch = columns / len(default_times)
@@ -74,7 +72,8 @@ def _draw_times(
     if times is not None:
         axes.plot([i + 0.5 for i in range(columns)], times, "o-", ms=4.6, lw=1.6, color=palette.light("accent"))
     axes.set_xlim(0, columns)
-    axes.set_ylim(0, max([*(times or ()), *(default_times or ())]) * 1.06)
+    top = max([*(times or ()), *(default_times or ())])
+    axes.set_ylim(-0.05 * top, 1.06 * top)
     axes.set_ylabel("timestep", fontsize=8)
     axes.tick_params(axis="y", labelsize=7)
     axes.grid(visible=True, axis="y")

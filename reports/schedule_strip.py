@@ -116,10 +116,7 @@ def draw_strip(axes: Axes, strip: Sequence[StripRow], columns: int, narrow: bool
 
 
 def _write(axes: Axes, row: StripRow, i: int, narrow: bool) -> None:
-    """The texts of a row. Numbers that don't all fit are written at every second call or so; of a code the digit, if any.
-
-    Colours tell the rest.
-    """
+    """The texts of a row, as far as they fit: of numbers every second one or so, of codes the digit or nothing."""
     texts, coloured = row.texts, set(row.colours) != {"panel"}
     every = _every(texts, narrow)
     if coloured and every > 1:

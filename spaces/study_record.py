@@ -9,7 +9,6 @@ from autotune.spaces.evaluation import Evaluation
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule
 
-
 DEFAULT_TIMESTEPS = "default_timesteps"
 """What the provenance of a study calls the timesteps of the network calls of its default run."""
 
@@ -47,8 +46,8 @@ class StudyRecord:
     `settings` holds what the user chose (model, family, objectives, constraints, seed, budget), JSON types only.
     `created` is ISO 8601, UTC. `wall_s` is the wall time used so far, over all sessions of the study; `device_s` the
     seconds of workers, which is more where several measured at once.
-    `provenance` holds hardware, versions and the default run's timesteps. `images` maps a schedule hash to the artifact key of its PNG
-    contact sheet (held-out prompts in order, one row).
+    `provenance` holds hardware, versions and the default run's timesteps. `images` maps a schedule hash to the artifact
+    key of its PNG contact sheet (held-out prompts in order, one row).
     """
 
     name: str

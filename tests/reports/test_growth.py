@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from autotune.reports.growth import arrivals
@@ -27,6 +28,6 @@ def test_progress_is_drawn_over_the_time_of_measuring_and_marks_who_brought_what
     history = arrivals(search_only)
     figure = draw_progress(history, narrow=False)
     curve = figure.axes[0].lines[0]
-    assert list(curve.get_xdata()) == [a.measured_s for a in history]
+    assert np.array_equal(curve.get_xydata(), [(a.measured_s, a.hypervolume) for a in history])
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {"gain by ecad", "gain by fewer-steps"}
     assert len(draw_progress([], narrow=True).axes) == 1

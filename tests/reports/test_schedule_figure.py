@@ -1,5 +1,7 @@
 import dataclasses
 
+import numpy as np
+
 from autotune.reports.schedule_figure import draw_schedule
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.study_record import StudyRecord
@@ -21,10 +23,8 @@ def test_noise_levels_stand_above_their_calls_and_the_default_runs_over_the_same
     schedule = cached(record)
     default, own = draw_schedule(schedule, record.inventory, 20, (900.0, 100.0), narrow=False).axes[0].lines
     n = schedule.n_steps
-    assert list(own.get_xdata()) == [i + 0.5 for i in range(n)]
-    assert tuple(own.get_ydata()) == schedule.time
-    assert list(default.get_xdata()) == [0.25 * n, 0.75 * n]
-    assert list(default.get_ydata()) == [900.0, 100.0]
+    assert np.array_equal(own.get_xydata(), np.column_stack([np.arange(n) + 0.5, schedule.time or ()]))
+    assert np.array_equal(default.get_xydata(), [[0.25 * n, 900.0], [0.75 * n, 100.0]])
 
 
 def test_panels_that_would_say_nothing_are_left_out(record: StudyRecord) -> None:
@@ -42,9 +42,13 @@ def legend(schedule: Schedule, record: StudyRecord, times: tuple[float, ...] | N
 
 def test_legend_names_what_occurs(record: StudyRecord) -> None:
     texts = legend(cached(record), record, (900.0, 100.0))
-    assert {"its noise levels", "default run's, 2 calls", "B: both branches", "recompute", "reuse the last value"} <= set(
-        texts
-    )
+    assert {
+        "its noise levels",
+        "default run's, 2 calls",
+        "B: both branches",
+        "recompute",
+        "reuse the last value",
+    } <= set(texts)
     assert "forecast from the last values" not in texts
     assert legend(Schedule(n_steps=2), record, (900.0, 100.0)) == ["default run's, 2 calls, kept"]
     assert legend(Schedule(n_steps=4), record, (900.0, 100.0)) == ["default run's, 2 calls"]
