@@ -35,9 +35,14 @@ def front_dots(plot: FrontPlot, rows: Mapping[str, Row], study: str, storage: st
                 lines=(
                     f"{figure_text(row, 'latency_ms')} ms per image, speed-up {figure_text(row, 'speedup')}",
                     f"deviation {figure_text(row, 'deviation')}",
-                    f"{candidate.family}, {row['network_calls']} calls, {source_text(row)} prompts",
+                    f"{candidate.family}, {row['network_calls']} calls, {source_text(row)} prompts{_support(row)}",
                 ),
                 export="" if default else export_line(study, str([*names, candidate.schedule_hash[:12]][0]), storage),
             )
         )
     return tuple(dots)
+
+
+def _support(row: Row) -> str:
+    """What the held-out values say of a front's member, where its row tells."""
+    return f", {row['support']}" if "support" in row else ""

@@ -5,7 +5,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from autotune.reports import palette
@@ -14,6 +13,7 @@ from autotune.reports.pick_section import PickSection
 from autotune.reports.provenance import duration_text, failure_rows, provenance_sections
 from autotune.reports.sample_grid import Sample, SampleGrid, data_uri, rank_text
 from autotune.reports.tables import Row, interval_of, interval_text, number_text, source_text
+from autotune.reports.templates import template_environment
 from autotune.spaces.study_record import StudyRecord
 
 CARD_FIGURES = (
@@ -26,7 +26,7 @@ CARD_FIGURES = (
 )
 MAX_FAILURES = 20
 
-_FOLDER = Path(__file__).parent
+_SCRIPT = Path(__file__).with_name("report.js")
 
 
 def render_page(
@@ -43,17 +43,10 @@ def render_page(
 
     Its own script is the only one that its content security policy lets run.
     """
-    environment = Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"svg": Markup, "number": number_text, "source": source_text, "interval": _interval}
+    environment = template_environment()
+    environment.filters |= {"number": number_text, "source": source_text, "interval": _interval}
     failures = failure_rows(record)
-    script = _FOLDER.joinpath("report.js").read_text(encoding="utf-8")
+    script = _SCRIPT.read_text(encoding="utf-8")
     return environment.get_template("report.html").render(
         record=record,
         condition=record.condition,

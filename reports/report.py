@@ -6,6 +6,7 @@ from pathlib import Path
 
 from autotune.reports.figure import render, render_png
 from autotune.reports.finding import family_rows, sentences
+from autotune.reports.folder import write_files
 from autotune.reports.front_dots import front_dots
 from autotune.reports.front_figure import FrontPlot, draw_front, outside_frame
 from autotune.reports.growth import arrivals
@@ -16,8 +17,6 @@ from autotune.reports.progress_figure import draw_progress
 from autotune.reports.report_markdown import report_markdown
 from autotune.reports.sample_grid import SampleGrid, draw_samples, make_grid, read_sheet, sample_columns
 from autotune.reports.tables import candidate_row, front_rows, to_csv, to_markdown
-from autotune.spaces.atomic_write import write_atomically
-from autotune.spaces.errors import StorageError
 from autotune.spaces.front import PICKS, baseline_of, pick, reported_measurement, study_front
 from autotune.spaces.study_record import Candidate, StudyRecord
 
@@ -41,15 +40,7 @@ def write_report(record: StudyRecord, load_artifact: LoadArtifact, folder: Path,
         StorageError: a file can't be written.
         UsageError: the study's settings name an unknown objective.
     """
-    files = report_files(record, load_artifact, storage)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"a report needs a folder that can be written; {folder}: {error.strerror or error}; choose another"
-        ) from error
-    for name, data in files.items():
-        write_atomically(folder / name, data)
+    write_files(report_files(record, load_artifact, storage), folder)
     return folder / "report.html"
 
 

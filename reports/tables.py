@@ -166,5 +166,5 @@ def _names(picks: object) -> list[str]:
 
 
 def markdown_cell(text: str) -> str:
-    """Text that stays in its cell of a Markdown table, or in its line."""
+    """The text of one cell of a Markdown table, on one line and without markup of its own."""
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())

@@ -33,20 +33,21 @@ def test_front_rival_and_default_run_tell_their_figures_with_intervals_and_how_t
         which = dot.picks[0] if dot.picks else candidate.schedule_hash[:12]
         assert dot.export == f"autotune export mini-flux-first --pick {which} -o {which}.schedule.json"
     assert {name for dot in dots for name in dot.picks} == {"quality", "balanced", "fast"}
+    marked_rows = {key: row | {"support": "unclear"} for key, row in rows.items()}
+    told = [dot for dot in front_dots(plot, marked_rows, record.name, None) if dot.lines[2].endswith(", unclear")]
+    assert len(told) == len(rows)
 
 
-def test_places_are_those_of_the_marks(record: StudyRecord) -> None:
+def test_places_are_those_of_the_marks_and_none_outside_the_frame(record: StudyRecord) -> None:
     plot = make_plot(record)
-    rendered = render("x", partial(draw_front, plot), [(p.cost, p.deviation) for p in plot.marked])
-    for places in (rendered.wide_places, rendered.narrow_places):
-        assert len(places) == len(plot.marked)
+    outside = (50.0, 0.05)
+    rendered = render("x", partial(draw_front, plot), [*((p.cost, p.deviation) for p in plot.marked), outside])
+    for found in (rendered.wide_places, rendered.narrow_places):
+        assert found[-1] is None
+        places = found[:-1]
         members = [place for p, place in zip(plot.marked, places, strict=True) if p in plot.members]
         assert [p is None for p in members] == [False] * len(members)
         across, down = zip(*(p for p in members if p), strict=True)
         assert list(across) == sorted(across)  # by cost
         assert list(down) == sorted(down)  # and the better the lower
         assert all(0 < x < 100 and 0 < y < 100 for x, y in zip(across, down, strict=True))
-
-
-def test_a_point_outside_the_frame_has_no_place(record: StudyRecord) -> None:
-    assert render("x", partial(draw_front, make_plot(record)), [(50.0, 0.05)]).wide_places == (None,)
