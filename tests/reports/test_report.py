@@ -117,7 +117,7 @@ def test_sections_come_in_the_order_of_a_reader_with_five_minutes(page: Page) ->
     sections = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
     assert sections == ["use", "front", "samples", "schedules", "families", "progress", "failures", "provenance"]
     line = page.text.index("autotune export mini-flux-first --pick balanced")
-    assert page.text.index("What to use") < line < page.text.index("quality: ")
+    assert page.text.index("What to use") < line < page.text.index("lowest deviation at no more than")
 
 
 def test_lines_to_paste_name_the_database_unless_it_may_hold_a_password() -> None:
