@@ -17,6 +17,7 @@ from PIL import Image
 
 from autotune.reports.pick_section import export_line
 from autotune.reports.report import report_files, write_report
+from autotune.reports.tables import front_rows, to_markdown
 from autotune.spaces.evaluation import EvaluationState, Failure, FailureKind, Measurement
 from autotune.spaces.front import pick, reported_measurement, study_front
 from autotune.spaces.study_record import Candidate, StudyRecord, StudyState
@@ -138,7 +139,7 @@ def test_markdown_can_be_read_alone(record: StudyRecord, files: dict[str, bytes]
         assert f"autotune export mini-flux-first --pick {name} -o {name}.schedule.json" in text
         assert f"| {name} | {1 / reported(candidate).relative_latency:.2f}x [" in text
     assert 'autotune.apply(pipe, "balanced.schedule.json")' in text
-    assert files["table.md"].decode().strip() in text
+    assert to_markdown(front_rows(record)) in text
     assert "- Family cache-masks does not pay here" in text
     assert "CUDA out of memory: 1.2 GiB asked for, 0.3 GiB free" in text
     assert set(re.findall(r"!\[[^]]*\]\(([^)]*)\)", text)) == {name for name in files if name.endswith(".png")}
