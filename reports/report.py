@@ -33,8 +33,8 @@ def write_report(record: StudyRecord, load_artifact: LoadArtifact, folder: Path,
         record: the study.
         load_artifact: gives the bytes that the study kept under a name, or None; a missing image is reported as such.
         folder: where to write.
-        storage: the database of the study, for the lines that export from it; None for the default one. It is left out
-            of these lines if it may hold a password.
+        storage: the database of the study, for the lines that export from it; None for the default one. A server,
+            whose URL may hold a password, is not named in them.
 
     Raises:
         StorageError: a file can't be written.

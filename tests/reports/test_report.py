@@ -15,11 +15,9 @@ import matplotlib as mpl
 import pytest
 from PIL import Image
 
-from autotune.reports.pick_section import export_line
 from autotune.reports.report import report_files, write_report
-from autotune.reports.tables import front_rows, to_markdown
-from autotune.spaces.evaluation import EvaluationState, Failure, FailureKind, Measurement
-from autotune.spaces.front import pick, reported_measurement, study_front
+from autotune.spaces.evaluation import EvaluationState, Failure, FailureKind
+from autotune.spaces.front import pick, study_front
 from autotune.spaces.study_record import Candidate, StudyRecord, StudyState
 
 LoadArtifact = Callable[[str], bytes | None]
@@ -119,40 +117,6 @@ def test_sections_come_in_the_order_of_a_reader_with_five_minutes(page: Page) ->
     assert sections == ["use", "front", "samples", "schedules", "families", "progress", "failures", "provenance"]
     line = page.text.index("autotune export mini-flux-first --pick balanced")
     assert page.text.index("What to use") < line < page.text.index("lowest deviation at no more than")
-
-
-def test_lines_to_paste_name_the_database_unless_it_may_hold_a_password() -> None:
-    line = "autotune export a --pick fast -o fast.schedule.json"
-    assert export_line("a", "fast", None) == export_line("a", "fast", "postgresql://me:pw@db/x") == line
-    assert export_line("a", "fast", "my studies.db") == f"{line} --storage 'my studies.db'"
-
-
-def test_markdown_can_be_read_alone(record: StudyRecord, files: dict[str, bytes]) -> None:
-    text = files["report.md"].decode()
-    picks = pick(study_front(record), record)
-    headings = [line for line in text.splitlines() if line.startswith("## ")]
-    assert headings == [
-        "## What to use", "## Front", "## Pictures", "## Schedules", "## What each family contributed", "## Progress",
-        "## Failures", "## Provenance",
-    ]  # fmt: skip
-    for name, candidate in picks.items():
-        assert f"autotune export mini-flux-first --pick {name} -o {name}.schedule.json" in text
-        assert f"| {name} | {1 / reported(candidate).relative_latency:.2f}x [" in text
-    assert 'autotune.apply(pipe, "balanced.schedule.json")' in text
-    assert to_markdown(front_rows(record)) in text
-    assert "- Family cache-masks does not pay here" in text
-    assert "CUDA out of memory: 1.2 GiB asked for, 0.3 GiB free" in text
-    assert set(re.findall(r"!\[[^]]*\]\(([^)]*)\)", text)) == {name for name in files if name.endswith(".png")}
-    tables = [block for block in text.split("\n\n") if block.startswith("| ")]
-    for block in tables:
-        lines = [line.replace("\\|", "") for line in block.splitlines() if line.startswith("|")]
-        assert len({line.count("|") for line in lines}) == 1
-
-
-def reported(candidate: Candidate) -> Measurement:
-    measurement = reported_measurement(candidate)
-    assert measurement is not None
-    return measurement
 
 
 def test_ids_are_unique_and_every_reference_has_its_target(files: dict[str, bytes], page: Page) -> None:
