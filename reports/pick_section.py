@@ -93,7 +93,10 @@ def advice(picks: Sequence[PickSection], baseline: Row | None) -> str:
 
 
 def export_line(study: str, which: str, storage: str | None) -> str:
-    """The command that writes a pick, or the schedule of a hash, to a file; a server, whose URL may hold a password, is not named."""
+    """The command that writes a pick, or the schedule of a hash, to a file.
+
+    `storage` is the study's database; a server, whose URL may hold a password, is not named.
+    """
     shown = storage is not None and ("://" not in storage or storage.startswith("sqlite:"))
     words = ["autotune", "export", study, "--pick", which, "-o", f"{which}.schedule.json"]
     return shlex.join([*words, *(["--storage", str(storage)] if shown else [])])
