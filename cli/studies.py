@@ -176,14 +176,19 @@ def export(
 
 def report(
     study: StudyArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write into; made if missing.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder to write into, made if missing; autotune-out/STUDY if left out."),
+    ] = None,
     storage: StorageOption = None,
 ) -> None:
-    """Write the report of a study: one HTML file, its figures as PNG, its table as Markdown and CSV."""
+    """Write the report of a study: one HTML file, the same as Markdown, its figures as PNG, its table as CSV."""
+    from autotune.cli.runs import DEFAULT_OUT
     from autotune.reports.report import write_report
 
     with _database(storage) as database:
-        path = write_report(database.load_study(study), database.artifacts.load, output)
+        folder = DEFAULT_OUT / study if output is None else output
+        path = write_report(database.load_study(study), database.artifacts.load, folder, storage)
     print(f"wrote {path}")
 
 

@@ -1,11 +1,15 @@
 """What the figures say in words, computed from the record: which family wins where, and which one does not pay."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from autotune.reports.growth import Arrival
 from autotune.reports.point import HELD_OUT, Point, cost_and_deviation, lower_front, volume
 from autotune.spaces.front import BASELINE, RIVAL
 from autotune.spaces.study_record import Candidate, StudyRecord
+
+JOINT = "joint"
+"""The family whose candidates' labels begin with the search that proposed them, and a colon."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +18,9 @@ class FamilyRow:
 
     `best` counts its own non-dominated candidates, `beaten` those of them that some fewer-steps run dominates (None for
     the fewer-steps family itself, and where no fewer-steps run was measured). `hypervolume` is that of the family
-    alone, on the values that the front plot shows.
+    alone, on the values that the front plot shows. `added` is what its candidates added to the hypervolume of all
+    that came before them, on the calibration values, and `share` that as a part of the whole; the families are tried
+    one after the other, so the earlier one has it easier. `arms` are the searches that the joint search draws from.
     """
 
     family: str
@@ -24,32 +30,74 @@ class FamilyRow:
     best: int
     beaten: int | None
     hypervolume: float
+    added: float
+    share: float
+    arms: tuple["FamilyRow", ...] = ()
 
 
 def family_rows(
-    record: StudyRecord, points: Sequence[Point], front: Sequence[Candidate], cost: str
+    record: StudyRecord,
+    points: Sequence[Point],
+    front: Sequence[Candidate],
+    cost: str,
+    history: Sequence[Arrival],
 ) -> tuple[FamilyRow, ...]:
-    """One row per family of the study, in order of name, the default run left out."""
-    rivals = [p for p in points if p.family == RIVAL]
-    on_front = {c.schedule_hash for c in front}
+    """One row per family of the study, in order of name, the default run left out.
+
+    Args:
+        record: the study.
+        points: its `study_points`.
+        front: its `study_front`.
+        cost: its `cost_name`.
+        history: its `arrivals`.
+    """
+    table = _Table(points, front, cost, history)
     rows = []
     for family in sorted({c.family for c in record.candidates} - {BASELINE}):
         tried = [c for c in record.candidates if c.family == family]
-        mine = [p for p in points if p.family == family]
-        best = lower_front(mine)
-        compared = bool(rivals) and family != RIVAL
-        rows.append(
-            FamilyRow(
-                family=family,
-                tried=len(tried),
-                failed=sum(c.calibration.measurement is None for c in tried),
-                on_front=sum(c.schedule_hash in on_front for c in tried),
-                best=len(best),
-                beaten=sum(any(beats(r, p, cost) for r in rivals) for p in best) if compared else None,
-                hypervolume=volume([(p.cost, p.deviation) for p in mine]),
-            )
-        )
+        row = table.row(family, tried)
+        if family == JOINT:
+            arms = sorted({arm for c in tried if (arm := arm_of(c)) is not None})
+            row = replace(row, arms=tuple(table.row(arm, [c for c in tried if arm_of(c) == arm]) for arm in arms))
+        rows.append(row)
     return tuple(rows)
+
+
+def arm_of(candidate: Candidate) -> str | None:
+    """The search that proposed a candidate of the joint search, which stands before the colon of its label."""
+    arm, colon, _ = candidate.label.partition(": ")
+    return arm if candidate.family == JOINT and colon else None
+
+
+class _Table:
+    """Makes the row of any group of candidates."""
+
+    def __init__(
+        self, points: Sequence[Point], front: Sequence[Candidate], cost: str, history: Sequence[Arrival]
+    ) -> None:
+        self._points = {p.candidate.number: p for p in points}
+        self._rivals = [p for p in points if p.family == RIVAL]
+        self._on_front = {c.schedule_hash for c in front}
+        self._cost = cost
+        self._added = {arrival.candidate.number: arrival.added for arrival in history}
+        self._total = history[-1].hypervolume if history else 0.0
+
+    def row(self, name: str, tried: Sequence[Candidate]) -> FamilyRow:
+        mine = [self._points[c.number] for c in tried if c.number in self._points]
+        best = lower_front(mine)
+        compared = bool(self._rivals) and name != RIVAL
+        added = sum(self._added[c.number] for c in tried)
+        return FamilyRow(
+            family=name,
+            tried=len(tried),
+            failed=sum(c.calibration.measurement is None for c in tried),
+            on_front=sum(c.schedule_hash in self._on_front for c in tried),
+            best=len(best),
+            beaten=sum(any(beats(r, p, self._cost) for r in self._rivals) for p in best) if compared else None,
+            hypervolume=volume([(p.cost, p.deviation) for p in mine]),
+            added=added,
+            share=added / self._total if self._total > 0 else 0.0,
+        )
 
 
 def beats(rival: Point, point: Point, cost: str) -> bool:

@@ -38,6 +38,12 @@ class FrontPlot:
         return lower_front([p for p in self.points if p.family == RIVAL])
 
     @property
+    def marked(self) -> tuple[Point, ...]:
+        """The points that tell about themselves on the page: the default run, the front, the fewer-steps curve."""
+        chosen = [*([self.baseline] if self.baseline else []), *self.members, *self.fewer_steps]
+        return tuple({p.candidate.schedule_hash: p for p in chosen if p.deviation > 0}.values())
+
+    @property
     def baseline(self) -> Point | None:
         """The pipeline's default run, if it was measured."""
         return next((p for p in self.points if p.family == BASELINE), None)
@@ -172,7 +178,7 @@ def _error_bars(axes: Axes, point: Point, cost: str, colour: str) -> None:
             continue
         x = interval if across else (point.cost, point.cost)
         y = (point.deviation, point.deviation) if across else interval
-        axes.plot(x, y, color=colour, lw=1.3, solid_capstyle="butt", zorder=5, alpha=0.75)
+        axes.plot(x, y, color=colour, lw=0.9, solid_capstyle="butt", zorder=5, alpha=0.7)
 
 
 def _annotate_picks(axes: Axes, plot: FrontPlot) -> None:
@@ -188,11 +194,14 @@ def _annotate_picks(axes: Axes, plot: FrontPlot) -> None:
         up = float(np.log(point.deviation / low) / np.log(high / low))
         close = across - before < 0.2
         before = across
-        start = across < 0.22
+        place, side = (-14.0, -44.0 if close and up > 0.2 else -24.0), "right"
+        if across < 0.22:
+            place, side = (-6.0, place[1]), "center"
+        elif close and up <= 0.2 and across < 0.75:  # the one before has taken the room
+            place, side = (10.0, -22.0), "left"
         axes.annotate(
-            " = ".join(names[point.candidate.schedule_hash]), (point.cost, point.deviation),
-            xytext=(-14 if not start else -6, -44 if close and up > 0.2 else -24), textcoords="offset points",
-            ha="center" if start else "right", va="center", fontsize=9.5, fontweight="bold", zorder=8,
+            " = ".join(names[point.candidate.schedule_hash]), (point.cost, point.deviation), xytext=place,
+            textcoords="offset points", ha=side, va="center", fontsize=9.5, fontweight="bold", zorder=8,
             arrowprops={"arrowstyle": "-", "color": palette.light("soft"), "lw": 0.9, "shrinkB": 5, "shrinkA": 1},
             bbox={"boxstyle": "round,pad=0.15", "fc": palette.light("paper"), "ec": "none", "alpha": 0.85},
         )  # fmt: skip

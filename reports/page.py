@@ -1,27 +1,21 @@
 """The HTML page: what the template gets, and how its values are written for people."""
 
-import shlex
+import base64
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 from markupsafe import Markup
 
 from autotune.reports import palette
 from autotune.reports.figure import Rendered
-from autotune.reports.heat_map import solver_text
+from autotune.reports.pick_section import PickSection
 from autotune.reports.provenance import duration_text, failure_rows, provenance_sections
-from autotune.reports.sample_grid import SampleRow, data_uri
+from autotune.reports.sample_grid import Sample, SampleGrid, data_uri, rank_text
 from autotune.reports.tables import Row, interval_of, interval_text, number_text, source_text
 from autotune.reports.templates import template_environment
-from autotune.spaces.guidance_column import GuidanceAction
-from autotune.spaces.schedule import Schedule
 from autotune.spaces.study_record import StudyRecord
 
-PURPOSE = {
-    "quality": "lowest deviation at no more than the default run's cost",
-    "balanced": "the slower of the knee of the front and the fastest that is no worse than the default run",
-    "fast": "the faster of these two",
-}
 CARD_FIGURES = (
     ("speedup", "speed-up"),
     ("latency_ms", "latency, ms"),
@@ -32,43 +26,42 @@ CARD_FIGURES = (
 )
 MAX_FAILURES = 20
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PickSection:
-    """What the page says of one named pick; `reused` is the share of site calls that its cache leaves out."""
-
-    name: str
-    row: Row
-    schedule: Schedule
-    heat_map: Rendered
-    reused: float | None
+_SCRIPT = Path(__file__).with_name("report.js")
 
 
 def render_page(
     record: StudyRecord,
     *,
     picks: Sequence[PickSection],
+    advice: str,
     baseline: Row | None,
     front: Mapping[str, object],
     progress: Rendered,
-    samples: Sequence[SampleRow],
+    samples: SampleGrid,
 ) -> str:
-    """The page of a study; every text from the record is escaped, the figures stand in it as SVG."""
+    """The page of a study; every text from the record is escaped, the figures stand in it as SVG.
+
+    Its own script is the only one that its content security policy lets run.
+    """
     environment = template_environment()
     environment.filters |= {"number": number_text, "source": source_text, "interval": _interval}
     failures = failure_rows(record)
+    script = _SCRIPT.read_text(encoding="utf-8")
     return environment.get_template("report.html").render(
         record=record,
         condition=record.condition,
         light=Markup(palette.css_variables(0)),
         dark=Markup(palette.css_variables(1)),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         duration=duration_text(record.wall_s),
-        picks=_cards(picks, record.name),
+        picks=picks,
+        advice=advice,
         baseline=baseline,
         card_figures=CARD_FIGURES,
         front=front,
         progress=progress,
-        samples=[{"title": row.title, "uri": None if row.image is None else data_uri(row.image)} for row in samples],
+        samples=_samples(samples),
         failures=failures[:MAX_FAILURES],
         more_failures=sum(row.count for row in failures[MAX_FAILURES:]),
         n_failures=sum(row.count for row in failures),
@@ -76,55 +69,27 @@ def render_page(
     )
 
 
-def schedule_text(schedule: Schedule, reused: float | None) -> str:
-    """What a schedule does, in one line: solver, cache, guidance, policy."""
-    parts = [solver_text(schedule)]
-    if schedule.compensation is not None:
-        parts.append("compensated")
-    if reused is not None:
-        parts.append(f"cache leaves out {reused:.0%} of the site calls")
-    if schedule.guidance is not None:
-        dropped = sum(action is not GuidanceAction.BOTH for action in schedule.guidance)
-        parts.append(f"one guidance branch in {dropped} of {len(schedule.guidance)} calls")
-    if schedule.policy is not None:
-        parts.append(f"policy {schedule.policy.text}")
-    return "; ".join(parts)
-
-
-def _cards(picks: Sequence[PickSection], study: str) -> list[dict[str, object]]:
-    drawn: dict[object, str] = {}
-    cards = []
-    for pick in picks:
-        above = drawn.setdefault(pick.row["schedule_hash"], pick.name)
-        cards.append(_card(pick, study) | {"drawn_above": None if above == pick.name else above})
-    return cards
-
-
-def _card(pick: PickSection, study: str) -> dict[str, object]:
-    row = pick.row
-    before, after = row["calibration_deviation"], row["deviation"]
-    shift = None
-    if row["source"] == "held_out" and isinstance(before, float) and isinstance(after, float) and before > 0:
-        shift = f"{number_text('deviation', before)}, {after / before - 1:+.0%} on held-out ones"
-    file = f"{pick.name}.schedule.json"
+def _samples(grid: SampleGrid) -> dict[str, object]:
+    """The grid as the template wants it."""
     return {
-        "name": pick.name,
-        "purpose": PURPOSE.get(pick.name, ""),
-        "row": row,
-        "text": schedule_text(pick.schedule, pick.reused),
-        "shift": shift,
-        "same": [name for name in _strings(row["picks"]) if name != pick.name],
-        "export": f"autotune export {shlex.quote(study)} --pick {pick.name} -o {file}",
-        "apply": f'autotune.apply(pipe, "{file}")',
-        "heat_map": pick.heat_map,
+        "n_prompts": grid.n_prompts,
+        "hidden": grid.n_prompts > len(grid.rows),
+        "rows": [
+            {
+                "prompt": row.prompt,
+                "rank": None if row.rank is None else rank_text(row.rank, grid.n_prompts),
+                "samples": [_sample(title, s) for title, s in zip(grid.titles, row.samples, strict=True)],
+            }
+            for row in grid.rows
+        ],
     }
+
+
+def _sample(title: str, sample: Sample) -> dict[str, object]:
+    uri = None if sample.image is None else data_uri(sample.image)
+    return {"title": title, "uri": uri, "deviation": sample.deviation}
 
 
 def _interval(row: Row, name: str) -> str:
     interval = interval_of(row, name)
     return "" if interval is None else interval_text(name, interval)
-
-
-def _strings(value: object) -> list[str]:
-    assert isinstance(value, list)
-    return [str(item) for item in value]

@@ -9,6 +9,9 @@ from autotune.spaces.evaluation import Evaluation
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule
 
+DEFAULT_TIMESTEPS = "default_timesteps"
+"""What the provenance of a study calls the timesteps of the network calls of its default run."""
+
 
 class StudyState(StrEnum):
     """Life of a study."""
@@ -43,8 +46,8 @@ class StudyRecord:
     `settings` holds what the user chose (model, family, objectives, constraints, seed, budget), JSON types only.
     `created` is ISO 8601, UTC. `wall_s` is the wall time used so far, over all sessions of the study; `device_s` the
     seconds of workers, which is more where several measured at once.
-    `provenance` holds hardware, versions and commit. `images` maps a schedule hash to the artifact key of its PNG
-    contact sheet (held-out prompts in order, one row).
+    `provenance` holds hardware, versions and the default run's timesteps. `images` maps a schedule hash to the artifact
+    key of its PNG contact sheet (held-out prompts in order, one row).
     """
 
     name: str
@@ -58,6 +61,12 @@ class StudyRecord:
     candidates: tuple[Candidate, ...]
     images: Mapping[str, str]
     device_s: float = 0.0
+
+    @property
+    def default_timesteps(self) -> tuple[float, ...] | None:
+        """At which timesteps the pipeline's default run calls the network; None where the study did not note it."""
+        times = self.provenance.get(DEFAULT_TIMESTEPS)
+        return tuple(map(float, times)) if isinstance(times, list | tuple) and times else None
 
     @property
     def whole(self) -> tuple[Candidate, ...]:

@@ -3,9 +3,8 @@
 import contextlib
 import dataclasses
 import datetime
-import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +28,13 @@ from autotune.search.budget import Spent
 from autotune.search.clock import SystemClock
 from autotune.search.given import FAMILY as GIVEN
 from autotune.search.heartbeat import Heartbeat
-from autotune.search.progress import Progress
 from autotune.search.settings import Settings, make_budget, make_settings, settings_from_json
+from autotune.search.sitting import Sitting as Sitting
 from autotune.search.study import StudyLoop
 from autotune.search.worker_setup import check_condition, make_pool
 from autotune.spaces.errors import StudyExistsError, UsageError
 from autotune.spaces.schedule_file import ScheduleFile, save_schedule_file
-from autotune.spaces.study_record import StudyRecord
+from autotune.spaces.study_record import DEFAULT_TIMESTEPS, StudyRecord
 from autotune.storage.database import Database
 from autotune.storage.studies import check_name
 
@@ -93,26 +92,7 @@ class Study:
     def report(self, folder: str | Path) -> Path:
         """Write the report into a folder, which is made if it is missing; the path of its HTML file."""
         with Database.open(self.storage) as database:
-            return write_report(self.record, database.artifacts.load, Path(folder))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sitting:
-    """What belongs to one process's part of a study and is not kept.
-
-    The wall budget counts from `start`, a value of `time.monotonic()`. `interrupt` is polled between candidates; once
-    true, the picks are verified and the study stops, resumable. `on_start` is told the study's name once the database
-    keeps it, from when on it can be resumed. Several `workers`, or those of a Ray cluster at `ray_address`, are
-    processes of their own. With `writes_report` a budget of time covers the report that the caller writes afterwards.
-    """
-
-    start: float = dataclasses.field(default_factory=time.monotonic)
-    progress: Progress | None = None
-    interrupt: Callable[[], bool] = lambda: False
-    on_start: Callable[[str], None] = lambda name: None
-    workers: int = 1
-    ray_address: str | None = None
-    writes_report: bool = False
+            return write_report(self.record, database.artifacts.load, Path(folder), self.storage)
 
 
 def tune(
@@ -158,7 +138,12 @@ def tune(
             database.create_study(
                 name,
                 settings=dataclasses.asdict(settings),
-                provenance=describe_machine() | {"workers": pool.n_workers, "protocol": pool.protocol},
+                provenance=describe_machine()
+                | {
+                    "workers": pool.n_workers,
+                    "protocol": pool.protocol,
+                    DEFAULT_TIMESTEPS: list(pool.own_timesteps(pool.condition.n_steps)),
+                },
                 condition=pool.condition,
                 inventory=pool.inventory,
             )

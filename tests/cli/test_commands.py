@@ -3,8 +3,10 @@
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import resource
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -198,11 +200,23 @@ def test_apply_draws(small: Place, call: Call) -> None:
 
 
 def test_report_is_the_one_that_the_run_wrote(small: Place, call: Call) -> None:
-    done = call("report", "small", "-o", "new/folder", "--storage", small.storage)
-    assert done == Finished(0, "wrote new/folder/report.html\n", "")
+    done = call("report", "small", "--storage", small.storage)
+    assert done == Finished(0, "wrote autotune-out/small/report.html\n", "")
     first = small.folder / "out" / "small"
-    for path in Path("new/folder").iterdir():
+    for path in Path("autotune-out/small").iterdir():
         assert path.read_bytes() == (first / path.name).read_bytes()
+    export = shlex.join(["autotune", "export", "small", "--pick", "balanced", "-o", "balanced.schedule.json"])
+    assert f"{export} --storage {shlex.quote(small.storage)}\n" in (first / "report.md").read_text()
+
+
+def test_a_study_notes_where_its_default_run_calls_the_network(small: Place) -> None:
+    with Database.open(small.storage) as database:
+        record = database.load_study("small")
+    times = record.default_timesteps
+    assert times is not None
+    assert len(times) == record.condition.n_steps
+    assert times[0] == record.condition.start_timestep
+    assert all(later < earlier for earlier, later in itertools.pairwise(times))
 
 
 def test_doctor(call: Call) -> None:

@@ -161,8 +161,10 @@ def make_record(*, held_out: bool = True, inventory: Inventory | None = None) ->
     record = StudyRecord(
         name="mini-flux-first", state=StudyState.DONE, created="2026-01-02T03:04:05Z", wall_s=431.6,
         settings={"model": "mini-flux", "family": "joint", "objectives": ["latency", "deviation"], "seed": 0,
-                  "budget": {"wall_s": 600.0, "evaluations": None}, "constraints": []},
-        provenance={"hardware": {"cpu": "a processor", "cores": 2}, "commit": "0123abc", "package": "0.1.0"},
+                  "budget": {"wall_s": 600.0, "evaluations": None}, "constraints": [],
+                  "held_out": [f"held-out prompt {i}" for i in range(24)]},
+        provenance={"hardware": {"cpu": "a processor", "cores": 2}, "commit": "0123abc", "package": "0.1.0",
+                    "default_timesteps": [1000.0 - 50.0 * i for i in range(N_STEPS)]},
         condition=condition, inventory=inventory, candidates=tuple(candidates), images={},
     )  # fmt: skip
     if not held_out:

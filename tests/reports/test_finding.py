@@ -1,6 +1,9 @@
 import dataclasses
 
-from autotune.reports.finding import beats, family_rows, sentences
+import pytest
+
+from autotune.reports.finding import FamilyRow, beats, family_rows, sentences
+from autotune.reports.growth import arrivals
 from autotune.reports.point import Point, study_points
 from autotune.spaces.evaluation import Measurement
 from autotune.spaces.front import study_front
@@ -29,7 +32,11 @@ def study_of(record: StudyRecord, figures: list[tuple[str, float, float]]) -> St
 def texts(record: StudyRecord) -> str:
     points, front = study_points(record), study_front(record)
     members = [p for p in points if p.candidate in front]
-    return "\n".join(sentences(family_rows(record, points, front, "latency"), points, members))
+    return "\n".join(sentences(families(record), points, members))
+
+
+def families(record: StudyRecord) -> tuple[FamilyRow, ...]:
+    return family_rows(record, study_points(record), study_front(record), "latency", arrivals(record))
 
 
 def test_a_family_that_fewer_steps_beat_everywhere_is_said_not_to_pay(record: StudyRecord) -> None:
@@ -75,10 +82,37 @@ def measured(point: Point) -> Measurement:
 
 def test_family_table_counts_failures_and_front_members(record: StudyRecord) -> None:
     front = study_front(record)
-    rows = {row.family: row for row in family_rows(record, study_points(record), front, "latency")}
+    rows = {row.family: row for row in families(record)}
     assert "baseline" not in rows
     assert rows["ecad"].failed == 8
     assert rows["ecad"].tried == 34
     assert rows["fewer-steps"].beaten is None
     assert sum(row.on_front for row in rows.values()) == len(front)
     assert rows["cache-masks"].beaten == rows["cache-masks"].best == 3
+
+
+def test_what_is_added_goes_to_who_came_first_and_sums_to_the_whole(record: StudyRecord) -> None:
+    study = study_of(record, [("fewer-steps", 0.5, 0.1), ("ecad", 0.5, 0.1), ("ecad", 0.25, 0.1), ("s3", 0.9, 0.5)])
+    rows = {row.family: row for row in families(study)}
+    # Of the box of cost 1 and three decades: half of the cost and one decade, then a quarter more of the cost.
+    assert rows["fewer-steps"].added == pytest.approx(0.5 / 3)
+    assert rows["ecad"].added == pytest.approx(0.25 / 3)
+    assert rows["s3"].added == 0.0
+    assert [rows[name].share for name in ("fewer-steps", "ecad")] == pytest.approx([2 / 3, 1 / 3])
+
+
+def test_arms_of_the_joint_search_are_told_by_their_labels(record: StudyRecord) -> None:
+    study = study_of(record, [("fewer-steps", 0.6, 0.1), *[("joint", 0.5 - 0.1 * i, 0.1) for i in range(4)]])
+    labels = ["ecad: evolved", "s3: stage 0", "ecad: planned, 3: all", "no arm"]
+    candidates = [
+        dataclasses.replace(c, label=label) if label else c
+        for c, label in zip(study.candidates, ["", *labels], strict=True)
+    ]
+    rows = {row.family: row for row in families(dataclasses.replace(study, candidates=tuple(candidates)))}
+    assert rows["fewer-steps"].arms == ()
+    arms = {row.family: row for row in rows["joint"].arms}
+    assert {name: arm.tried for name, arm in arms.items()} == {"ecad": 2, "s3": 1}
+    assert arms["ecad"].added == pytest.approx(0.2 / 3)
+    assert arms["s3"].on_front == 0
+    assert rows["joint"].added == pytest.approx(0.4 / 3)
+    assert rows["joint"].on_front == 1

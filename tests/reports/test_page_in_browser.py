@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from autotune.spaces.front import pick, study_front
+from autotune.spaces.study_record import StudyRecord
+
 CHROMIUM = Path("/usr/bin/chromium")
 
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"needs a browser at {CHROMIUM}")
@@ -147,10 +150,98 @@ def test_every_image_decodes(browser: Browser, page: Path) -> None:
 def test_each_figure_is_shown_in_one_form_only(browser: Browser, page: Path, width: int, shown: str) -> None:
     browser.open(page, width)
     visible = browser.value(
-        "[...document.querySelectorAll('[role=img]')].filter(e => e.offsetHeight > 0).map(e => e.className)"
+        "[...document.querySelectorAll('[role=img]')].filter(e => e.offsetHeight > 0).map(e => e.parentNode.className)"
     )
     assert visible
-    assert set(visible) == {shown}
+    assert set(visible) == {f"plot {shown}"}
+
+
+BOX = "(e => { const b = e.getBoundingClientRect(); return [b.left, b.right, b.top, b.bottom]; })"
+
+
+@pytest.mark.parametrize(("width", "form"), [(390, "n"), (1280, "w")])
+def test_panels_of_a_schedule_stand_exactly_above_each_other(
+    browser: Browser, page: Path, width: int, form: str
+) -> None:
+    browser.open(page, width)
+    names = [f"schedule-balanced-{form}-panel-{panel}" for panel in ("time", "strip", "map")]
+    boxes = [browser.value(f"{BOX}(document.getElementById('{name}'))") for name in names]
+    assert boxes[0][1] - boxes[0][0] > 0.6 * min(width, 1200)
+    for box in boxes[1:]:
+        assert box[:2] == pytest.approx(boxes[0][:2], abs=0.2)
+    assert boxes[0][3] <= boxes[1][2] + 0.2
+    assert boxes[1][3] <= boxes[2][2] + 0.2
+
+
+def shown_tips(browser: Browser) -> list[str]:
+    tips = "[...document.querySelectorAll('.tip')].filter(e => e.offsetHeight > 0)"
+    return list(browser.value(f"{tips}.map(e => e.innerText)"))
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_every_point_tells_its_figures_when_focused_and_stays_on_the_page(
+    browser: Browser, page: Path, record: StudyRecord, width: int
+) -> None:
+    browser.open(page, width)
+    assert shown_tips(browser) == []
+    dots = "[...document.querySelectorAll('.dot')].filter(e => e.offsetHeight > 0)"
+    n_dots = browser.value(f"{dots}.length")
+    assert n_dots > len(study_front(record))
+    told = []
+    for i in range(n_dots):
+        browser.value(f"{dots}[{i}].focus()")
+        (tip,) = shown_tips(browser)
+        told.append(tip)
+        left, right = browser.value(f"{BOX}({dots}[{i}].nextElementSibling)")[:2]
+        assert 0 <= left < right <= width
+    assert browser.value("document.documentElement.scrollWidth") <= width
+    for name, candidate in pick(study_front(record), record).items():
+        (tip,) = (text for text in told if candidate.label in text)
+        assert f"autotune export mini-flux-first --pick {name}" in tip
+        assert name.upper() in tip.upper()
+        assert tip.count("[") == 3  # intervals of latency, speed-up and deviation
+
+
+def test_points_lie_on_their_marks_and_show_their_figures_on_hover(browser: Browser, page: Path) -> None:
+    browser.open(page, 1280)
+    browser.value("document.querySelector('.wide .dot.pick').scrollIntoView({block: 'center'})")
+    left, right, top, bottom = browser.value(f"{BOX}(document.querySelector('.wide .dot.pick'))")
+    x, y = (left + right) / 2, (top + bottom) / 2
+    browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    assert len(shown_tips(browser)) == 1
+    below = browser.value(f"document.elementsFromPoint({x}, {y}).map(e => e.tagName)")
+    assert below[0] == "BUTTON"
+    assert "use" in below  # which is how matplotlib draws marks
+
+
+def test_a_click_copies_the_line_and_says_so(browser: Browser, page: Path) -> None:
+    browser.open(page, 1280)
+    browser.call("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+    for selector, line in (
+        (".wide .dot.pick", "--pick fast -o fast.schedule.json"),
+        ("pre .copy", "autotune export mini-flux-first --pick balanced -o balanced.schedule.json"),
+    ):
+        browser.value(f"document.querySelector('{selector}').click()")
+        said = browser.call(
+            "Runtime.evaluate", awaitPromise=True, returnByValue=True,
+            expression="new Promise(r => setTimeout(() => r(document.querySelector('.status').textContent), 100))",
+        )["result"]["value"]  # fmt: skip
+        assert line in said
+    assert browser.named("Runtime.exceptionThrown") == []
+
+
+def test_without_scripts_nothing_essential_is_missing(browser: Browser, page: Path) -> None:
+    browser.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        browser.open(page, 390)
+        assert browser.value("document.querySelectorAll('.copy').length") == 0
+        assert browser.value("document.querySelector('pre').innerText").startswith("autotune export mini-flux-first")
+        browser.value("document.querySelector('.narrow .dot.pick').focus()")
+        (tip,) = shown_tips(browser)
+        assert "autotune export" in tip
+        assert "click" not in tip
+    finally:
+        browser.call("Emulation.setScriptExecutionDisabled", value=False)
 
 
 def test_dark_scheme_swaps_ink_and_paper_of_the_figures(browser: Browser, page: Path) -> None:

@@ -1,10 +1,21 @@
+import dataclasses
 import io
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from autotune.reports.sample_grid import LARGE_WIDTH, SampleRow, draw_samples, read_sheet
+from autotune.reports.sample_grid import (
+    LARGE_WIDTH,
+    SampleColumn,
+    caption,
+    cut_sheet,
+    draw_samples,
+    make_grid,
+    rank_text,
+    read_sheet,
+)
+from autotune.spaces.study_record import StudyRecord
 
 
 def png(width: int, height: int) -> bytes:
@@ -34,9 +45,66 @@ def test_a_missing_or_broken_sheet_is_none(data: bytes | None) -> None:
     assert read_sheet(data) is None
 
 
-def test_rows_without_images_say_so() -> None:
-    figure = draw_samples(
-        [SampleRow(title="default run", image=None), SampleRow(title="fast", image=read_sheet(png(64, 32)))]
-    )
-    texts = [text.get_text() for axes in figure.axes for text in axes.texts]
-    assert texts == ["not available"]
+def sheet_of(*levels: int) -> Image.Image:
+    """Images of 8 x 8 side by side, each of one grey level."""
+    return Image.fromarray(np.repeat(np.repeat([levels], 8, axis=0), 8, axis=1).astype(np.uint8)).convert("RGB")
+
+
+def column(title: str, sheet: Image.Image | None, *deviation: float, compared: bool = True) -> SampleColumn:
+    return SampleColumn(title=title, sheet=sheet, deviation=deviation, compared=compared)
+
+
+@pytest.fixture
+def square(record: StudyRecord) -> StudyRecord:
+    return dataclasses.replace(record, settings={"held_out": ["a cat", "a dog", "a ship", "a frog"]})
+
+
+def test_the_prompt_on_which_a_pick_deviates_most_comes_first_whatever_the_default_run_does(
+    square: StudyRecord,
+) -> None:
+    columns = [
+        column("default run", sheet_of(10, 20, 30), 9.0, 0.0, 0.0, 0.0, compared=False),
+        column("quality", sheet_of(11, 21, 31), 0.1, 0.3, 0.1, 0.2),
+        column("fast", sheet_of(12, 22, 32), 0.2, 0.1, 0.5, 0.9),
+    ]
+    grid = make_grid(columns, square)
+    assert grid.titles == ("default run", "quality", "fast")
+    assert [(row.prompt, row.rank) for row in grid.rows] == [("a ship", 2), ("a dog", 3), ("a cat", 4)]
+    assert grid.n_prompts == 4  # the worst of all, a frog, has no image
+    for row, level, deviation in zip(grid.rows, (30, 20, 10), (0.5, 0.1, 0.2), strict=True):
+        shades = [s.image.getpixel((4, 4)) for s in row.samples if s.image is not None]
+        assert shades == [(level + i,) * 3 for i in range(3)]
+        assert row.samples[2].deviation == deviation
+
+
+def test_a_sheet_that_is_not_there_leaves_its_cells_empty(square: StudyRecord) -> None:
+    grid = make_grid([column("default run", None, compared=False), column("fast", sheet_of(1, 2), 0.1, 0.2)], square)
+    assert [row.samples[0].image for row in grid.rows] == [None, None]
+    texts = [text.get_text() for axes in draw_samples(grid).axes for text in axes.texts]
+    assert texts.count("not available") == 2
+    assert "a dog (worst of 4)" in texts
+
+
+def test_without_held_out_values_the_prompts_keep_their_order_and_have_no_rank(square: StudyRecord) -> None:
+    grid = make_grid([column("fast", sheet_of(1, 2, 3))], square)
+    assert [(row.prompt, row.rank) for row in grid.rows] == [("a cat", None), ("a dog", None), ("a ship", None)]
+
+
+def test_without_sheets_or_prompts_there_is_still_a_figure(square: StudyRecord) -> None:
+    empty = make_grid([column("fast", None, 0.1, 0.2)], square)
+    assert empty.rows == ()
+    assert len(draw_samples(empty).texts) == 1
+    unnamed = make_grid([column("fast", sheet_of(1, 2), 0.1, 0.2)], dataclasses.replace(square, settings={}))
+    assert caption(unnamed.rows[0], unnamed.n_prompts) == "prompt unknown (worst of 2)"
+
+
+def test_sheets_are_cut_by_the_shape_of_the_images() -> None:
+    wide = Image.new("RGB", (96, 16))
+    assert [image.size for image in cut_sheet(wide, 2.0)] == [(32, 16)] * 3
+    assert [image.width for image in cut_sheet(Image.new("RGB", (100, 33)), 1.0)] == [33, 34, 33]
+
+
+def test_ranks_are_ordinals() -> None:
+    assert [rank_text(n, 30).split()[0] for n in (1, 2, 3, 4, 11, 12, 13, 21, 22)] == [
+        "worst", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "22nd",
+    ]  # fmt: skip

@@ -1,0 +1,43 @@
+import re
+
+from autotune.reports.pick_section import export_line
+from autotune.reports.tables import front_rows, to_markdown
+from autotune.spaces.evaluation import Measurement
+from autotune.spaces.front import pick, reported_measurement, study_front
+from autotune.spaces.study_record import Candidate, StudyRecord
+
+
+def test_lines_to_paste_name_the_database_unless_it_may_hold_a_password() -> None:
+    line = "autotune export a --pick fast -o fast.schedule.json"
+    for storage in (None, "postgresql://me:pw@db/x", "postgresql://db/x?password=pw"):
+        assert export_line("a", "fast", storage) == line
+    assert export_line("a", "fast", "sqlite:////tmp/x.db") == f"{line} --storage sqlite:////tmp/x.db"
+    assert export_line("a", "fast", "my studies.db") == f"{line} --storage 'my studies.db'"
+
+
+def test_markdown_can_be_read_alone(record: StudyRecord, files: dict[str, bytes]) -> None:
+    text = files["report.md"].decode()
+    picks = pick(study_front(record), record)
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert headings == [
+        "## What to use", "## Front", "## Pictures", "## Schedules", "## What each family contributed", "## Progress",
+        "## Failures", "## Provenance",
+    ]  # fmt: skip
+    for name, candidate in picks.items():
+        assert f"autotune export mini-flux-first --pick {name} -o {name}.schedule.json" in text
+        assert f"| {name} | {1 / reported(candidate).relative_latency:.2f}x [" in text
+    assert 'autotune.apply(pipe, "balanced.schedule.json")' in text
+    assert to_markdown(front_rows(record)) in text
+    assert "- Family cache-masks does not pay here" in text
+    assert "CUDA out of memory: 1.2 GiB asked for, 0.3 GiB free" in text
+    assert set(re.findall(r"!\[[^]]*\]\(([^)]*)\)", text)) == {name for name in files if name.endswith(".png")}
+    tables = [block for block in text.split("\n\n") if block.startswith("| ")]
+    for block in tables:
+        lines = [line.replace("\\|", "") for line in block.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in lines}) == 1
+
+
+def reported(candidate: Candidate) -> Measurement:
+    measurement = reported_measurement(candidate)
+    assert measurement is not None
+    return measurement
