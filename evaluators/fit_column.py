@@ -67,13 +67,8 @@ def fit_column(
     if scheduler.program.noise_coefs.any():
         raise ScheduleError("a column is fitted to a deterministic run; got a stochastic solver; set stochastic to 0")
     denoiser = getattr(pipe, "transformer", None) or pipe.unet
-    checkpointed = sum(p.numel() for p in denoiser.parameters()) > CHECKPOINT_ABOVE
     columns = other_columns(schedule)
-    if checkpointed and columns is not None:
-        raise ScheduleError(
-            f"a network of more than {CHECKPOINT_ABOVE:,} parameters is differentiated without cache and guidance "
-            f"columns, since its activations don't fit; fit the schedule without them"
-        )
+    checkpointed = _is_checkpointed(denoiser, columns)
     scale = reference.flatten(1).norm(dim=1, keepdim=True)
 
     def residuals(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:
@@ -101,6 +96,17 @@ def fit_column(
         image_runs=fit.image_runs,
         stopped=fit.stopped,
     )
+
+
+def _is_checkpointed(denoiser: torch.nn.Module, columns: Schedule | None) -> bool:
+    """Whether activations are computed twice; ScheduleError where they must be and can't, under other columns."""
+    checkpointed = sum(p.numel() for p in denoiser.parameters()) > CHECKPOINT_ABOVE
+    if checkpointed and columns is not None:
+        raise ScheduleError(
+            f"a network of more than {CHECKPOINT_ABOVE:,} parameters is differentiated without cache and guidance "
+            f"columns, since its activations don't fit; fit the schedule without them"
+        )
+    return checkpointed
 
 
 def other_columns(schedule: Schedule) -> Schedule | None:

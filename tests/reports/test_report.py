@@ -117,7 +117,7 @@ def test_sections_come_in_the_order_of_a_reader_with_five_minutes(page: Page) ->
     sections = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
     assert sections == ["use", "front", "samples", "schedules", "families", "progress", "failures", "provenance"]
     line = page.text.index("autotune export mini-flux-first --pick balanced")
-    assert page.text.index("What to use") < line < page.text.index("lowest deviation at no more than")
+    assert page.text.index("What to use") < line < page.text.index("best quality at up to one and a half")
 
 
 def test_ids_are_unique_and_every_reference_has_its_target(files: dict[str, bytes], page: Page) -> None:
