@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,22 +69,13 @@ def fit_column(
         raise ScheduleError("a column is fitted to a deterministic run; got a stochastic solver; set stochastic to 0")
     denoiser = getattr(pipe, "transformer", None) or pipe.unet
     columns = other_columns(schedule)
-    checkpointed = _is_checkpointed(denoiser, columns)
+    run = partial(run_with_gradient, pipe, scheduler, columns=columns, checkpointed=_is_checkpointed(denoiser, columns))
     scale = reference.flatten(1).norm(dim=1, keepdim=True)
 
     def residuals(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:
         chosen = prompts.tolist()
         rows = {name: tensor[chosen] for name, tensor in embeddings.items()}
-        latents = run_with_gradient(
-            pipe,
-            scheduler,
-            tensors,
-            rows,
-            [seeds[i] for i in chosen],
-            arguments,
-            columns=columns,
-            checkpointed=checkpointed,
-        )
+        latents = run(tensors, rows, [seeds[i] for i in chosen], arguments)
         return torch.div((latents.cpu() - reference[chosen]).flatten(1), scale[chosen])
 
     train, held_out = _split(len(seeds))
