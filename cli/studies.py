@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from autotune.cli.foreign import print_warnings
-from autotune.cli.output import Format, print_rows, print_table
+from autotune.cli.output import Format, cell, print_rows, print_table
 from autotune.spaces.errors import UsageError
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _show_pick(record: "StudyRecord", pick: str, form: Format) -> None:
 
     row = row_of(record, find_candidate(record, pick))
     if form is Format.TABLE:
-        print_table([{"field": k, "value": v} for k, v in row.items()], {"field": "field", "value": "value"})
+        print_table([{"field": k, "value": cell(v)} for k, v in row.items()], {"field": "field", "value": "value"})
     else:
         print_rows([row], {}, form)
 

@@ -11,7 +11,7 @@ from autotune.spaces.errors import UsageError
 
 POWERCAP = Path("/sys/class/powercap")
 
-_ANOTHER = "or leave energy out of objectives, limits and metrics"
+_ANOTHER = "leave energy out of objectives, limits and metrics"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ def make_energy_meter(device: torch.device) -> EnergyMeter:
         return _nvml_meter(device)
     if device.type == "cpu":
         return rapl_meter(POWERCAP)
-    raise UsageError(f"energy can be measured on NVIDIA GPUs and Linux processors; got {device}: use these, {_ANOTHER}")
+    raise UsageError(f"energy can be measured on NVIDIA GPUs and Linux processors; got {device}: {_ANOTHER}")
 
 
 def _nvml_meter(device: torch.device) -> EnergyMeter:
@@ -40,7 +40,7 @@ def _nvml_meter(device: torch.device) -> EnergyMeter:
         import pynvml
     except ImportError as error:
         raise UsageError(
-            f"energy of a GPU is read through NVML: pip install 'diffusion-autotune[energy]', {_ANOTHER}"
+            f"energy of a GPU is read through NVML: pip install 'diffusion-autotune[energy]', or {_ANOTHER}"
         ) from error
     nvml: Any = pynvml
     try:
@@ -71,7 +71,8 @@ def rapl_meter(root: Path) -> EnergyMeter:
         counters = [_RaplCounter(folder) for folder in packages]
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"the energy counters must be readable; {error}: sudo chmod a+r {root}/intel-rapl:*/energy_uj, {_ANOTHER}"
+            f"the energy counters must be readable; {error}: "
+            f"sudo chmod a+r {root}/intel-rapl:*/energy_uj, or {_ANOTHER}"
         ) from error
     return EnergyMeter("rapl", lambda: sum(counter.read_j() for counter in counters))
 
