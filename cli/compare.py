@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autotune.cli.output import Format, print_rows, print_table
+from autotune.cli.runs import EXIT_INTERRUPTED
 from autotune.cli.studies import FormatOption, StorageOption, StudyArgument
 
 if TYPE_CHECKING:
     from autotune.reports.text_table import TextTable
-
-EXIT_INTERRUPTED = 130
 
 
 def register(app: typer.Typer) -> None:

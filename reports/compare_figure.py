@@ -21,6 +21,9 @@ _MARKERS = ("o", "^", "D", "v", "P")
 _WIDE_RANGE = 6.0
 """Latencies that are further apart than this are drawn on a logarithmic axis."""
 
+_LONGEST = 42
+"""Characters of a name in the legend."""
+
 _TICKS = tuple(m * 10.0**e for e in range(-6, 7) for m in (1, 2, 5))
 
 Place = tuple[float, float]
@@ -100,7 +103,8 @@ def _draw_front(axes: Axes, series: _Series) -> None:
         for point in contender.points:
             _error_bars(axes, series, point)
         axes.plot(*_columns(places), ls="none", zorder=6, **marks)
-    axes.plot([], [], **line, **marks, label=contender.name)
+    name = contender.name
+    axes.plot([], [], **line, **marks, label=name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}...")
 
 
 def _draw_rivals(axes: Axes, series: _Series) -> None:

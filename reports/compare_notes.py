@@ -13,6 +13,8 @@ from autotune.spaces.study_record import StudyRecord
 _UNTOLD = ("inventory_hash", "revision", "prediction", "start_timestep", "noise_schedule", "scheduler_class")
 """Fields of a condition that follow from others, or say little to people."""
 
+FIELD = "condition/field"
+"""The key of a row's own name in the table of what differs; its other keys are names of studies, without a slash."""
 
 AXES = (
     "Normalised axes: latency over that of the study's own default run, measured in turn with it, and deviation over "
@@ -39,10 +41,10 @@ def condition_table(comparison: Comparison) -> TextTable | None:
     for field in told[0]:
         values = [facts[field] for facts in told]
         if len(set(values)) > 1:
-            rows.append({"field": field.replace("_", " "), **{r.name: v for r, v in zip(records, values, strict=True)}})
+            rows.append({FIELD: field.replace("_", " "), **{r.name: v for r, v in zip(records, values, strict=True)}})
     if comparison.by_family or not rows:
         return None
-    columns = {"field": "", **{record.name: record.name for record in records}}
+    columns = {FIELD: "", **{record.name: record.name for record in records}}
     return TextTable(name="conditions", title="What differs", columns=columns, rows=rows)
 
 

@@ -12,6 +12,7 @@ from autotune.reports.compare_tables import Removals, comparison_tables, members
 from autotune.reports.comparison import Comparison
 from autotune.reports.figure import render
 from autotune.reports.folder import write_files
+from autotune.reports.tables import markdown_cell
 from autotune.reports.templates import template_environment
 
 RELATIVE = (
@@ -43,21 +44,12 @@ def comparison_files(comparison: Comparison, removals: Removals, *, absolute: bo
     tables = comparison_tables(comparison, removals, absolute=absolute)
     said, title = notes(comparison), f"Comparison: {comparison.title}"
     figures = [("Relative to the default run", relative, RELATIVE), ("Absolute", in_ms, ABSOLUTE)]
-    page = (
-        template_environment()
-        .get_template("compare.html")
-        .render(
-            title=title,
-            notes=said,
-            figures=figures,
-            tables=tables,
-            light=Markup(palette.css_variables(0)),
-            dark=Markup(palette.css_variables(1)),
-        )
-    )
-    pictures = [f"![{heading}]({name}.png)" for heading, name in (("Relative", "relative"), ("Absolute", "absolute"))]
-    parts = [f"# {title}\n", *(f"{note}\n" for note in said), f"{pictures[0]}\n", f"{RELATIVE}\n", f"{pictures[1]}\n",
-             f"{ABSOLUTE}\n", *(table.to_markdown() for table in tables)]  # fmt: skip
+    template = template_environment().get_template("compare.html")
+    light, dark = (Markup(palette.css_variables(scheme)) for scheme in (0, 1))
+    page = template.render(title=title, notes=said, figures=figures, tables=tables, light=light, dark=dark)
+    paragraphs = [f"# {markdown_cell(title)}", *map(markdown_cell, said), "![Relative](relative.png)", RELATIVE]
+    paragraphs += ["![Absolute](absolute.png)", ABSOLUTE]
+    parts = [*(f"{paragraph}\n" for paragraph in paragraphs), *(table.to_markdown() for table in tables)]
     return {
         "relative.png": relative.png,
         "absolute.png": in_ms.png,

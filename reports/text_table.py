@@ -44,9 +44,9 @@ class TextTable:
         """Title, notes and table."""
         rule = [" --- " if self.is_text(key) else " ---: " for key in self.columns]
         lines = [
-            f"## {self.title}",
+            f"## {markdown_cell(self.title)}",
             "",
-            *(part for note in self.notes for part in (note, "")),
+            *(part for note in self.notes for part in (markdown_cell(note), "")),
             "| " + " | ".join(map(markdown_cell, self.columns.values())) + " |",
             "|" + "|".join(rule) + "|",
             *("| " + " | ".join(map(markdown_cell, row.values())) + " |" for row in self.texts()),

@@ -103,7 +103,9 @@ def test_text_of_the_studies_can_not_become_markup(record: StudyRecord) -> None:
     evil = '"--><script>alert(1)</script></svg><img src=x onerror=alert(1)> $\\frac{$ {{ 7*7 }} |'
     candidates = tuple(dataclasses.replace(c, label=evil) for c in record.candidates)
     bad = dataclasses.replace(record, name=f"study {evil}", candidates=candidates)
-    page = Page(comparison_files(compare([record, bad]), {})["compare.html"].decode())
+    files = comparison_files(compare([record, bad]), {})
+    assert "<" not in files["compare.md"].decode().replace("<=", "")
+    page = Page(files["compare.html"].decode())
     assert not {"script", "img"} & {tag for tag, _ in page.tags}
     assert "<script>alert(1)</script>" in page.text
     assert "7*7" in page.text

@@ -6,7 +6,7 @@ from statistics import median
 
 import pytest
 
-from autotune.reports.compare_notes import condition_table, notes
+from autotune.reports.compare_notes import FIELD, condition_table, notes
 from autotune.reports.comparison import compare, difference_table, hypervolume_table
 from autotune.reports.contender import UNION
 from autotune.reports.equal_levels import AS_DEFAULT, equal_quality_table, equal_speed_table
@@ -92,7 +92,7 @@ def test_other_conditions_or_prompts_have_no_difference(
     assert "The devices differ" in " ".join(notes(comparison))
     table = condition_table(comparison)
     assert table is not None
-    assert [row["field"] for row in table.rows] == ["model", "device"]
+    assert [row[FIELD] for row in table.rows] == ["model", "device"]
     on_calibration = compare([record, dataclasses.replace(search_only, name="searched")])
     assert difference_table(on_calibration).rows == []
     text = " ".join(notes(on_calibration))
