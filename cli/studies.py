@@ -140,15 +140,16 @@ def export(
     from autotune.reports.export import find_candidate, make_schedule_file
     from autotune.spaces.schedule_file import save_schedule_file
 
-    record = _load(study, storage)
-    candidate = find_candidate(record, pick)
-    if form is not ExportFormat.AUTOTUNE:
-        from autotune.reports.foreign_export import write_for
+    with _database(storage) as database:
+        record = database.load_study(study)
+        candidate = find_candidate(record, pick)
+        if form is not ExportFormat.AUTOTUNE:
+            from autotune.reports.foreign_export import write_for
 
-        print_warnings(write_for(form, candidate.schedule, record.inventory, output))
-        print(f"wrote {output}")
-        return
-    save_schedule_file(output, make_schedule_file(record, candidate))
+            print_warnings(write_for(form, candidate.schedule, record.inventory, output))
+            print(f"wrote {output}")
+            return
+        save_schedule_file(output, make_schedule_file(record, candidate, database.artifacts.load))
     print(f"wrote {output}; in production: autotune.apply(pipe, {str(output)!r})")
 
 

@@ -4,6 +4,7 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,12 +20,23 @@ from autotune.spaces.errors import ScheduleMismatchError
 from autotune.spaces.schedule import Schedule
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredRun:
+    """What a schedule was measured in: the shape of the latents (batch first), and the guidance scale.
+
+    The scale is None where a pipeline does not say what it was called with.
+    """
+
+    latent_shape: tuple[int, ...]
+    guidance_scale: float | None
+
+
 class Attachment:
     """What `attach` puts on a pipeline, and `remove` takes off.
 
     `original_scheduler` is the pipeline's own. `cache`, `guidance` and `policy` are None where the schedule has no such
-    column, or one that changes nothing. The starting noise is multiplied by `initial_scale`. `warn_shape` is the latent
-    shape (batch first) that the schedule was measured for.
+    column, or one that changes nothing. The starting noise is multiplied by `initial_scale`. A run that is not like the
+    `measured` one warns, and raises where the schedule has tables.
     """
 
     def __init__(
@@ -36,11 +48,11 @@ class Attachment:
         guidance: GuidanceRuntime | None,
         policy: PolicyRuntime | None = None,
         initial_scale: float = 1.0,
-        warn_shape: tuple[int, ...] | None = None,
+        measured: MeasuredRun | None = None,
     ) -> None:
         self.schedule, self.cache, self.guidance, self.policy = schedule, cache, guidance, policy
         self.original_scheduler = pipe.scheduler
-        self._pipe, self._initial_scale, self._warn_shape = pipe, initial_scale, warn_shape
+        self._pipe, self._initial_scale, self._measured = pipe, initial_scale, measured
         self._overrides = Overrides()
         self._signatures: dict[int, object] = {}
         self._removed = False
@@ -196,10 +208,23 @@ class Attachment:
                     "raise guidance_scale, or use a schedule without the column"
                 )
             self._clock.sample_batch = latents.shape[0] // 2
-        if self._warn_shape is not None and latents.shape[1:] != self._warn_shape[1:]:
-            warnings.warn(
-                f"the schedule was measured for latents of shape {tuple(self._warn_shape[1:])}; this run has "
-                f"{tuple(latents.shape[1:])}: its speed and quality may differ",
-                stacklevel=2,
+        if self._measured is not None:
+            self._compare(self._measured, latents)
+
+    def _compare(self, measured: MeasuredRun, latents: torch.Tensor) -> None:
+        shape, has_tables = tuple(latents.shape[1:]), bool(self.schedule.tables)
+        if shape != tuple(measured.latent_shape[1:]):
+            found = f"measured for latents of shape {tuple(measured.latent_shape[1:])}; this run has {shape}"
+            if has_tables:
+                raise ScheduleMismatchError(
+                    f"the tables of a schedule fit one resolution; they were {found}: draw at that size, or correct "
+                    "the schedule for this one"
+                )
+            warnings.warn(f"the schedule was {found}: its speed and quality may differ", stacklevel=2)
+            self._measured = None  # said once
+        scale, expected = getattr(self._pipe, "_guidance_scale", None), measured.guidance_scale
+        if has_tables and scale is not None and expected is not None and float(scale) != expected:
+            raise ScheduleMismatchError(
+                f"the tables of a schedule fit one guidance scale; they were measured at {expected:g}, "
+                f"this run has {float(scale):g}: draw at that scale, or correct the schedule for this one"
             )
-            self._warn_shape = None

@@ -15,10 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from autotune.evaluators.branch_store import BranchStore, Value, map_tensors
+from autotune.evaluators.cell_correction import CellCorrection
 from autotune.evaluators.gate import After, Before, Gate, entry_name, uncompiled
 from autotune.evaluators.override import Overrides
 from autotune.evaluators.span import Span, Streams
 from autotune.spaces.cache_action import CacheAction, forecast_weights
+from autotune.spaces.cache_correction import CacheCorrection
 from autotune.spaces.cache_plan import CachePlan, cell_use, kept_of_unconditional
 from autotune.spaces.errors import ScheduleMismatchError
 from autotune.spaces.inventory import Inventory
@@ -63,6 +65,7 @@ class CacheRuntime:
         dropped: Sequence[bool] = (),
         copied: frozenset[str] = frozenset(),
         spans: Mapping[str, Span] = MappingProxyType({}),
+        correction: CacheCorrection | None = None,
     ) -> None:
         """Prepare the rows of a plan.
 
@@ -72,6 +75,7 @@ class CacheRuntime:
             dropped: per row, whether the guidance column drops the unconditional branch; by default nowhere.
             copied: components whose values are stored and handed out as copies.
             spans: by site name, what sites cover that are not the one module of their name.
+            correction: of values that are handed out; what is stored stays as it is.
 
         Raises:
             ScheduleError: the plan does not fit the inventory.
@@ -88,6 +92,7 @@ class CacheRuntime:
         self._spans = spans
         self._open: dict[int, _OpenSpan] = {}
         self._store = BranchStore()
+        self._correction = None if correction is None else CellCorrection(correction)
         self._cells = bytearray(len(inventory))
         self._row = self._call = self._batch = 0
         self._half = False
@@ -187,7 +192,8 @@ class CacheRuntime:
                 value = self._store.read(key, functools.partial(self._weights, site), half=self._half)
                 if cell == _Cell.TAKE:
                     self._store.trim(key, keep)
-                return map_tensors(torch.clone, value) if self._copied[site] and max(keep) else value
+                value = map_tensors(torch.clone, value) if self._copied[site] and max(keep) else value
+                return value if self._correction is None else self._correction.apply(self._row, site, value)
             self.missed += 1
         elif cell == _Cell.DEAD and key in self._shapes and self._source_is_stored(site):
             return map_tensors(self._zeros, self._shapes[key])

@@ -1,10 +1,31 @@
 """Distances between a candidate's samples and the reference's, one value per sample."""
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn.functional import conv2d
 
+from autotune.evaluators.feature_net import FeatureNet, class_probability
+from autotune.evaluators.sampling import Samples
+
 MAX_PSNR = 100.0
 """What identical images score, in dB, in place of infinity."""
+
+
+def score_samples(
+    samples: Samples, reference: Samples, prompts: Sequence[str], feature_net: FeatureNet | None
+) -> dict[str, tuple[float, ...]]:
+    """All metrics by name; alignment where the net is given, and knows the images' size and every prompt's class."""
+    quality = {
+        "deviation": score_deviation(samples.latents, reference.latents),
+        "psnr": score_psnr(samples.images, reference.images),
+        "ssim": score_ssim(samples.images, reference.images),
+    }
+    if feature_net is not None and samples.images.shape[-2:] == (32, 32):  # the size that the net knows
+        alignment = class_probability(feature_net, samples.images, prompts)
+        if bool(torch.isfinite(alignment).all()):
+            quality["alignment"] = tuple(alignment.tolist())
+    return quality
 
 
 def score_deviation(latents: torch.Tensor, reference: torch.Tensor) -> tuple[float, ...]:

@@ -10,9 +10,10 @@ from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.apply import attach, policy_usage, remove
 from autotune.evaluators.baseline_timing import BaselineTiming
 from autotune.evaluators.contact_sheet import make_contact_sheet
+from autotune.evaluators.correction_table import read_correction
 from autotune.evaluators.cost_measurement import load_or_measure_costs
 from autotune.evaluators.edge_recording import load_or_measure_edges
-from autotune.evaluators.feature_net import class_probability, load_feature_net
+from autotune.evaluators.feature_net import load_feature_net
 from autotune.evaluators.fit_column import fit_column, settings_hash
 from autotune.evaluators.hardware import device_name, library_versions
 from autotune.evaluators.inventory import measure_inventory
@@ -20,9 +21,10 @@ from autotune.evaluators.load import LoadedModel
 from autotune.evaluators.noise import flow_mu, noise_schedule_of, own_timesteps, prediction_of
 from autotune.evaluators.peak_memory import is_out_of_memory, measure_peak_memory
 from autotune.evaluators.prompt_embedding import embed_prompts
-from autotune.evaluators.quality import score_deviation, score_psnr, score_ssim
+from autotune.evaluators.quality import score_samples
 from autotune.evaluators.reference import ArtifactCache, References
 from autotune.evaluators.sampling import Deadline, Samples, run_pipeline
+from autotune.evaluators.schedule_table import TableStore
 from autotune.evaluators.schedule_work import ScheduleWork
 from autotune.evaluators.site_timing import StepTimer
 from autotune.evaluators.trace import StepRecorder, Watcher, load_or_make_trace
@@ -81,6 +83,7 @@ class Worker:
             device=device_name(pipe._execution_device),
             versions=library_versions(),
         )
+        self._tables = TableStore(self.condition, artifacts)
         self._baseline = Schedule(n_steps=preset.n_steps)
         self.timing = BaselineTiming(lambda fidelity: self._time(self._baseline, fidelity), preset.batch_size)
         self._embeddings: dict[str, dict[str, torch.Tensor]] = {}
@@ -171,7 +174,7 @@ class Worker:
             return Failure(kind=FailureKind.OUT_OF_MEMORY, reason=str(error).splitlines()[0])
         self._keep_thumbnails(schedule, fidelity, samples)
         return Measurement(
-            quality=self._quality(samples, reference, fidelity),
+            quality=score_samples(samples, reference, fidelity.prompts, self._feature_net),
             latency_ms=tuple(latency_ms),
             baseline_latency_ms=tuple(baseline_ms),
             macs=self._work.macs(schedule, samples.usage),
@@ -244,7 +247,8 @@ class Worker:
     def _run(
         self, schedule: Schedule, fidelity: Fidelity, timeout_s: float | None, recorder: Watcher | None = None
     ) -> Samples:
-        attach(self._pipe, schedule, inventory=self.inventory)
+        correction = read_correction(schedule, self.condition, self._tables.of(schedule))
+        attach(self._pipe, schedule, inventory=self.inventory, correction=correction)
         watching = contextlib.nullcontext() if recorder is None else recorder.watching(self._pipe.scheduler)
         try:
             with watching:
@@ -283,15 +287,3 @@ class Worker:
         if self._timeout_s is not None:
             return self._timeout_s
         return max(60.0, 20.0 * baseline_ms[-1] / 1000.0 * len(fidelity.prompts))
-
-    def _quality(self, samples: Samples, reference: Samples, fidelity: Fidelity) -> dict[str, tuple[float, ...]]:
-        quality = {
-            "deviation": score_deviation(samples.latents, reference.latents),
-            "psnr": score_psnr(samples.images, reference.images),
-            "ssim": score_ssim(samples.images, reference.images),
-        }
-        if self._feature_net is not None and samples.images.shape[-2:] == (32, 32):  # the size that the net knows
-            alignment = class_probability(self._feature_net, samples.images, fidelity.prompts)
-            if bool(torch.isfinite(alignment).all()):  # every prompt names a class that the net knows
-                quality["alignment"] = tuple(alignment.tolist())
-        return quality

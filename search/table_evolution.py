@@ -60,7 +60,7 @@ class TableEvolution:
             if move is not None:
                 self._trials[move] = MEMORY * self._trials[move] + 1.0
                 self._successes[move] *= MEMORY
-            if measurement is None or schedule.policy is not None:
+            if measurement is None or schedule.policy is not None or schedule.tables:
                 continue
             values = self._fitness.values(schedule, measurement)
             individual = Individual(genome=schedule, values=values, violation=self._fitness.violation(measurement))
