@@ -54,6 +54,7 @@ def run(
     resolution: options.Resolution = None,
     prompts: options.Prompts = None,
     ladder: options.Ladder = True,
+    correct: options.Correct = False,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     dtype: options.Dtype = None,
@@ -92,6 +93,7 @@ def run(
             guidance=guidance,
             prompts=prompts,
             ladder=ladder,
+            correct=correct,
         )
 
     crew = Crew(workers, ray_address)

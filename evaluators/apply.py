@@ -28,6 +28,7 @@ from autotune.evaluators.policy_runtime import PolicyRuntime, PolicyUsage
 from autotune.evaluators.presets import PRESETS
 from autotune.evaluators.solver_scheduler import SolverProgramScheduler
 from autotune.spaces.cache_correction import CacheCorrection
+from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import ScheduleError, ScheduleMismatchError
 from autotune.spaces.guidance_column import GuidanceAction
@@ -94,6 +95,12 @@ def remove(pipe: Any) -> None:
         attachment.uninstall()
 
 
+def cache_runtime_of(pipe: Any) -> CacheRuntime | None:
+    """What executes the applied schedule's cache plan; None without one."""
+    attachment = vars(pipe).get(_ATTRIBUTE)
+    return None if attachment is None else attachment.cache
+
+
 def policy_usage(pipe: Any) -> PolicyUsage | None:
     """What the applied schedule's policy has computed since it was applied; None without a policy."""
     attachment = vars(pipe).get(_ATTRIBUTE)
@@ -152,8 +159,6 @@ def _attach(
     measured: MeasuredRun | None = None,
     every_site: bool = False,
 ) -> Attachment:
-    if schedule.cache_correction is not None and correction is None:
-        raise ScheduleError("cache_correction needs its table; apply the schedule's file, which has it beside it")
     scheduler = _own_scheduler(pipe)
     adapter: Adapter | None = None
     cache: CacheRuntime | None = None
@@ -162,16 +167,7 @@ def _attach(
     if schedule.cache is not None:
         adapter = find_adapter(pipe)
         inventory = list_inventory(pipe) if inventory is None else inventory
-        if inventory.denoiser_class != adapter.denoiser_class:
-            raise ScheduleMismatchError(
-                f"an inventory fits one class of denoisers; got one of {inventory.denoiser_class} for a "
-                f"{adapter.denoiser_class}; leave it out to have it listed"
-            )
-        dropped = [action is not GuidanceAction.BOTH for action in schedule.guidance or ()]
-        spans = adapter.list_spans(adapter.denoiser_of(pipe))
-        cache = CacheRuntime(
-            schedule.cache, inventory, dropped=dropped, copied=adapter.copied, spans=spans, correction=correction
-        )
+        cache = _cache_runtime(pipe, schedule, schedule.cache, adapter, inventory, correction)
     if schedule.guidance is not None and any(action is not GuidanceAction.BOTH for action in schedule.guidance):
         adapter = find_adapter(pipe)
         if adapter.guidance != "batch":
@@ -207,6 +203,26 @@ def _attach(
     attachment.install(scheduler, adapter, every_site=every_site)
     setattr(pipe, _ATTRIBUTE, attachment)
     return attachment
+
+
+def _cache_runtime(
+    pipe: Any,
+    schedule: Schedule,
+    plan: CachePlan,
+    adapter: Adapter,
+    inventory: Inventory,
+    correction: CacheCorrection | None,
+) -> CacheRuntime:
+    if schedule.cache_correction is not None and correction is None:
+        raise ScheduleError("cache_correction needs its table; apply the schedule's file, which has it beside it")
+    if inventory.denoiser_class != adapter.denoiser_class:
+        raise ScheduleMismatchError(
+            f"an inventory fits one class of denoisers; got one of {inventory.denoiser_class} for a "
+            f"{adapter.denoiser_class}; leave it out to have it listed"
+        )
+    dropped = [action is not GuidanceAction.BOTH for action in schedule.guidance or ()]
+    spans = adapter.list_spans(adapter.denoiser_of(pipe))
+    return CacheRuntime(plan, inventory, dropped=dropped, copied=adapter.copied, spans=spans, correction=correction)
 
 
 def _own_scheduler(pipe: Any) -> Any:

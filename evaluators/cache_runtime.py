@@ -5,7 +5,7 @@ a leaf is exactly what the module returned, before any gate or residual of the b
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -40,6 +40,10 @@ class _Cell(IntEnum):
     """Read, and free the memory of what is not read again."""
     DEAD = 5
     """Nobody reads the result: hand out zeros of the right shape."""
+
+
+OnRead = Callable[[int, int, Value, bool], None]
+"""(row, site, value, whether it is of the conditional half alone)"""
 
 
 class _OpenSpan(NamedTuple):
@@ -99,6 +103,8 @@ class CacheRuntime:
         self._shapes: dict[tuple[int, int], Value] = {}
         self._written: set[int] = set()
         self.missed = 0
+        self.on_read: OnRead | None = None
+        """If not None: told of every value before it is corrected and handed out."""
 
     @property
     def stored_bytes(self) -> int:
@@ -193,6 +199,8 @@ class CacheRuntime:
                 if cell == _Cell.TAKE:
                     self._store.trim(key, keep)
                 value = map_tensors(torch.clone, value) if self._copied[site] and max(keep) else value
+                if self.on_read is not None:
+                    self.on_read(self._row, site, value, self._half)
                 return value if self._correction is None else self._correction.apply(self._row, site, value)
             self.missed += 1
         elif cell == _Cell.DEAD and key in self._shapes and self._source_is_stored(site):

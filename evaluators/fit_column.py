@@ -91,8 +91,8 @@ def fit_column(
 
 
 def settings_hash(column: FitColumn) -> str:
-    """What tells fits by other settings apart."""
-    return hashlib.sha256(repr(SETTINGS[column]).encode()).hexdigest()[:16]
+    """What tells fits by other settings apart; those of a cache correction are the code's version."""
+    return hashlib.sha256(repr(SETTINGS.get(column)).encode()).hexdigest()[:16]
 
 
 def _split(n: int) -> tuple[Prompts, Prompts]:

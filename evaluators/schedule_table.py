@@ -68,6 +68,13 @@ class TableStore:
         if self._artifacts is not None:
             self._artifacts.save(table_name(self._condition.hash, digest), data, "table")
 
+    def has(self, schedule: Schedule) -> bool:
+        """Whether `of` would find all tables of a schedule."""
+        try:
+            return len(self.of(schedule)) == len(schedule.tables)
+        except EvaluatorError:
+            return False
+
     def of(self, schedule: Schedule) -> Mapping[str, bytes]:
         """The tables that a schedule names, by SHA-256.
 

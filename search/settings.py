@@ -28,7 +28,8 @@ class Settings:
     """What the user chose for a study; JSON types only, so that the database keeps it and `resume` reads it back.
 
     `budget` holds `Budget`'s fields. `calibration` and `held_out` hold the prompts themselves, since files change.
-    Without `ladder` every candidate is measured on all calibration prompts. `given` holds `GivenSchedule`s.
+    Without `ladder` every candidate is measured on all calibration prompts. With `correct` cache schedules of the front
+    are tried corrected, too. `given` holds `GivenSchedule`s.
     """
 
     model: str
@@ -45,6 +46,7 @@ class Settings:
     calibration: tuple[str, ...]
     held_out: tuple[str, ...]
     ladder: bool = False
+    correct: bool = False
     given: tuple[Mapping[str, object], ...] = ()
 
     def plan(self, name: str) -> StudyPlan:
@@ -58,6 +60,7 @@ class Settings:
             objectives=self.objectives,
             constraints=tuple(parse_constraint(text) for text in self.constraints),
             seed=self.seed,
+            correct=self.correct,
             ladder=LadderSettings() if self.ladder else LadderSettings(first=max(2, len(self.calibration))),
             given=tuple((given.label, given.schedule) for given in map(given_from_json, self.given)),
         )
@@ -94,11 +97,13 @@ def make_settings(
     guidance: float | None = None,
     prompts: str | Path | None = None,
     ladder: bool = True,
+    correct: bool = False,
 ) -> Settings:
     """Checked settings of a study.
 
     `budget` is a wall time such as `2h`, `cost` money at `price` per worker and hour; several budgets may be given, the
     first one to be used up ends the search. Without `ladder` no candidate is stopped before it has seen all prompts.
+    With `correct` cache schedules of the front are tried once more with what they hand out corrected.
     `prompts` is a text file with one prompt per line, of which every second one is held out.
 
     Raises:
@@ -129,6 +134,7 @@ def make_settings(
         calibration=calibration,
         held_out=held_out,
         ladder=ladder,
+        correct=correct,
     )
 
 

@@ -19,7 +19,7 @@ from autotune.spaces.table_identity import TableIdentity
 
 CONDITION = Condition(
     model="mini-flux", revision="r1", pipeline_class="FluxPipeline", inventory_hash="0" * 64,
-    noise_schedule=Flow(mu=0.0, dynamic=False), prediction="velocity", scheduler_class="FlowMatchEulerDiscreteScheduler",
+    noise_schedule=Flow(mu=0.0, dynamic=False), prediction="velocity", scheduler_class="Euler",
     start_timestep=1000.0, height=32, width=32, batch_size=4, dtype="float32", guidance_scale=1.0, n_steps=3,
     device="cpu",
 )  # fmt: skip
