@@ -187,14 +187,14 @@ class Attachment:
         half = guidance is not None and guidance.drops_branch(row, call, batch)
         if self.cache is not None:
             self.cache.enter(row, call, batch=batch // 2 if half else batch, half=half)
-        if guidance is None:
-            return original(*args, **kwargs)
-        if half:
+        if guidance is not None and half:
             args, kwargs = conditional_half((args, kwargs), batch)
-            return guidance.complete(row, call, original(*args, **kwargs))
-        output = original(*args, **kwargs)
-        guidance.keep(row, call, output)
-        return output
+            output = guidance.complete(row, call, original(*args, **kwargs))
+        else:
+            output = original(*args, **kwargs)
+            if guidance is not None:
+                guidance.keep(row, call, output)
+        return output if self.cache is None else self.cache.correct_output(output)
 
     def _see_new_shapes(self, call: int, signature: object, latents: torch.Tensor) -> None:
         if call in self._signatures:

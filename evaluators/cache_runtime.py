@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from autotune.evaluators.branch_store import BranchStore, Value, map_tensors
 from autotune.evaluators.cell_correction import CellCorrection
 from autotune.evaluators.gate import After, Before, Gate, entry_name, uncompiled
+from autotune.evaluators.guidance import output_tensor, replace_tensor
 from autotune.evaluators.override import Overrides
 from autotune.evaluators.span import Span, Streams
 from autotune.spaces.cache_action import CacheAction, forecast_weights
-from autotune.spaces.cache_correction import CacheCorrection
+from autotune.spaces.cache_correction import OUTPUT, CacheCorrection
 from autotune.spaces.cache_plan import CachePlan, cell_use, kept_of_unconditional
 from autotune.spaces.errors import ScheduleMismatchError
 from autotune.spaces.inventory import Inventory
@@ -154,6 +155,17 @@ class CacheRuntime:
         self._batch, self._half = batch, half
         self._written.clear()
         self._open.clear()
+
+    def correct_output(self, output: Any) -> Any:
+        """What the network has returned in this call, with its prediction corrected if a correction is for that."""
+        if self._correction is None:
+            return output
+        return replace_tensor(output, self._correction.apply(self._row, OUTPUT, output_tensor(output)))
+
+    @property
+    def row(self) -> int:
+        """The row of this call, or of the last one."""
+        return self._row
 
     def leave(self) -> None:
         """Disarm the gates."""

@@ -50,6 +50,6 @@ def correct_file(
         condition=worker.condition,
         measured={"cache_correction": {"deviation_before": fit.before, "deviation_after": fit.after}},
         provenance=file.provenance,
-        tables=worker.tables_of(fit.schedule),
+        tables=worker.tables.of(fit.schedule),
     )
     return corrected, fit

@@ -14,11 +14,12 @@ from autotune.evaluators.apply import cache_runtime_of
 from autotune.evaluators.branch_store import Value, map_tensors, second_half, tensors_of
 from autotune.evaluators.cell_correction import channel_axis
 from autotune.evaluators.correction_table import COLUMN, correction_tensors
+from autotune.evaluators.guidance import output_tensor
 from autotune.evaluators.quality import score_deviation
 from autotune.evaluators.schedule_table import make_table
 from autotune.evaluators.span import Span, Streams
 from autotune.evaluators.trace import Watcher
-from autotune.spaces.cache_correction import CacheCorrection, ChannelAffine, PairMoments
+from autotune.spaces.cache_correction import OUTPUT, CacheCorrection, ChannelAffine, PairMoments
 from autotune.spaces.cache_plan import CachePlan, cell_use
 from autotune.spaces.column_fit import ColumnFit
 from autotune.spaces.condition import Condition
@@ -33,6 +34,8 @@ MAX_POSITIONS = 1024
 
 Moments = dict[tuple[int, int], list[PairMoments]]
 """By network call and site, one for each tensor of the value."""
+
+Run = Callable[[Schedule, Fidelity, Watcher | None, CacheCorrection | None], torch.Tensor]
 
 
 class InputRecorder:
@@ -61,7 +64,7 @@ class PairRecorder:
 
     Before each call of the network it is called once more, with everything computed, on the latents that the other run
     had in that call. So the true values of one call at a time are held, and of these at most `MAX_POSITIONS` positions
-    of a sample.
+    of a sample. Outputs of the network are such pairs too, in calls that reuse something.
     """
 
     def __init__(
@@ -81,7 +84,15 @@ class PairRecorder:
         """Record while the block lasts."""
         runtime = cache_runtime_of(self._pipe)
         assert runtime is not None  # the schedule has a cache
-        handles = [self._denoiser.register_forward_pre_hook(self._compute, with_kwargs=True)]
+
+        def note_output(denoiser: Any, args: Any, output: Any) -> None:
+            if self._reads[runtime.row].any():
+                self._note_read(runtime.row, OUTPUT, output_tensor(output), False)
+
+        handles = [
+            self._denoiser.register_forward_pre_hook(self._compute, with_kwargs=True),
+            self._denoiser.register_forward_hook(note_output),
+        ]
         for i, site in enumerate(self._inventory.sites):
             if self._reads[:, i].any():
                 handles += self._hooks(i, site.name)
@@ -104,7 +115,8 @@ class PairRecorder:
         self._true.clear()
         self._is_true = True
         try:
-            type(denoiser).forward(denoiser, *args, **kwargs)
+            output = type(denoiser).forward(denoiser, *args, **kwargs)
+            self._note_true(OUTPUT, output_tensor(output))
         finally:
             self._is_true = False
 
@@ -152,16 +164,16 @@ def fit_cache_correction(
     inventory: Inventory,
     fidelity: Fidelity,
     reference: torch.Tensor,
-    run: Callable[[Schedule, Fidelity, Watcher | None], torch.Tensor],
+    run: Run,
     keep_table: Callable[[str, bytes], None],
     stop: Callable[[], bool] = lambda: False,
     max_image_runs: int | None = None,
 ) -> ColumnFit:
     """Fit the column `cache_correction` on three quarters of the prompts; the others choose, and tell what it brings.
 
-    The cache's own run hands values out, the run that computes everything says what they should be: it was the best of
-    three choices on the reference models. With both from the run that computes everything, as CacheQuant has it, or
-    both from the cache's run, deviations fell less.
+    What is corrected is either every value that the cache hands out, or the network's output in the calls that reuse
+    something: whichever brings the held-out prompts closer. Values come from the cache's own run, and the run that
+    computes everything says what they should be. With both from the latter, as CacheQuant has it, deviations fell less.
 
     Args:
         pipe: the pipeline, without a schedule applied.
@@ -170,13 +182,15 @@ def fit_cache_correction(
         inventory: the sites.
         fidelity: prompts and seeds, of which the last quarter is held out; fewer than four are both.
         reference: (n, ...) final latents of the converged run.
-        run: executes a schedule on a fidelity and gives the final latents (n, ...); another one looks on.
+        run: executes a schedule on a fidelity with a correction and gives the final latents (n, ...); somebody may
+            look on.
         keep_table: told SHA-256 and content of the table.
         stop: polled between batches.
         max_image_runs: what it may cost.
 
     Raises:
-        ScheduleError: there is no cache, or nothing to correct, or the runs or the time do not suffice.
+        ScheduleError: there is no cache, or no correction brings held-out prompts closer to the reference, or the runs
+            or the time do not suffice.
     """
     base = canonical_schedule(schedule.without_tables, inventory)
     n, n_held_out = len(fidelity.prompts), max(1, len(fidelity.prompts) // 4)
@@ -184,7 +198,7 @@ def fit_cache_correction(
         (fidelity, fidelity) if n < 4 else (fidelity.first(n - n_held_out), fidelity.after(n - n_held_out))
     )
     # Watching pairs calls the network twice.
-    image_runs = 3 * len(train.prompts) + 4 * len(held_out.prompts)
+    image_runs = 3 * len(train.prompts) + 5 * len(held_out.prompts)
     if base.cache is None:
         raise ScheduleError("a cache correction needs a schedule that reuses something; choose one with a cache")
     if max_image_runs is not None and image_runs > max_image_runs:
@@ -200,21 +214,28 @@ def fit_cache_correction(
             rest = some.after(first)
             batch = rest.first(min(condition.batch_size, len(rest.prompts)))
             inputs = InputRecorder(pipe)
-            run(full, batch, inputs)
-            latents.append(run(base, batch, PairRecorder(pipe, plan, inventory, inputs.latents, moments)))
+            run(full, batch, inputs, None)
+            pairs = PairRecorder(pipe, plan, inventory, inputs.latents, moments)
+            latents.append(run(base, batch, pairs, None))
         return moments, torch.cat(latents)
 
     moments, _ = collect(train)
     others, latents = collect(held_out)
-    correction = fit_correction(moments, others)
-    if not correction.cells:
-        raise ScheduleError("no correction of what the cache hands out lowers its error on held-out prompts")
-    digest, table = make_table(TableIdentity.of(COLUMN, base, condition), correction_tensors(correction))
-    keep_table(digest, table)
-    made = replace(base, cache_correction=digest)
     target = reference[-len(held_out.prompts) :]
-    before, after = (float(np.mean(score_deviation(x, target))) for x in (latents, run(made, held_out, None)))
-    return ColumnFit(schedule=made, before=before, after=after, image_runs=image_runs)
+    before, best = float(np.mean(score_deviation(latents, target))), None
+    after = before
+    for of_output in (False, True):
+        chosen = {cell: parts for cell, parts in moments.items() if (cell[1] == OUTPUT) == of_output}
+        correction = fit_correction(chosen, others)
+        if correction.cells:
+            deviation = float(np.mean(score_deviation(run(base, held_out, None, correction), target)))
+            if deviation < after:
+                after, best = deviation, correction
+    if best is None:
+        raise ScheduleError("no correction of what the cache hands out brings held-out prompts closer to the reference")
+    digest, table = make_table(TableIdentity.of(COLUMN, base, condition), correction_tensors(best))
+    keep_table(digest, table)
+    return ColumnFit(schedule=replace(base, cache_correction=digest), before=before, after=after, image_runs=image_runs)
 
 
 def fit_correction(moments: Moments, held_out: Moments) -> CacheCorrection:

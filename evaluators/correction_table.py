@@ -1,7 +1,7 @@
 """The table of the column `cache_correction`: per site the calls that are corrected, with scales and shifts.
 
 Site i of the inventory has `i.calls` (n_calls,), and for tensor k of its value `i.k.scale` and `i.k.shift`, both
-(n_calls, channels).
+(n_calls, channels). Those of the network's output begin with `output`.
 """
 
 from collections import defaultdict
@@ -11,7 +11,7 @@ import numpy as np
 
 from autotune.evaluators.schedule_table import Tensors, read_table
 from autotune.spaces.cache_action import CacheAction
-from autotune.spaces.cache_correction import CacheCorrection, ChannelAffine
+from autotune.spaces.cache_correction import OUTPUT, CacheCorrection, ChannelAffine
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.schedule import Schedule
@@ -22,10 +22,11 @@ COLUMN = "cache_correction"
 def correction_tensors(correction: CacheCorrection) -> dict[str, np.ndarray]:
     """The tensors of the table, float32."""
     by_site: dict[int, dict[int, tuple[ChannelAffine | None, ...]]] = defaultdict(dict)
-    for (call, site), lines in sorted(correction.cells.items()):
-        by_site[site][call] = lines
+    for (call, column), lines in sorted(correction.cells.items()):
+        by_site[column][call] = lines
     tensors = {}
-    for site, rows in by_site.items():
+    for number, rows in by_site.items():
+        site = "output" if number == OUTPUT else str(number)
         tensors[f"{site}.calls"] = np.array(list(rows), np.int32)
         for k, parts in enumerate(zip(*rows.values(), strict=True)):
             width = next((len(line.scale) for line in parts if line is not None), None)
@@ -55,15 +56,17 @@ def read_correction(schedule: Schedule, condition: Condition, tables: Mapping[st
         if rest != "calls":
             continue
         n_read += 1
-        site = int(site_text) if site_text.isdecimal() else -1
-        if not 0 <= site < schedule.cache.n_sites or calls.ndim != 1 or calls.dtype.kind != "i":
-            raise ScheduleError(_wrong(name, f"a list of calls of one of {schedule.cache.n_sites} sites"))
+        site = int(site_text) if site_text.isdecimal() else OUTPUT
+        known = 0 <= site < schedule.cache.n_sites or site_text == "output"
+        if not known or calls.ndim != 1 or calls.dtype.kind != "i":
+            raise ScheduleError(_wrong(name, f"a list of calls of one of {schedule.cache.n_sites} sites, or output"))
         rows = [int(call) for call in calls]
-        if any(not 0 < call < len(actions) or actions[call, site] == CacheAction.RECOMPUTE for call in rows):
+        read = (actions if site == OUTPUT else actions[:, [site]]) != CacheAction.RECOMPUTE
+        if any(not 0 < call < len(actions) or not read[call].any() for call in rows):
             raise ScheduleError(_wrong(name, "calls in which the column cache reads the site"))
         lines: list[list[ChannelAffine] | None] = []
-        while f"{site}.{len(lines)}.scale" in tensors or f"{site}.{len(lines) + 1}.scale" in tensors:
-            lines.append(_lines(tensors, f"{site}.{len(lines)}", len(rows)))
+        while f"{site_text}.{len(lines)}.scale" in tensors or f"{site_text}.{len(lines) + 1}.scale" in tensors:
+            lines.append(_lines(tensors, f"{site_text}.{len(lines)}", len(rows)))
         n_read += 2 * sum(part is not None for part in lines)
         for i, call in enumerate(rows):
             cells[call, site] = tuple(None if part is None else part[i] for part in lines)

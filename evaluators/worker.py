@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -32,6 +32,7 @@ from autotune.evaluators.schedule_work import ScheduleWork
 from autotune.evaluators.site_timing import StepTimer
 from autotune.evaluators.thumbnails import THUMBNAILS, Thumbnails
 from autotune.evaluators.trace import StepRecorder, Watcher, load_or_make_trace
+from autotune.spaces.cache_correction import CacheCorrection
 from autotune.spaces.column_fit import ColumnFit, FitColumn, fit_from_bytes
 from autotune.spaces.cost_model import CostModel
 from autotune.spaces.edge_costs import EdgeCosts, EdgeSource
@@ -45,7 +46,7 @@ class Worker:
     """Scores schedules on one device with one warm model; implements `autotune.evaluators.evaluator.Evaluator`.
 
     `artifacts` keeps reference runs between processes; without it they are made anew. `timeout_s` limits one
-    candidate's run; by default it is 20 times the baseline's, and at least a minute.
+    candidate's run; by default it is 20 times the baseline's, and at least a minute. `tables` are those of schedules.
     """
 
     protocol = "1"
@@ -63,7 +64,7 @@ class Worker:
         self.guided = branches == "batch"
         self._work = ScheduleWork(self.inventory, branches, lambda n_steps: len(self.own_timesteps(n_steps)))
         self.condition = condition_of(model, self.inventory.hash, self.own_timesteps(preset.n_steps)[0])
-        self._tables = TableStore(self.condition, artifacts)
+        self.tables = TableStore(self.condition, artifacts)
         self._baseline = Schedule(n_steps=preset.n_steps)
         self.timing = BaselineTiming(lambda fidelity: self._time(self._baseline, fidelity), preset.batch_size)
         self._embeddings: dict[str, dict[str, torch.Tensor]] = {}
@@ -189,7 +190,7 @@ class Worker:
             made = fit_from_bytes(stored)
             if max_image_runs is not None and made.image_runs > max_image_runs:
                 raise ScheduleError(f"the fit takes {made.image_runs} image runs; {max_image_runs} are left")
-            if self._tables.has(made.schedule):
+            if self.tables.has(made.schedule):
                 return made
         end = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
         fit = self._fit_correction if column is FitColumn.CACHE_CORRECTION else partial(self._fit_by_gradient, column)
@@ -232,19 +233,11 @@ class Worker:
             inventory=self.inventory,
             fidelity=fidelity,
             reference=self.reference(fidelity).latents,
-            run=lambda schedule, some, watcher: self._run(schedule, some, None, watcher).latents,
-            keep_table=self._tables.keep,
+            run=lambda plan, some, watcher, given: self._run(plan, some, None, watcher, given).latents,
+            keep_table=self.tables.keep,
             stop=stop,
             max_image_runs=max_image_runs,
         )
-
-    def tables_of(self, schedule: Schedule) -> Mapping[str, bytes]:
-        """The tables that a schedule names, by SHA-256.
-
-        Raises:
-            EvaluatorError: one is not there.
-        """
-        return self._tables.of(schedule)
 
     def contact_sheet(self, schedule: Schedule, fidelity: Fidelity, n_images: int) -> bytes:
         """PNG of the first `n_images` samples (at most `THUMBNAILS`) side by side."""
@@ -256,9 +249,14 @@ class Worker:
         return make_contact_sheet(images[:n_images])
 
     def _run(
-        self, schedule: Schedule, fidelity: Fidelity, timeout_s: float | None, recorder: Watcher | None = None
+        self,
+        schedule: Schedule,
+        fidelity: Fidelity,
+        timeout_s: float | None,
+        recorder: Watcher | None = None,
+        correction: CacheCorrection | None = None,
     ) -> Samples:
-        correction = read_correction(schedule, self.condition, self._tables.of(schedule))
+        correction = correction or read_correction(schedule, self.condition, self.tables.of(schedule))
         attach(self._pipe, schedule, inventory=self.inventory, correction=correction)
         watching = contextlib.nullcontext() if recorder is None else recorder.watching(self._pipe.scheduler)
         try:

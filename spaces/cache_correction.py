@@ -1,7 +1,8 @@
 """Decoupled error correction of CacheQuant, its caching part: factors and shifts of values that a cache hands out.
 
 Liu et al. 2025, arXiv 2503.01323: where a value X_c stands in for the X_g that the network would compute, each channel
-is replaced by a X_c + b, the least-squares fit of X_g. That removes the bias and the lost variance of stale values.
+is replaced by a X_c + b, the least-squares fit of X_g. X may also be the output of the whole network in a call that
+reuses something inside: there errors of many sites, which cancel in part, have been summed up.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 from autotune.spaces.errors import ScheduleError
 
 Array = NDArray[np.float64]
+
+OUTPUT = -1
+"""Stands for the network's output in place of a site."""
 
 _FLAT = 1e-12
 """A channel whose variance is below this share of its mean square is constant: only its shift is fitted."""
@@ -84,7 +88,7 @@ class PairMoments:
 class CacheCorrection:
     """Corrections of what a cache plan hands out: by network call and site, one line per tensor of the value.
 
-    None stands for a tensor that is left as it is.
+    A site is a column of the plan, or `OUTPUT`. None stands for a tensor that is left as it is.
     """
 
     cells: Mapping[tuple[int, int], tuple[ChannelAffine | None, ...]]

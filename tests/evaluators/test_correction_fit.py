@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from autotune.evaluators.apply import applied, apply, attach, cache_runtime_of, remove
-from autotune.evaluators.branch_store import Value, second_half, tensors_of
+from autotune.evaluators.apply import applied, apply, attach, remove
+from autotune.evaluators.branch_store import second_half, tensors_of
+from autotune.evaluators.cell_correction import CellCorrection, channel_axis
+from autotune.evaluators.correction_fit import InputRecorder, Moments, PairRecorder
 from autotune.evaluators.correction_table import read_correction
 from autotune.evaluators.worker import Worker
-from autotune.spaces.cache_correction import CacheCorrection, ChannelAffine, PairMoments
+from autotune.spaces.cache_correction import OUTPUT, CacheCorrection, ChannelAffine, PairMoments
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.column_fit import FitColumn
 from autotune.spaces.errors import ScheduleError, ScheduleMismatchError
@@ -35,90 +37,108 @@ def plan_on(inventory: Inventory, components: set[str], n_calls: int = 4) -> Cac
 
 def corrected_of(worker: Worker, schedule: Schedule) -> tuple[Schedule, CacheCorrection]:
     made = worker.fit(schedule, FitColumn.CACHE_CORRECTION, PROMPTS).schedule
-    correction = read_correction(made, worker.condition, worker._tables.of(made))
+    correction = read_correction(made, worker.condition, worker.tables.of(made))
     assert correction is not None
     return made, correction
 
 
-class Outputs:
-    """What a module returns, call by call, in a run: the naive record."""
-
-    def __init__(self, module: Any, kept: list[Value]) -> None:
-        self.module, self.kept = module, kept
-
-    def watching(self, scheduler: Any) -> Any:
-        handle = self.module.register_forward_hook(lambda module, args, result: self.kept.append(result))
-        return _Removing(handle)
+def moments_of(worker: Worker, base: Schedule) -> Moments:
+    assert base.cache is not None
+    inputs, moments = InputRecorder(worker._pipe), Moments()
+    worker._run(Schedule(n_steps=base.n_steps), PROMPTS, None, inputs)
+    pairs = PairRecorder(worker._pipe, base.cache, worker.inventory, inputs.latents, moments)
+    worker._run(base, PROMPTS, None, pairs)
+    return moments
 
 
-class _Removing:
-    def __init__(self, handle: Any) -> None:
-        self.handle = handle
+def outputs_of(worker: Worker, schedule: Schedule, module: Any) -> list[torch.Tensor]:
+    """What a module hands on, call by call, in a run: the naive record."""
+    kept: list[torch.Tensor] = []
+    handle = module.register_forward_hook(lambda module, args, result: kept.extend(list(tensors_of(result))[-1:]))
+    worker._run(schedule, PROMPTS, None)
+    handle.remove()
+    return kept
 
-    def __enter__(self) -> None: ...
 
-    def __exit__(self, *error: object) -> None:
-        self.handle.remove()
+def check_pairs(parts: list[PairMoments], x: torch.Tensor, y: torch.Tensor) -> None:
+    axis = channel_axis(x)
+    pairs = [t.movedim(axis, -1).flatten(0, -2).double().numpy() for t in (x, y)]
+    expected, found = PairMoments.of(*pairs), parts[-1]
+    assert found.count == expected.count
+    for name in ("x", "y", "xx", "xy", "yy"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-4, abs=1e-3), name
 
 
-def test_the_fit_is_least_squares_of_the_default_runs_values_on_those_handed_out(pixart: Worker) -> None:
-    """One leaf with tokens, guided in one batch, in a run of which one call leaves out a branch."""
+def test_pairs_are_what_is_handed_out_and_what_the_default_run_computes(pixart: Worker) -> None:
+    """One leaf with tokens and the network's output, guided in one batch; one call leaves out a branch."""
     site = next(i for i, s in enumerate(pixart.inventory.sites) if s.component == "attn1")
     table = np.zeros((4, len(pixart.inventory)))
     table[[1, 3], site] = 1
     base = Schedule(n_steps=4, cache=CachePlan.from_array(table), guidance=(BOTH, BOTH, BOTH, STORED))
-    module = pixart._pipe.transformer.get_submodule(pixart.inventory.sites[site].name)
-    true: list[Value] = []
-    handed_out: list[Value] = []
-    pixart._run(Schedule(n_steps=4), PROMPTS, None, Outputs(module, true))
-    pixart._run(base, PROMPTS, None, Outputs(module, handed_out))
-    _, correction = corrected_of(pixart, base)
-    assert set(correction.cells) <= {(1, site), (3, site)}
-    assert correction.cells
-    for (call, _), (line,) in correction.cells.items():
-        y = second_half(true[call]) if call == 3 else true[call]
-        expected = PairMoments.of(*(x.flatten(0, 1).double().numpy() for x in (handed_out[call], y))).fit()
-        assert line is not None
-        assert line.scale == pytest.approx(expected.scale, rel=1e-3, abs=1e-4)
-        assert line.shift == pytest.approx(expected.shift, rel=1e-3, abs=1e-4)
+    moments = moments_of(pixart, base)
+    assert set(moments) == {(1, site), (3, site), (1, OUTPUT), (3, OUTPUT)}
+    denoiser = pixart._pipe.transformer
+    for of, module in ((site, denoiser.get_submodule(pixart.inventory.sites[site].name)), (OUTPUT, denoiser)):
+        handed_out = outputs_of(pixart, base, module)
+        true = outputs_of(pixart, Schedule(n_steps=4), module)
+        check_pairs(moments[1, of], handed_out[1], true[1])
+        check_pairs(moments[3, of], handed_out[3], second_half(true[3]) if of == site else true[3])
 
 
-@pytest.mark.parametrize("components", [{FINAL}, {"block"}])
-def test_spans_are_corrected_as_they_are_stored_both_streams(flux: Worker, components: set[str]) -> None:
-    base = Schedule(n_steps=4, cache=plan_on(flux.inventory, components))
-    made, correction = corrected_of(flux, base)
-    assert {call for call, _ in correction.cells} <= {1, 3}
-    seen: dict[int, Value] = {}
-    attach(flux._pipe, made, inventory=flux.inventory, correction=correction)
-    try:
-        runtime = cache_runtime_of(flux._pipe)
-        assert runtime is not None
-        runtime.on_read = lambda row, site, value, half: seen.update({site: value}) if row == 1 else None
-        name = {FINAL: "single_transformer_blocks", "block": "transformer_blocks"}[next(iter(components))]
-        last: list[Value] = []
-        module = getattr(flux._pipe.transformer, name)[-1 if FINAL in components else 0]
-        inputs: list[Any] = []
-        hooks = [
-            module.register_forward_hook(lambda module, args, result: last.append(result)),
-            module.register_forward_pre_hook(lambda m, args, kwargs: inputs.append(kwargs), with_kwargs=True),
-        ]
-        flux_run(flux)
-        for hook in hooks:
-            hook.remove()
-    finally:
-        remove(flux._pipe)
-    site = next(i for i, s in enumerate(flux.inventory.sites) if s.component in components)
-    if (1, site) in correction.cells:
-        streams = ("encoder_hidden_states", "hidden_states")
-        for k, (stored, line) in enumerate(zip(tensors_of(seen[site]), correction.cells[1, site], strict=False)):
-            expected = stored if line is None else torch.from_numpy(line.scale).float() * stored + shift_of(line)
-            if FINAL not in components:
-                expected = expected + inputs[1][streams[k]]
-            assert torch.allclose(last[1][k], expected, rtol=1e-5, atol=1e-5)
+def test_spans_are_compared_as_they_are_stored(flux: Worker) -> None:
+    """The hidden state as it is, a block as what it adds to the image."""
+    final = next(i for i, s in enumerate(flux.inventory.sites) if s.component == FINAL)
+    last = flux._pipe.transformer.single_transformer_blocks[-1]
+    plan = plan_on(flux.inventory, {FINAL})
+    moments = moments_of(flux, Schedule(n_steps=4, cache=plan))
+    true = outputs_of(flux, Schedule(n_steps=4), last)
+    check_pairs(moments[1, final], true[0], true[1])
+    blocks = [i for i, s in enumerate(flux.inventory.sites) if s.component == "block"]
+    first = next(i for i in blocks if flux.inventory.sites[i].name == "transformer_blocks.0")
+    moments = moments_of(flux, Schedule(n_steps=4, cache=plan_on(flux.inventory, {"block"})))
+    inner = flux._pipe.transformer.transformer_blocks[0]
+    inputs: list[torch.Tensor] = []
+    handle = inner.register_forward_pre_hook(
+        lambda module, args, kwargs: inputs.append(kwargs["hidden_states"]), with_kwargs=True
+    )
+    after = outputs_of(flux, Schedule(n_steps=4), inner)
+    handle.remove()
+    added = [y - x for x, y in zip(inputs, after, strict=True)]
+    check_pairs(moments[1, first], added[0], added[1])
 
 
-def shift_of(line: ChannelAffine) -> torch.Tensor:
-    return torch.from_numpy(line.shift).float()
+def line_of(channels: int) -> ChannelAffine:
+    rng = np.random.default_rng(channels)
+    return ChannelAffine(rng.uniform(0.9, 1.1, channels), rng.normal(0, 0.01, channels))
+
+
+def applied_to(line: ChannelAffine, x: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(line.scale).float() * x + torch.from_numpy(line.shift).float()
+
+
+def test_the_hidden_state_and_the_output_are_corrected_in_their_calls_alone(flux: Worker) -> None:
+    final = next(i for i, s in enumerate(flux.inventory.sites) if s.component == FINAL)
+    base = Schedule(n_steps=4, cache=plan_on(flux.inventory, {FINAL}))
+    denoiser = flux._pipe.transformer
+    hidden, output = line_of(128), line_of(16)
+    width = denoiser.inner_dim
+    assert width == 128
+    kept: dict[str, list[torch.Tensor]] = {"hidden": [], "raw": [], "out": []}
+    hooks = [
+        denoiser.single_transformer_blocks[-1].register_forward_hook(
+            lambda module, args, result: kept["hidden"].append(result[1])
+        ),
+        denoiser.proj_out.register_forward_hook(lambda module, args, result: kept["raw"].append(result)),
+        denoiser.register_forward_hook(lambda module, args, result: kept["out"].append(result[0])),
+    ]
+    correction = CacheCorrection({(1, final): (None, hidden), (1, OUTPUT): (output,)})
+    flux._run(base, PROMPTS, None, None, correction)
+    for hook in hooks:
+        hook.remove()
+    assert torch.allclose(kept["hidden"][1], applied_to(hidden, kept["hidden"][0]), atol=1e-5)
+    assert torch.equal(kept["hidden"][3], kept["hidden"][2])
+    assert torch.allclose(kept["out"][1], applied_to(output, kept["raw"][1]), atol=1e-6)
+    assert torch.equal(kept["out"][3], kept["raw"][3])
 
 
 def flux_run(worker: Worker) -> torch.Tensor:
@@ -165,7 +185,7 @@ def test_a_file_brings_the_correction_to_production_and_only_there(
     made, correction = fitted
     before = flux_run(flux)
     path = tmp_path / "s.schedule.json"
-    save_schedule_file(path, ScheduleFile(schedule=made, condition=flux.condition, tables=flux._tables.of(made)))
+    save_schedule_file(path, ScheduleFile(schedule=made, condition=flux.condition, tables=flux.tables.of(made)))
     attach(flux._pipe, made, inventory=flux.inventory, correction=correction)
     expected = flux_run(flux)
     remove(flux._pipe)
@@ -190,10 +210,10 @@ def test_a_fit_is_made_once_and_counts_its_runs(flux: Worker, fitted: tuple[Sche
     made, _ = fitted
     again = flux.fit(made, FitColumn.CACHE_CORRECTION, PROMPTS)
     assert again.schedule == made
-    assert again.image_runs == 3 + 4  # one prompt, to fit and to hold out
+    assert again.image_runs == 3 + 5  # one prompt, to fit and to hold out
     assert 0 < again.after < 1
-    with pytest.raises(ScheduleError, match="takes 7 image runs; 6 are left"):
-        flux.fit(made.without_tables, FitColumn.CACHE_CORRECTION, PROMPTS, max_image_runs=6)
+    with pytest.raises(ScheduleError, match="takes 8 image runs; 7 are left"):
+        flux.fit(made.without_tables, FitColumn.CACHE_CORRECTION, PROMPTS, max_image_runs=7)
     with pytest.raises(ScheduleError, match="needs a schedule that reuses something"):
         flux.fit(Schedule(n_steps=4), FitColumn.CACHE_CORRECTION, PROMPTS)
 
@@ -205,27 +225,24 @@ def test_a_corrected_schedule_is_scored_by_any_worker_that_shares_the_artifacts(
     assert canonical_schedule(made, flux.inventory) == made
     other = Worker.__new__(Worker)
     other.__dict__.update(flux.__dict__)
-    other._tables = type(flux._tables)(flux.condition, artifacts)
+    other.tables = type(flux.tables)(flux.condition, artifacts)
     assert torch.equal(other._run(made, PROMPTS, None).latents, flux._run(made, PROMPTS, None).latents)
 
 
 def test_a_table_for_other_channels_is_refused_at_the_first_value(
     flux: Worker, fitted: tuple[Schedule, CacheCorrection]
 ) -> None:
-    made, correction = fitted
+    made, _ = fitted
     line = ChannelAffine(np.ones(3), np.zeros(3))
-    cells = {cell: tuple(line for _ in lines) for cell, lines in correction.cells.items()}
-    attach(flux._pipe, made, inventory=flux.inventory, correction=CacheCorrection(cells))
+    attach(flux._pipe, made, inventory=flux.inventory, correction=CacheCorrection({(1, OUTPUT): (line,)}))
     try:
-        with pytest.raises(ScheduleMismatchError, match="it has 3 channels where call 1 hands out 128"):
+        with pytest.raises(ScheduleMismatchError, match="it has 3 channels where call 1 hands out 16"):
             flux_run(flux)
     finally:
         remove(flux._pipe)
 
 
 def test_narrow_values_are_corrected_in_float32() -> None:
-    from autotune.evaluators.cell_correction import CellCorrection
-
     line = ChannelAffine(np.array([1.001, 2.0]), np.array([0.0, 1.0]))
     cells = CellCorrection(CacheCorrection({(1, 0): (line, None)}))
     tokens = torch.full((1, 3, 2), 100.0, dtype=torch.bfloat16)
