@@ -12,7 +12,8 @@ import torch
 from autotune.evaluators.adapters import Adapter
 from autotune.evaluators.cache_runtime import CacheRuntime
 from autotune.evaluators.gate import COMPILED, entry_name, in_python, uncompiled
-from autotune.evaluators.guidance import GuidanceRuntime, conditional_half, halves_are_equal
+from autotune.evaluators.guidance import GuidanceRuntime, conditional_half, halves_are_equal, output_tensor
+from autotune.evaluators.guidance_scale import measured_scale
 from autotune.evaluators.override import Overrides
 from autotune.evaluators.policy_runtime import PolicyRuntime
 from autotune.evaluators.run_clock import RunClock
@@ -56,6 +57,8 @@ class Attachment:
         self._overrides = Overrides()
         self._signatures: dict[int, object] = {}
         self._removed = False
+        self._branches: torch.Tensor | None = None
+        """The network's output in the first call of a run, until its first step."""
         self._entry: tuple[str, Any, str] | None = None
         columns = (schedule.time, schedule.guidance)
         rows = [len(column) for column in columns if column is not None]
@@ -79,6 +82,9 @@ class Attachment:
                 if self.policy is not None:
                     self.policy.install(adapter.denoiser_of(pipe), self._overrides)
                     self._clock.on_step = self.policy.see_step
+                expects = self._measured is not None and self._measured.guidance_scale is not None
+                if self.schedule.tables and expects and not hasattr(pipe, "_guidance_scale"):
+                    self._clock.on_step = self._see_step
                 denoiser = getattr(pipe, adapter.denoiser_attr)
                 entry = entry_name(denoiser)
                 self._entry = (adapter.denoiser_attr, denoiser, entry)
@@ -194,7 +200,17 @@ class Attachment:
             output = original(*args, **kwargs)
             if guidance is not None:
                 guidance.keep(row, call, output)
-        return output if self.cache is None else self.cache.correct_output(output)
+        output = output if self.cache is None else self.cache.correct_output(output)
+        if row == 0 and self._clock.on_step is not None:
+            self._branches = output_tensor(output)
+        return output
+
+    def _see_step(self, output: torch.Tensor, sample: torch.Tensor, result: object) -> None:
+        if self._branches is not None:
+            scale = measured_scale(self._branches, output)
+            self._branches = None
+            if scale is not None:
+                self._compare_scale(scale, tolerance=0.02)
 
     def _see_new_shapes(self, call: int, signature: object, latents: torch.Tensor) -> None:
         if call in self._signatures:
@@ -222,9 +238,14 @@ class Attachment:
                 )
             warnings.warn(f"the schedule was {found}: its speed and quality may differ", stacklevel=2)
             self._measured = None  # said once
-        scale, expected = getattr(self._pipe, "_guidance_scale", None), measured.guidance_scale
-        if has_tables and scale is not None and expected is not None and float(scale) != expected:
+        scale = getattr(self._pipe, "_guidance_scale", None)
+        if has_tables and scale is not None:
+            self._compare_scale(float(scale), tolerance=0.0)
+
+    def _compare_scale(self, scale: float, *, tolerance: float) -> None:
+        expected = None if self._measured is None else self._measured.guidance_scale
+        if expected is not None and abs(scale - expected) > tolerance * abs(expected):
             raise ScheduleMismatchError(
                 f"the tables of a schedule fit one guidance scale; they were measured at {expected:g}, "
-                f"this run has {float(scale):g}: draw at that scale, or correct the schedule for this one"
+                f"this run has {scale:g}: draw at that scale, or correct the schedule for this one"
             )

@@ -12,7 +12,8 @@ from autotune.evaluators.apply import applied, apply, attach, remove
 from autotune.evaluators.branch_store import second_half, tensors_of
 from autotune.evaluators.cell_correction import CellCorrection, channel_axis
 from autotune.evaluators.correction_fit import InputRecorder, Moments, PairRecorder
-from autotune.evaluators.correction_table import read_correction
+from autotune.evaluators.correction_table import COLUMN, correction_tensors, read_correction
+from autotune.evaluators.schedule_table import make_table
 from autotune.evaluators.worker import Worker
 from autotune.spaces.cache_correction import OUTPUT, CacheCorrection, ChannelAffine, PairMoments
 from autotune.spaces.cache_plan import CachePlan
@@ -23,6 +24,7 @@ from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.inventory import FINAL, Inventory
 from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.schedule_file import ScheduleFile, load_schedule_file, save_schedule_file
+from autotune.spaces.table_identity import TableIdentity
 
 BOTH, STORED = GuidanceAction.BOTH, GuidanceAction.STORED
 PROMPTS = Fidelity(name="calibration", prompts=("a cat",), seeds=(3,))
@@ -204,6 +206,25 @@ def test_a_file_brings_the_correction_to_production_and_only_there(
         apply(flux._pipe, dataclasses.replace(file, condition=other))
     with pytest.raises(ScheduleError, match="cache_correction needs its table"):
         attach(flux._pipe, made)
+
+
+def test_a_pipeline_that_does_not_say_its_guidance_scale_is_watched(pixart: Worker) -> None:
+    pipe, base = pixart._pipe, Schedule(n_steps=4, cache=plan_on(pixart.inventory, {FINAL}))
+    assert not hasattr(pipe, "_guidance_scale")
+    correction = CacheCorrection({(1, OUTPUT): (line_of(8),)})
+    identity = TableIdentity.of(COLUMN, canonical_schedule(base, pixart.inventory), pixart.condition)
+    digest, table = make_table(identity, correction_tensors(correction))
+    made = canonical_schedule(dataclasses.replace(base, cache_correction=digest), pixart.inventory)
+
+    def run(scale: float) -> None:
+        kwargs = {"max_sequence_length": 16, "use_resolution_binning": False, "clean_caption": False}
+        pipe("a cat", num_inference_steps=4, height=32, width=32, guidance_scale=scale, output_type="latent", **kwargs)
+
+    with applied(pipe, ScheduleFile(schedule=made, condition=pixart.condition, tables={digest: table})):
+        run(3.0)
+        for scale in (2.5, 1.0):
+            with pytest.raises(ScheduleMismatchError, match=f"were measured at 3, this run has {scale:g}"):
+                run(scale)
 
 
 def test_a_fit_is_made_once_and_counts_its_runs(flux: Worker, fitted: tuple[Schedule, CacheCorrection]) -> None:

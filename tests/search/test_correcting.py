@@ -1,11 +1,19 @@
 """Studies that also try front members corrected: what is corrected and when, and that searches stay as they were."""
 
+from pathlib import Path
+
+import pytest
+
 from autotune.evaluators.tabulated import TabulatedEvaluator
+from autotune.reports.export import make_schedule_file
 from autotune.search.budget import Budget
 from autotune.search.correcting import EVERY, CorrectingSearcher
 from autotune.search.families import make_searcher
 from autotune.search.searcher import Proposal, Result, SearchContext
-from autotune.spaces.study_record import StudyRecord
+from autotune.spaces.errors import StorageError
+from autotune.spaces.schedule import schedule_hash
+from autotune.spaces.schedule_file import load_schedule_file, save_schedule_file
+from autotune.spaces.study_record import Candidate, StudyRecord
 
 from .conftest import CALIBRATION
 from .onlooker import MakePlan, RunStudy
@@ -49,4 +57,21 @@ def test_a_study_with_corrections_resumes_as_if_it_had_not_stopped(plan: MakePla
     whole = until(24, "whole")
     until(14, "parts")
     assert told(until(24, "parts")) == told(whole)
-    assert any(candidate.schedule.tables for candidate in whole.candidates)
+    check_export(whole, next(c for c in whole.candidates if c.schedule.tables), tmp_path / "s.json")
+
+
+def check_export(record: StudyRecord, candidate: Candidate, path: Path) -> None:
+    """The table, which in a tabulated fit is a text of the right SHA-256, goes into a file beside the schedule's."""
+    table = schedule_hash(candidate.schedule.without_tables).encode()
+    names: list[str] = []
+
+    def load(name: str) -> bytes:
+        names.append(name)
+        return table
+
+    save_schedule_file(path, make_schedule_file(record, candidate, load))
+    digest = candidate.schedule.cache_correction
+    assert names == [f"table/{record.condition.hash}/{digest}"]
+    assert load_schedule_file(path).tables == {digest: table}
+    with pytest.raises(StorageError, match="must be among the artifacts, and is not"):
+        make_schedule_file(record, candidate, lambda name: None)
