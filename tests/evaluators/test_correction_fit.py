@@ -211,7 +211,7 @@ def test_a_file_brings_the_correction_to_production_and_only_there(
 def test_a_pipeline_that_does_not_say_its_guidance_scale_is_watched(pixart: Worker) -> None:
     pipe, base = pixart._pipe, Schedule(n_steps=4, cache=plan_on(pixart.inventory, {FINAL}))
     assert not hasattr(pipe, "_guidance_scale")
-    correction = CacheCorrection({(1, OUTPUT): (line_of(8),)})
+    correction = CacheCorrection({(1, OUTPUT): (line_of(4),)})
     identity = TableIdentity.of(COLUMN, canonical_schedule(base, pixart.inventory), pixart.condition)
     digest, table = make_table(identity, correction_tensors(correction))
     made = canonical_schedule(dataclasses.replace(base, cache_correction=digest), pixart.inventory)

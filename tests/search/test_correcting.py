@@ -47,7 +47,9 @@ def test_every_few_proposals_the_newest_uncorrected_member_is_corrected(
     assert len({p.schedule.without_tables for p in corrected}) == 4
 
 
-def test_a_study_with_corrections_resumes_as_if_it_had_not_stopped(plan: MakePlan, undisturbed: RunStudy) -> None:
+def test_a_study_with_corrections_resumes_as_if_it_had_not_stopped(
+    plan: MakePlan, undisturbed: RunStudy, tmp_path: Path
+) -> None:
     def told(record: StudyRecord) -> list[tuple[str, str]]:
         return [(candidate.schedule_hash, candidate.label) for candidate in record.candidates]
 
