@@ -69,35 +69,20 @@ def run(
 
     In Python: autotune.tune(MODEL, budget="2h").
     """
-    began = time.monotonic()
-    limits = _limits(budget, evaluations, network_calls, cost, price)
+    began, limits = time.monotonic(), _limits(budget, evaluations, network_calls, cost, price)
 
     def search(sitting: "Sitting") -> "Study":
         from autotune import api
 
         return api.tune(
-            model,
-            study=study,
-            storage=storage,
-            sitting=sitting,
-            **limits,
-            start=tuple(start or ()),
-            family=family,
-            objectives=objective,
-            constraints=tuple(constraint or ()),
-            seed=seed,
-            device=device,
-            dtype=dtype,
-            resolution=resolution,
-            steps=steps,
-            guidance=guidance,
-            prompts=prompts,
-            ladder=ladder,
-            correct=correct,
-        )
+            model, study=study, storage=storage, sitting=sitting, **limits, start=tuple(start or ()), family=family,
+            objectives=objective, constraints=tuple(constraint or ()), seed=seed, device=device, dtype=dtype,
+            resolution=resolution, steps=steps, guidance=guidance, prompts=prompts, ladder=ladder, correct=correct,
+        )  # fmt: skip
 
-    crew = Crew(workers, ray_address)
-    _search_and_write(search, model, began, crew, storage=storage, out=out, form=form, quiet=quiet)
+    _search_and_write(
+        search, model, began, Crew(workers, ray_address), storage=storage, out=out, form=form, quiet=quiet
+    )
 
 
 def resume(

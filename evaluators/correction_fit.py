@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -193,49 +193,73 @@ def fit_cache_correction(
             or the time do not suffice.
     """
     base = canonical_schedule(schedule.without_tables, inventory)
-    n, n_held_out = len(fidelity.prompts), max(1, len(fidelity.prompts) // 4)
-    train, held_out = (
-        (fidelity, fidelity) if n < 4 else (fidelity.first(n - n_held_out), fidelity.after(n - n_held_out))
-    )
+    train, held_out = _split(fidelity)
     # Watching pairs calls the network twice.
     image_runs = 3 * len(train.prompts) + 5 * len(held_out.prompts)
     if base.cache is None:
         raise ScheduleError("a cache correction needs a schedule that reuses something; choose one with a cache")
     if max_image_runs is not None and image_runs > max_image_runs:
         raise ScheduleError(f"the cache correction takes {image_runs} image runs; {max_image_runs} are left")
-    plan, full = base.cache, replace(base, cache=None, guidance=None)
-
-    def collect(some: Fidelity) -> tuple[Moments, torch.Tensor]:
-        moments: Moments = {}
-        latents = []
-        for first in range(0, len(some.prompts), condition.batch_size):
-            if stop():
-                raise ScheduleError("the time does not suffice for a cache correction; give it more")
-            rest = some.after(first)
-            batch = rest.first(min(condition.batch_size, len(rest.prompts)))
-            inputs = InputRecorder(pipe)
-            run(full, batch, inputs, None)
-            pairs = PairRecorder(pipe, plan, inventory, inputs.latents, moments)
-            latents.append(run(base, batch, pairs, None))
-        return moments, torch.cat(latents)
-
-    moments, _ = collect(train)
-    others, latents = collect(held_out)
+    moments, _ = _collect(pipe, base, inventory, train, condition.batch_size, run, stop)
+    others, latents = _collect(pipe, base, inventory, held_out, condition.batch_size, run, stop)
     target = reference[-len(held_out.prompts) :]
-    before, best = float(np.mean(score_deviation(latents, target))), None
-    after = before
-    for of_output in (False, True):
-        chosen = {cell: parts for cell, parts in moments.items() if (cell[1] == OUTPUT) == of_output}
-        correction = fit_correction(chosen, others)
-        if correction.cells:
-            deviation = float(np.mean(score_deviation(run(base, held_out, None, correction), target)))
-            if deviation < after:
-                after, best = deviation, correction
-    if best is None:
+    before = float(np.mean(score_deviation(latents, target)))
+    best, after = _best_of(
+        [fit_correction(some, others) for some in _of_sites_and_of_output(moments)],
+        lambda made: float(np.mean(score_deviation(run(base, held_out, None, made), target))),
+    )
+    if best is None or after >= before:
         raise ScheduleError("no correction of what the cache hands out brings held-out prompts closer to the reference")
     digest, table = make_table(TableIdentity.of(COLUMN, base, condition), correction_tensors(best))
     keep_table(digest, table)
     return ColumnFit(schedule=replace(base, cache_correction=digest), before=before, after=after, image_runs=image_runs)
+
+
+def _split(fidelity: Fidelity) -> tuple[Fidelity, Fidelity]:
+    """Prompts to fit on and to hold out; fewer than four are both."""
+    n, n_held_out = len(fidelity.prompts), len(fidelity.prompts) // 4
+    return (fidelity.first(n - n_held_out), fidelity.after(n - n_held_out)) if n_held_out else (fidelity, fidelity)
+
+
+def _collect(
+    pipe: Any,
+    base: Schedule,
+    inventory: Inventory,
+    some: Fidelity,
+    batch_size: int,
+    run: Run,
+    stop: Callable[[], bool],
+) -> tuple[Moments, torch.Tensor]:
+    """Pairs of a schedule's runs on a fidelity, batch by batch, and the final latents."""
+    assert base.cache is not None
+    moments: Moments = {}
+    latents = []
+    for first in range(0, len(some.prompts), batch_size):
+        if stop():
+            raise ScheduleError("the time does not suffice for a cache correction; give it more")
+        rest = some.after(first)
+        batch = rest.first(min(batch_size, len(rest.prompts)))
+        inputs = InputRecorder(pipe)
+        run(replace(base, cache=None, guidance=None), batch, inputs, None)
+        pairs = PairRecorder(pipe, base.cache, inventory, inputs.latents, moments)
+        latents.append(run(base, batch, pairs, None))
+    return moments, torch.cat(latents)
+
+
+def _of_sites_and_of_output(moments: Moments) -> tuple[Moments, Moments]:
+    sites = {cell: parts for cell, parts in moments.items() if cell[1] != OUTPUT}
+    return sites, {cell: parts for cell, parts in moments.items() if cell[1] == OUTPUT}
+
+
+def _best_of(
+    corrections: Sequence[CacheCorrection], deviation: Callable[[CacheCorrection], float]
+) -> tuple[CacheCorrection | None, float]:
+    """The correction of least deviation, and that; None where none corrects anything."""
+    found = [(deviation(made), made) for made in corrections if made.cells]
+    if not found:
+        return None, float("inf")
+    least, best = min(found, key=lambda pair: pair[0])
+    return best, least
 
 
 def fit_correction(moments: Moments, held_out: Moments) -> CacheCorrection:
