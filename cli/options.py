@@ -24,6 +24,9 @@ Start = Annotated[
 Ladder = Annotated[
     bool, typer.Option("--ladder/--no-ladder", help="Stop hopeless candidates after a part of the prompts.")
 ]
+Correct = Annotated[
+    bool, typer.Option("--correct", help="Also try the best cache schedules with what they hand out corrected.")
+]
 Family = Annotated[str, typer.Option("--family", help="What to search, and how; see `autotune list families`.")]
 Objective = Annotated[
     str,

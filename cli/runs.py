@@ -55,6 +55,7 @@ def run(
     resolution: options.Resolution = None,
     prompts: options.Prompts = None,
     ladder: options.Ladder = True,
+    correct: options.Correct = False,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     dtype: options.Dtype = None,
@@ -66,34 +67,21 @@ def run(
     quiet: options.Quiet = False,
 ) -> None:
     """Search the schedules of a model: database, report, files. In Python: autotune.tune(MODEL, budget="2h")."""
-    began = time.monotonic()
+    began, limits = time.monotonic(), _limits(budget, evaluations, network_calls, cost, price)
 
     def search(sitting: "Sitting") -> "Study":
         from autotune import api
 
         return api.tune(
-            model,
-            study=study,
-            storage=storage,
-            sitting=sitting,
-            **_limits(budget, evaluations, network_calls, cost, price),
-            start=tuple(start or ()),
-            family=family,
-            objectives=objective,
-            constraints=tuple(constraint or ()),
-            metrics=tuple(metric or ()),
-            seed=seed,
-            device=device,
-            dtype=dtype,
-            resolution=resolution,
-            steps=steps,
-            guidance=guidance,
-            prompts=prompts,
-            ladder=ladder,
-        )
+            model, study=study, storage=storage, sitting=sitting, **limits, start=tuple(start or ()), family=family,
+            objectives=objective, constraints=tuple(constraint or ()), metrics=tuple(metric or ()), seed=seed,
+            device=device, dtype=dtype, resolution=resolution, steps=steps, guidance=guidance, prompts=prompts,
+            ladder=ladder, correct=correct,
+        )  # fmt: skip
 
-    crew = Crew(workers, ray_address)
-    _search_and_write(search, model, began, crew, storage=storage, out=out, form=form, quiet=quiet)
+    _search_and_write(
+        search, model, began, Crew(workers, ray_address), storage=storage, out=out, form=form, quiet=quiet
+    )
 
 
 def resume(

@@ -7,7 +7,7 @@ import typer
 
 from autotune.cli import options
 from autotune.cli.output import Format, print_rows
-from autotune.cli.studies import PickOption, StorageOption, load_record
+from autotune.cli.studies import PickOption, StorageOption, open_database
 
 
 def register(app: typer.Typer) -> None:
@@ -21,9 +21,10 @@ def validate(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the format and exit.")] = False,
     form: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.TABLE,
 ) -> None:
-    """Check schedule files: every key, length, number and hash; an error names the field."""
+    """Check schedule files and their tables: every key, length, number and hash; an error names the field."""
+    from autotune.evaluators.correction_table import read_correction
     from autotune.spaces.errors import UsageError
-    from autotune.spaces.schedule import schedule_hash
+    from autotune.spaces.schedule import TABLE_COLUMNS, schedule_hash
     from autotune.spaces.schedule_file import SCHEMA_PATH, load_schedule_file
 
     if schema:
@@ -34,9 +35,9 @@ def validate(
     rows = []
     for path in files:
         file = load_schedule_file(path)
-        columns = [
-            name for name in ("time", "solver", "compensation", "cache", "guidance") if getattr(file.schedule, name)
-        ]
+        read_correction(file.schedule, file.condition, file.tables)
+        names = ("time", "solver", "compensation", "cache", "guidance", *TABLE_COLUMNS)
+        columns = [name for name in names if getattr(file.schedule, name)]
         rows.append(
             {"file": str(path), "valid": True, "hash": schedule_hash(file.schedule)[:12], "model": file.condition.model,
              "steps": file.schedule.n_steps, "columns": columns or ["none"]}
@@ -65,8 +66,9 @@ def apply(
     if pick is None:
         content = load_schedule_file(file)
     else:
-        record = load_record(str(file), storage)
-        content = make_schedule_file(record, find_candidate(record, pick))
+        with open_database(storage) as database:
+            record = database.load_study(str(file))
+            content = make_schedule_file(record, find_candidate(record, pick), database.artifacts.load)
     if not prompt:
         if pick is not None:
             raise UsageError(

@@ -92,7 +92,7 @@ def list_things(
 
         print_rows(metric_rows(), {name: name for name in ("metric", "available", "what", "source")}, form)
     elif what == "studies":
-        with _database(storage) as database:
+        with open_database(storage) as database:
             studies = database.list_studies()
         rows = [
             {"study": s.name, "model": s.model, "family": s.family, "state": str(s.state), "candidates": s.n_candidates,
@@ -162,15 +162,16 @@ def export(
     from autotune.reports.export import find_candidate, make_schedule_file
     from autotune.spaces.schedule_file import save_schedule_file
 
-    record = load_record(study, storage)
-    candidate = find_candidate(record, pick)
-    if form is not ExportFormat.AUTOTUNE:
-        from autotune.reports.foreign_export import write_for
+    with open_database(storage) as database:
+        record = database.load_study(study)
+        candidate = find_candidate(record, pick)
+        if form is not ExportFormat.AUTOTUNE:
+            from autotune.reports.foreign_export import write_for
 
-        print_warnings(write_for(form, candidate.schedule, record.inventory, output))
-        print(f"wrote {output}")
-        return
-    save_schedule_file(output, make_schedule_file(record, candidate))
+            print_warnings(write_for(form, candidate.schedule, record.inventory, output))
+            print(f"wrote {output}")
+            return
+        save_schedule_file(output, make_schedule_file(record, candidate, database.artifacts.load))
     print(f"wrote {output}; in production: autotune.apply(pipe, {str(output)!r})")
 
 
@@ -186,7 +187,7 @@ def report(
     from autotune.cli.runs import DEFAULT_OUT
     from autotune.reports.report import write_report
 
-    with _database(storage) as database:
+    with open_database(storage) as database:
         folder = DEFAULT_OUT / study if output is None else output
         path = write_report(database.load_study(study), database.artifacts.load, folder, storage)
     print(f"wrote {path}")
@@ -224,7 +225,8 @@ def print_given(rows: "list[dict[str, object]]") -> None:
 
 
 @contextlib.contextmanager
-def _database(storage: str | None) -> Iterator["Database"]:
+def open_database(storage: str | None) -> Iterator["Database"]:
+    """The database, which a storage that is named must hold already."""
     from autotune.storage.database import Database
 
     with Database.open(storage, must_exist=storage is not None) as database:
@@ -233,5 +235,5 @@ def _database(storage: str | None) -> Iterator["Database"]:
 
 def load_record(study: str, storage: str | None) -> "StudyRecord":
     """A study of the database."""
-    with _database(storage) as database:
+    with open_database(storage) as database:
         return database.load_study(study)

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from autotune.evaluators.adapters import Adapter, find_adapter
-from autotune.evaluators.attachment import Attachment
+from autotune.evaluators.attachment import Attachment, MeasuredRun
 from autotune.evaluators.cache_runtime import CacheRuntime
+from autotune.evaluators.correction_table import read_correction
 from autotune.evaluators.guidance import GuidanceRuntime
 from autotune.evaluators.hardware import device_name
 from autotune.evaluators.inventory import list_inventory
@@ -26,8 +27,10 @@ from autotune.evaluators.policies import make_policy
 from autotune.evaluators.policy_runtime import PolicyRuntime, PolicyUsage
 from autotune.evaluators.presets import PRESETS
 from autotune.evaluators.solver_scheduler import SolverProgramScheduler
+from autotune.spaces.cache_correction import CacheCorrection
+from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.condition import Condition
-from autotune.spaces.errors import ScheduleMismatchError
+from autotune.spaces.errors import ScheduleError, ScheduleMismatchError
 from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.noise_schedule import Flow, KnownNoise
@@ -38,7 +41,12 @@ _ATTRIBUTE = "_autotune"
 
 
 def attach(
-    pipe: Any, schedule: Schedule, *, inventory: Inventory | None = None, noise: KnownNoise | None = None
+    pipe: Any,
+    schedule: Schedule,
+    *,
+    inventory: Inventory | None = None,
+    noise: KnownNoise | None = None,
+    correction: CacheCorrection | None = None,
 ) -> None:
     """Put a schedule on a pipeline without checking what it was measured on; `apply` does.
 
@@ -50,13 +58,15 @@ def attach(
         inventory: the pipeline's inventory, if known; else its module tree is listed.
         noise: the noise schedule that the column `time` was made for. By default the pipeline's own, and a shift that
             it derives from the resolution leaves `time` alone.
+        correction: the table that the column `cache_correction` names.
 
     Raises:
-        ScheduleError: the cache plan does not fit the inventory, or a column does not fit the noise schedule.
+        ScheduleError: the cache plan does not fit the inventory, a column does not fit the noise schedule, or a table
+            is missing.
         ScheduleMismatchError: a guidance column on a pipeline that doesn't guide in one batch.
         UnsupportedModelError: a cache or guidance column, and no adapter knows the denoiser.
     """
-    _attach(pipe, schedule, inventory=inventory, noise=noise)
+    _attach(pipe, schedule, inventory=inventory, noise=noise, correction=correction)
 
 
 def compile_leaves(pipe: Any, **options: Any) -> None:
@@ -85,6 +95,12 @@ def remove(pipe: Any) -> None:
         attachment.uninstall()
 
 
+def cache_runtime_of(pipe: Any) -> CacheRuntime | None:
+    """What executes the applied schedule's cache plan; None without one."""
+    attachment = vars(pipe).get(_ATTRIBUTE)
+    return None if attachment is None else attachment.cache
+
+
 def policy_usage(pipe: Any) -> PolicyUsage | None:
     """What the applied schedule's policy has computed since it was applied; None without a policy."""
     attachment = vars(pipe).get(_ATTRIBUTE)
@@ -94,7 +110,8 @@ def policy_usage(pipe: Any) -> PolicyUsage | None:
 def apply(pipe: Any, source: str | Path | ScheduleFile) -> None:
     """Put a schedule file on a pipeline, if it was made for this model and sampler.
 
-    Another dtype, device or model id warns. On an error the pipeline is as it was.
+    Another dtype, device, resolution or model id warns; where the schedule has tables, another resolution, guidance
+    scale or model id is an error. On an error the pipeline is as it was.
 
     Args:
         pipe: a diffusers pipeline.
@@ -102,17 +119,24 @@ def apply(pipe: Any, source: str | Path | ScheduleFile) -> None:
 
     Raises:
         ScheduleError: the file can't be read or breaks a rule.
-        ScheduleMismatchError: the schedule belongs to another denoiser, noise schedule, prediction or scheduler.
+        ScheduleMismatchError: the schedule belongs to another denoiser, noise schedule, prediction or scheduler, or a
+            table to another schedule or condition.
         UnsupportedModelError: no adapter knows the denoiser.
     """
     file = source if isinstance(source, ScheduleFile) else load_schedule_file(source)
     condition = file.condition
     adapter, inventory = find_adapter(pipe), list_inventory(pipe)
     _check_fit(pipe, file.schedule, condition, inventory)
+    correction = read_correction(file.schedule, condition, file.tables)
+    if file.schedule.tables and (other := _other_model(pipe, condition)):
+        raise ScheduleMismatchError(f"the tables of a schedule fit one model; {other}: correct the schedule for it")
     for difference in _differences(pipe, condition):
         warnings.warn(f"{difference}: speed and quality may differ from what was measured", stacklevel=2)
     shape = adapter.latent_shape(pipe, condition.height, condition.width)
-    _attach(pipe, file.schedule, inventory=inventory, noise=condition.noise_schedule, warn_shape=shape)
+    says_scale = adapter.guidance_argument == "guidance_scale"
+    run = MeasuredRun(latent_shape=shape, guidance_scale=condition.guidance_scale if says_scale else None)
+    noise = condition.noise_schedule
+    _attach(pipe, file.schedule, inventory=inventory, noise=noise, correction=correction, measured=run)
 
 
 @contextlib.contextmanager
@@ -131,7 +155,8 @@ def _attach(
     *,
     inventory: Inventory | None = None,
     noise: KnownNoise | None = None,
-    warn_shape: tuple[int, ...] | None = None,
+    correction: CacheCorrection | None = None,
+    measured: MeasuredRun | None = None,
     every_site: bool = False,
 ) -> Attachment:
     scheduler = _own_scheduler(pipe)
@@ -142,14 +167,7 @@ def _attach(
     if schedule.cache is not None:
         adapter = find_adapter(pipe)
         inventory = list_inventory(pipe) if inventory is None else inventory
-        if inventory.denoiser_class != adapter.denoiser_class:
-            raise ScheduleMismatchError(
-                f"an inventory fits one class of denoisers; got one of {inventory.denoiser_class} for a "
-                f"{adapter.denoiser_class}; leave it out to have it listed"
-            )
-        dropped = [action is not GuidanceAction.BOTH for action in schedule.guidance or ()]
-        spans = adapter.list_spans(adapter.denoiser_of(pipe))
-        cache = CacheRuntime(schedule.cache, inventory, dropped=dropped, copied=adapter.copied, spans=spans)
+        cache = _cache_runtime(pipe, schedule, schedule.cache, adapter, inventory, correction)
     if schedule.guidance is not None and any(action is not GuidanceAction.BOTH for action in schedule.guidance):
         adapter = find_adapter(pipe)
         if adapter.guidance != "batch":
@@ -180,11 +198,31 @@ def _attach(
         guidance=guidance,
         policy=policy,
         initial_scale=initial_scale,
-        warn_shape=warn_shape,
+        measured=measured,
     )
     attachment.install(scheduler, adapter, every_site=every_site)
     setattr(pipe, _ATTRIBUTE, attachment)
     return attachment
+
+
+def _cache_runtime(
+    pipe: Any,
+    schedule: Schedule,
+    plan: CachePlan,
+    adapter: Adapter,
+    inventory: Inventory,
+    correction: CacheCorrection | None,
+) -> CacheRuntime:
+    if schedule.cache_correction is not None and correction is None:
+        raise ScheduleError("cache_correction needs its table; apply the schedule's file, which has it beside it")
+    if inventory.denoiser_class != adapter.denoiser_class:
+        raise ScheduleMismatchError(
+            f"an inventory fits one class of denoisers; got one of {inventory.denoiser_class} for a "
+            f"{adapter.denoiser_class}; leave it out to have it listed"
+        )
+    dropped = [action is not GuidanceAction.BOTH for action in schedule.guidance or ()]
+    spans = adapter.list_spans(adapter.denoiser_of(pipe))
+    return CacheRuntime(plan, inventory, dropped=dropped, copied=adapter.copied, spans=spans, correction=correction)
 
 
 def _own_scheduler(pipe: Any) -> Any:
@@ -235,8 +273,15 @@ def _differences(pipe: Any, condition: Condition) -> Iterator[str]:
     device = device_name(pipe._execution_device)
     if device != condition.device:
         yield f"the schedule was measured on {condition.device}, the pipeline is on {device}"
+    if other := _other_model(pipe, condition):
+        yield other
+
+
+def _other_model(pipe: Any, condition: Condition) -> str:
+    """Which other model the pipeline was loaded from, in words; empty if it is the same, or not known."""
     source = str(pipe.config.get("_name_or_path") or "")
     preset = PRESETS.get(condition.model)
     known = {condition.model} | ({str(preset.source)} if preset is not None else set())
-    if source and Path(source).name not in {Path(name).name for name in known}:
-        yield f"the schedule was measured on {condition.model}, the pipeline was loaded from {source}"
+    if not source or Path(source).name in {Path(name).name for name in known}:
+        return ""
+    return f"the schedule was measured on {condition.model}, the pipeline was loaded from {source}"

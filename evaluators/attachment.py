@@ -4,6 +4,7 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ import torch
 from autotune.evaluators.adapters import Adapter
 from autotune.evaluators.cache_runtime import CacheRuntime
 from autotune.evaluators.gate import COMPILED, entry_name, in_python, uncompiled
-from autotune.evaluators.guidance import GuidanceRuntime, conditional_half, halves_are_equal
+from autotune.evaluators.guidance import GuidanceRuntime, conditional_half, halves_are_equal, output_tensor
+from autotune.evaluators.guidance_scale import measured_scale
 from autotune.evaluators.override import Overrides
 from autotune.evaluators.policy_runtime import PolicyRuntime
 from autotune.evaluators.run_clock import RunClock
@@ -19,12 +21,23 @@ from autotune.spaces.errors import ScheduleMismatchError
 from autotune.spaces.schedule import Schedule
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredRun:
+    """What a schedule was measured in: the shape of the latents (batch first), and the guidance scale.
+
+    The scale is None where a pipeline does not say what it was called with.
+    """
+
+    latent_shape: tuple[int, ...]
+    guidance_scale: float | None
+
+
 class Attachment:
     """What `attach` puts on a pipeline, and `remove` takes off.
 
     `original_scheduler` is the pipeline's own. `cache`, `guidance` and `policy` are None where the schedule has no such
-    column, or one that changes nothing. The starting noise is multiplied by `initial_scale`. `warn_shape` is the latent
-    shape (batch first) that the schedule was measured for.
+    column, or one that changes nothing. The starting noise is multiplied by `initial_scale`. A run that is not like the
+    `measured` one warns, and raises where the schedule has tables.
     """
 
     def __init__(
@@ -36,14 +49,16 @@ class Attachment:
         guidance: GuidanceRuntime | None,
         policy: PolicyRuntime | None = None,
         initial_scale: float = 1.0,
-        warn_shape: tuple[int, ...] | None = None,
+        measured: MeasuredRun | None = None,
     ) -> None:
         self.schedule, self.cache, self.guidance, self.policy = schedule, cache, guidance, policy
         self.original_scheduler = pipe.scheduler
-        self._pipe, self._initial_scale, self._warn_shape = pipe, initial_scale, warn_shape
+        self._pipe, self._initial_scale, self._measured = pipe, initial_scale, measured
         self._overrides = Overrides()
         self._signatures: dict[int, object] = {}
         self._removed = False
+        self._branches: torch.Tensor | None = None
+        """The network's output in the first call of a run, until its first step."""
         self._entry: tuple[str, Any, str] | None = None
         columns = (schedule.time, schedule.guidance)
         rows = [len(column) for column in columns if column is not None]
@@ -67,6 +82,9 @@ class Attachment:
                 if self.policy is not None:
                     self.policy.install(adapter.denoiser_of(pipe), self._overrides)
                     self._clock.on_step = self.policy.see_step
+                expects = self._measured is not None and self._measured.guidance_scale is not None
+                if self.schedule.tables and expects and not hasattr(pipe, "_guidance_scale"):
+                    self._clock.on_step = self._see_step
                 denoiser = getattr(pipe, adapter.denoiser_attr)
                 entry = entry_name(denoiser)
                 self._entry = (adapter.denoiser_attr, denoiser, entry)
@@ -175,14 +193,24 @@ class Attachment:
         half = guidance is not None and guidance.drops_branch(row, call, batch)
         if self.cache is not None:
             self.cache.enter(row, call, batch=batch // 2 if half else batch, half=half)
-        if guidance is None:
-            return original(*args, **kwargs)
-        if half:
+        if guidance is not None and half:
             args, kwargs = conditional_half((args, kwargs), batch)
-            return guidance.complete(row, call, original(*args, **kwargs))
-        output = original(*args, **kwargs)
-        guidance.keep(row, call, output)
+            output = guidance.complete(row, call, original(*args, **kwargs))
+        else:
+            output = original(*args, **kwargs)
+            if guidance is not None:
+                guidance.keep(row, call, output)
+        output = output if self.cache is None else self.cache.correct_output(output)
+        if row == 0 and self._clock.on_step is not None:
+            self._branches = output_tensor(output)
         return output
+
+    def _see_step(self, output: torch.Tensor, sample: torch.Tensor, result: object) -> None:
+        if self._branches is not None:
+            scale = measured_scale(self._branches, output)
+            self._branches = None
+            if scale is not None:
+                self._compare_scale(scale, tolerance=0.02)
 
     def _see_new_shapes(self, call: int, signature: object, latents: torch.Tensor) -> None:
         if call in self._signatures:
@@ -196,10 +224,28 @@ class Attachment:
                     "raise guidance_scale, or use a schedule without the column"
                 )
             self._clock.sample_batch = latents.shape[0] // 2
-        if self._warn_shape is not None and latents.shape[1:] != self._warn_shape[1:]:
-            warnings.warn(
-                f"the schedule was measured for latents of shape {tuple(self._warn_shape[1:])}; this run has "
-                f"{tuple(latents.shape[1:])}: its speed and quality may differ",
-                stacklevel=2,
+        if self._measured is not None:
+            self._compare(self._measured, latents)
+
+    def _compare(self, measured: MeasuredRun, latents: torch.Tensor) -> None:
+        shape, has_tables = tuple(latents.shape[1:]), bool(self.schedule.tables)
+        if shape != tuple(measured.latent_shape[1:]):
+            found = f"measured for latents of shape {tuple(measured.latent_shape[1:])}; this run has {shape}"
+            if has_tables:
+                raise ScheduleMismatchError(
+                    f"the tables of a schedule fit one resolution; they were {found}: draw at that size, or correct "
+                    "the schedule for this one"
+                )
+            warnings.warn(f"the schedule was {found}: its speed and quality may differ", stacklevel=2)
+            self._measured = None  # said once
+        scale = getattr(self._pipe, "_guidance_scale", None)
+        if has_tables and scale is not None:
+            self._compare_scale(float(scale), tolerance=0.0)
+
+    def _compare_scale(self, scale: float, *, tolerance: float) -> None:
+        expected = None if self._measured is None else self._measured.guidance_scale
+        if expected is not None and abs(scale - expected) > tolerance * abs(expected):
+            raise ScheduleMismatchError(
+                f"the tables of a schedule fit one guidance scale; they were measured at {expected:g}, "
+                f"this run has {scale:g}: draw at that scale, or correct the schedule for this one"
             )
-            self._warn_shape = None

@@ -5,7 +5,7 @@ a leaf is exactly what the module returned, before any gate or residual of the b
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,10 +15,13 @@ import torch
 from numpy.typing import NDArray
 
 from autotune.evaluators.branch_store import BranchStore, Value, map_tensors
+from autotune.evaluators.cell_correction import CellCorrection
 from autotune.evaluators.gate import After, Before, Gate, entry_name, uncompiled
+from autotune.evaluators.guidance import output_tensor, replace_tensor
 from autotune.evaluators.override import Overrides
 from autotune.evaluators.span import Span, Streams
 from autotune.spaces.cache_action import CacheAction, forecast_weights
+from autotune.spaces.cache_correction import OUTPUT, CacheCorrection
 from autotune.spaces.cache_plan import CachePlan, cell_use, kept_of_unconditional
 from autotune.spaces.errors import ScheduleMismatchError
 from autotune.spaces.inventory import Inventory
@@ -38,6 +41,10 @@ class _Cell(IntEnum):
     """Read, and free the memory of what is not read again."""
     DEAD = 5
     """Nobody reads the result: hand out zeros of the right shape."""
+
+
+OnRead = Callable[[int, int, Value, bool], None]
+"""(row, site, value, whether it is of the conditional half alone)"""
 
 
 class _OpenSpan(NamedTuple):
@@ -63,6 +70,7 @@ class CacheRuntime:
         dropped: Sequence[bool] = (),
         copied: frozenset[str] = frozenset(),
         spans: Mapping[str, Span] = MappingProxyType({}),
+        correction: CacheCorrection | None = None,
     ) -> None:
         """Prepare the rows of a plan.
 
@@ -72,6 +80,7 @@ class CacheRuntime:
             dropped: per row, whether the guidance column drops the unconditional branch; by default nowhere.
             copied: components whose values are stored and handed out as copies.
             spans: by site name, what sites cover that are not the one module of their name.
+            correction: of values that are handed out; what is stored stays as it is.
 
         Raises:
             ScheduleError: the plan does not fit the inventory.
@@ -88,12 +97,15 @@ class CacheRuntime:
         self._spans = spans
         self._open: dict[int, _OpenSpan] = {}
         self._store = BranchStore()
+        self._correction = None if correction is None else CellCorrection(correction)
         self._cells = bytearray(len(inventory))
         self._row = self._call = self._batch = 0
         self._half = False
         self._shapes: dict[tuple[int, int], Value] = {}
         self._written: set[int] = set()
         self.missed = 0
+        self.on_read: OnRead | None = None
+        """If not None: told of every value before it is corrected and handed out."""
 
     @property
     def stored_bytes(self) -> int:
@@ -144,6 +156,17 @@ class CacheRuntime:
         self._written.clear()
         self._open.clear()
 
+    def correct_output(self, output: Any) -> Any:
+        """What the network has returned in this call, with its prediction corrected if a correction is for that."""
+        if self._correction is None:
+            return output
+        return replace_tensor(output, self._correction.apply(self._row, OUTPUT, output_tensor(output)))
+
+    @property
+    def row(self) -> int:
+        """The row of this call, or of the last one."""
+        return self._row
+
     def leave(self) -> None:
         """Disarm the gates."""
         self._cells[:] = bytes(len(self._cells))
@@ -187,7 +210,10 @@ class CacheRuntime:
                 value = self._store.read(key, functools.partial(self._weights, site), half=self._half)
                 if cell == _Cell.TAKE:
                     self._store.trim(key, keep)
-                return map_tensors(torch.clone, value) if self._copied[site] and max(keep) else value
+                value = map_tensors(torch.clone, value) if self._copied[site] and max(keep) else value
+                if self.on_read is not None:
+                    self.on_read(self._row, site, value, self._half)
+                return value if self._correction is None else self._correction.apply(self._row, site, value)
             self.missed += 1
         elif cell == _Cell.DEAD and key in self._shapes and self._source_is_stored(site):
             return map_tensors(self._zeros, self._shapes[key])

@@ -109,8 +109,8 @@ def other_columns(schedule: Schedule) -> Schedule | None:
 
 
 def settings_hash(column: FitColumn) -> str:
-    """What tells fits by other settings apart."""
-    return hashlib.sha256(repr(SETTINGS[column]).encode()).hexdigest()[:16]
+    """What tells fits by other settings apart; those of a cache correction are the code's version."""
+    return hashlib.sha256(repr(SETTINGS.get(column)).encode()).hexdigest()[:16]
 
 
 def _split(n: int) -> tuple[Prompts, Prompts]:

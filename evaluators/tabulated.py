@@ -37,6 +37,7 @@ MS_PER_GIGA_MAC = 20.0
 DECODE_MS = 2.0
 FIT_RUNS = 1200
 FITTED_RATIO = 1.1
+CORRECTED = 0.7
 
 Array = NDArray[np.float64]
 
@@ -173,9 +174,14 @@ class TabulatedEvaluator:
         Raises:
             ScheduleError: the schedule has no solver, or the fit costs more than `max_image_runs`.
         """
-        time, solver = schedule.solver_columns
         if max_image_runs is not None and max_image_runs < FIT_RUNS:
             raise ScheduleError(f"the fit takes {FIT_RUNS} image runs; {max_image_runs} are left")
+        if column is FitColumn.CACHE_CORRECTION:
+            digest = hashlib.sha256(schedule_hash(schedule.without_tables).encode()).hexdigest()
+            fitted = replace(schedule, cache_correction=digest)
+            before, after = self._deviation(schedule), self._deviation(fitted)
+            return ColumnFit(schedule=fitted, before=before, after=after, image_runs=FIT_RUNS)
+        time, solver = schedule.solver_columns
         n = len(solver)
         fitted = replace(schedule, compensation=(FITTED_RATIO,) * n)
         if column is FitColumn.SOLVER:
@@ -269,6 +275,8 @@ class TabulatedEvaluator:
         if schedule.correction is not None:
             solver_error *= 0.5
         cache_error = 0.0 if schedule.cache is None else reuse_error(schedule.cache, self.inventory)
+        if schedule.cache_correction is not None:
+            cache_error *= CORRECTED
         if schedule.policy is not None:
             cache_error = policy_effect(schedule.policy)[1]
         return float(np.hypot(solver_error, cache_error))

@@ -2,8 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -11,24 +12,28 @@ from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.apply import attach, policy_usage, remove
 from autotune.evaluators.baseline_timing import BaselineTiming
 from autotune.evaluators.contact_sheet import make_contact_sheet
+from autotune.evaluators.correction_fit import fit_cache_correction
+from autotune.evaluators.correction_table import read_correction
 from autotune.evaluators.cost_measurement import load_or_measure_costs
 from autotune.evaluators.edge_recording import load_or_measure_edges
 from autotune.evaluators.energy import EnergyMeter
 from autotune.evaluators.fit_column import fit_column, settings_hash
-from autotune.evaluators.hardware import device_name, library_versions
 from autotune.evaluators.inventory import measure_inventory
 from autotune.evaluators.load import LoadedModel
 from autotune.evaluators.metrics import Metrics, RewardModel
-from autotune.evaluators.noise import flow_mu, noise_schedule_of, own_timesteps, prediction_of
+from autotune.evaluators.model_condition import condition_of
+from autotune.evaluators.noise import flow_mu, own_timesteps
 from autotune.evaluators.peak_memory import is_out_of_memory, measure_peak_memory
 from autotune.evaluators.prompt_embedding import embed_prompts
 from autotune.evaluators.reference import ArtifactCache, References
 from autotune.evaluators.sampling import Deadline, RunCost, Samples, run_pipeline
+from autotune.evaluators.schedule_table import TableStore
 from autotune.evaluators.schedule_work import ScheduleWork
 from autotune.evaluators.site_timing import StepTimer
+from autotune.evaluators.thumbnails import THUMBNAILS, Thumbnails
 from autotune.evaluators.trace import StepRecorder, Watcher, load_or_make_trace
+from autotune.spaces.cache_correction import CacheCorrection
 from autotune.spaces.column_fit import ColumnFit, FitColumn, fit_from_bytes
-from autotune.spaces.condition import Condition
 from autotune.spaces.cost_model import CostModel
 from autotune.spaces.edge_costs import EdgeCosts, EdgeSource
 from autotune.spaces.errors import EvaluatorError, ScheduleError
@@ -36,14 +41,8 @@ from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measureme
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
 from autotune.spaces.trace import Trace
 
-THUMBNAILS = 8
-"""Images of each scored schedule that are kept for a contact sheet."""
-
 PROTOCOL = "1"
 """Version of the measuring code."""
-
-N_KEPT = 16
-"""Scored schedules whose thumbnails are kept: a few more than a verification measures."""
 
 
 class Worker:
@@ -51,7 +50,7 @@ class Worker:
 
     `artifacts` keeps reference runs between processes; without it they are made anew. `timeout_s` limits one
     candidate's run; by default it is 20 times the baseline's, and at least a minute. `rewards` judge the images too,
-    and `meter` tells what timed runs take; both enter the protocol.
+    and `meter` tells what timed runs take; both enter the protocol. `tables` are those of schedules.
     """
 
     def __init__(
@@ -74,30 +73,14 @@ class Worker:
         branches = self._adapter.guidance if preset.guidance_scale > 1 else "embedded"
         self.guided = branches == "batch"
         self._work = ScheduleWork(self.inventory, branches, lambda n_steps: len(self.own_timesteps(n_steps)))
-        self.condition = Condition(
-            model=preset.name,
-            revision=model.revision,
-            pipeline_class=type(pipe).__name__,
-            inventory_hash=self.inventory.hash,
-            noise_schedule=noise_schedule_of(pipe.scheduler, self._mu),
-            prediction=prediction_of(pipe.scheduler),
-            scheduler_class=type(pipe.scheduler).__name__,
-            start_timestep=self.own_timesteps(preset.n_steps)[0],
-            height=preset.height,
-            width=preset.width,
-            batch_size=preset.batch_size,
-            dtype=str(pipe.dtype).removeprefix("torch."),
-            guidance_scale=float(preset.guidance_scale),
-            n_steps=preset.n_steps,
-            device=device_name(pipe._execution_device),
-            versions=library_versions(),
-        )
+        self.condition = condition_of(model, self.inventory.hash, self.own_timesteps(preset.n_steps)[0])
+        self.tables = TableStore(self.condition, artifacts)
         self._baseline = Schedule(n_steps=preset.n_steps)
         self.timing = BaselineTiming(lambda fidelity: self._time(self._baseline, fidelity), preset.batch_size)
         self._embeddings: dict[str, dict[str, torch.Tensor]] = {}
         self._reference_samples = References(self.condition, lambda s, f: self._run(s, f, None), artifacts)
         self._references: dict[str, Samples] = {}
-        self._thumbnails: dict[tuple[Schedule, str], torch.Tensor] = {}
+        self._thumbnails = Thumbnails()
 
     def own_timesteps(self, n_steps: int) -> tuple[float, ...]:
         """The pipeline's own grid for `n_steps` steps: one model timestep per network call."""
@@ -179,7 +162,7 @@ class Worker:
             if not is_out_of_memory(error):
                 raise EvaluatorError(f"the pipeline failed while scoring a schedule: {error}") from error
             return Failure(kind=FailureKind.OUT_OF_MEMORY, reason=str(error).splitlines()[0])
-        self._keep_thumbnails(schedule, fidelity, samples)
+        self._thumbnails.keep(schedule, fidelity, samples.images)
         return Measurement(
             quality=self._metrics.measure(samples, reference, fidelity.prompts, self._pipe._execution_device),
             latency_ms=tuple(cost.ms for cost in costs),
@@ -202,12 +185,13 @@ class Worker:
         timeout_s: float | None = None,
         max_image_runs: int | None = None,
     ) -> ColumnFit:
-        """Fit a column by gradient to the reference on the prompts of a fidelity; made once per condition.
+        """Fit a column to the reference on the prompts of a fidelity; made once per condition.
 
         After `timeout_s`, or before more than `max_image_runs`, it ends with the best so far, which is not kept.
 
         Raises:
-            ScheduleError: the schedule has no solver, too few steps for the column, too few runs or too little memory.
+            ScheduleError: the schedule has no solver or no cache, too few steps for the column, too few runs or too
+                little memory.
             EvaluatorError: the fit failed for a reason that is not the schedule's.
         """
         digest = schedule_hash(canonical_schedule(schedule, self.inventory))
@@ -217,22 +201,12 @@ class Worker:
             made = fit_from_bytes(stored)
             if max_image_runs is not None and made.image_runs > max_image_runs:
                 raise ScheduleError(f"the fit takes {made.image_runs} image runs; {max_image_runs} are left")
-            return made
+            if self.tables.has(made.schedule):
+                return made
         end = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
-        reference = self.reference(fidelity).latents
+        fit = self._fit_correction if column is FitColumn.CACHE_CORRECTION else partial(self._fit_by_gradient, column)
         try:
-            made = fit_column(
-                self._pipe,
-                schedule,
-                column,
-                condition=self.condition,
-                embeddings=self._embedded(fidelity),
-                seeds=fidelity.seeds,
-                reference=reference,
-                arguments=self._arguments,
-                stop=lambda: time.monotonic() >= end,
-                max_image_runs=max_image_runs,
-            )
+            made = fit(schedule, fidelity, lambda: time.monotonic() >= end, max_image_runs)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             kind = ScheduleError if is_out_of_memory(error) else EvaluatorError
             raise kind(f"the {column} of a schedule can't be fitted: {error}") from error
@@ -240,24 +214,62 @@ class Worker:
             self._artifacts.save(name, made.to_bytes(), "fit")
         return made
 
+    def _fit_by_gradient(
+        self,
+        column: FitColumn,
+        schedule: Schedule,
+        fidelity: Fidelity,
+        stop: Callable[[], bool],
+        max_image_runs: int | None,
+    ) -> ColumnFit:
+        return fit_column(
+            self._pipe,
+            schedule,
+            column,
+            condition=self.condition,
+            embeddings=self._embedded(fidelity),
+            seeds=fidelity.seeds,
+            reference=self.reference(fidelity).latents,
+            arguments=self._arguments,
+            stop=stop,
+            max_image_runs=max_image_runs,
+        )
+
+    def _fit_correction(
+        self, schedule: Schedule, fidelity: Fidelity, stop: Callable[[], bool], max_image_runs: int | None
+    ) -> ColumnFit:
+        return fit_cache_correction(
+            self._pipe,
+            schedule,
+            condition=self.condition,
+            inventory=self.inventory,
+            fidelity=fidelity,
+            reference=self.reference(fidelity).latents,
+            run=lambda plan, some, watcher, given: self._run(plan, some, None, watcher, given).latents,
+            keep_table=self.tables.keep,
+            stop=stop,
+            max_image_runs=max_image_runs,
+        )
+
     def contact_sheet(self, schedule: Schedule, fidelity: Fidelity, n_images: int) -> bytes:
         """PNG of the first `n_images` samples (at most `THUMBNAILS`) side by side."""
-        key = (schedule, fidelity.hash)
-        if key not in self._thumbnails:
+        images = self._thumbnails.of(schedule, fidelity)
+        if images is None:
             short = fidelity.first(min(n_images, THUMBNAILS, len(fidelity.prompts)))
-            self._keep_thumbnails(schedule, fidelity, self._run(schedule, short, None))
-        return make_contact_sheet(self._thumbnails[key][:n_images] / 255)
-
-    def _keep_thumbnails(self, schedule: Schedule, fidelity: Fidelity, samples: Samples) -> None:
-        # A byte per value, and a copy: a slice would keep the whole batch alive.
-        self._thumbnails[schedule, fidelity.hash] = (samples.images[:THUMBNAILS] * 255).round().byte()
-        if len(self._thumbnails) > N_KEPT:
-            del self._thumbnails[next(iter(self._thumbnails))]
+            images = self._run(schedule, short, None).images
+            self._thumbnails.keep(schedule, fidelity, images)
+        return make_contact_sheet(images[:n_images])
 
     def _run(
-        self, schedule: Schedule, fidelity: Fidelity, timeout_s: float | None, recorder: Watcher | None = None
+        self,
+        schedule: Schedule,
+        fidelity: Fidelity,
+        timeout_s: float | None,
+        recorder: Watcher | None = None,
+        correction: CacheCorrection | None = None,
     ) -> Samples:
-        attach(self._pipe, schedule, inventory=self.inventory)
+        correction = correction or read_correction(schedule, self.condition, self.tables.of(schedule))
+        attach(self._pipe, schedule, inventory=self.inventory, correction=correction)
         watching = contextlib.nullcontext() if recorder is None else recorder.watching(self._pipe.scheduler)
         try:
             with watching:

@@ -1,15 +1,33 @@
 """From a study's candidate to the schedule file that production applies."""
 
-from autotune.spaces.errors import UsageError
+from collections.abc import Callable
+
+from autotune.spaces.errors import StorageError, UsageError
 from autotune.spaces.evaluation import Evaluation
 from autotune.spaces.front import PICKS, pick, study_front
 from autotune.spaces.pick_rule import parse_pick_rule, pick_by_rule
 from autotune.spaces.schedule_file import ScheduleFile
 from autotune.spaces.study_record import Candidate, StudyRecord
+from autotune.spaces.table_files import table_name
 
 
-def make_schedule_file(record: StudyRecord, candidate: Candidate) -> ScheduleFile:
-    """The schedule file of a candidate, with every raw figure that the study measured of it and where it came from."""
+def make_schedule_file(
+    record: StudyRecord, candidate: Candidate, load_artifact: Callable[[str], bytes | None]
+) -> ScheduleFile:
+    """The schedule file of a candidate, with every raw figure that the study measured of it and where it came from.
+
+    Raises:
+        StorageError: a table that the schedule names is not among the artifacts.
+    """
+    tables = {}
+    for column, digest in candidate.schedule.tables.items():
+        data = load_artifact(table_name(record.condition.hash, digest))
+        if data is None:
+            raise StorageError(
+                f"the table {digest[:12]} of the column {column} must be among the artifacts, and is not: restore it, "
+                "or import the study again from a file that `autotune db export --artifacts` wrote"
+            )
+        tables[digest] = data
     measured = {"calibration": _figures(candidate.calibration)}
     if candidate.held_out is not None:
         measured["held_out"] = _figures(candidate.held_out)
@@ -25,6 +43,7 @@ def make_schedule_file(record: StudyRecord, candidate: Candidate) -> ScheduleFil
             "seed": record.settings.get("seed"),
             "machine": dict(record.provenance),
         },
+        tables=tables,
     )
 
 

@@ -12,9 +12,9 @@ from autotune.spaces.errors import ScheduleError, UsageError
 from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.plan_projection import PlanProjection, project_plan
-from autotune.spaces.schedule import Schedule
+from autotune.spaces.schedule import TABLE_COLUMNS, Schedule
 
-_OTHER_COLUMNS = ("time", "solver", "compensation", "start", "correction")
+_OTHER_COLUMNS = ("time", "solver", "compensation", "start", "correction", *TABLE_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

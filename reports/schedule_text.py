@@ -16,6 +16,8 @@ def schedule_text(schedule: Schedule, reused: float | None) -> str:
         parts.append("coefficients corrected")
     if reused is not None:
         parts.append(f"cache leaves out {reused:.0%} of the site calls")
+    if schedule.cache_correction is not None:
+        parts.append("what it hands out corrected")
     if schedule.guidance is not None:
         dropped = sum(action is not GuidanceAction.BOTH for action in schedule.guidance)
         parts.append(f"one guidance branch in {dropped} of {len(schedule.guidance)} calls")

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from autotune.evaluators.pool import WorkerPool
 from autotune.search.budget import Spent
+from autotune.search.correcting import CorrectingSearcher
 from autotune.search.dispatcher import Dispatcher, Measured, Request
 from autotune.search.families import make_searcher
 from autotune.search.ladder import Ladder
@@ -83,6 +84,8 @@ class Exploration:
     def run(self, family: str, context: SearchContext, phase: Phase, share: float) -> bool:
         """Ask one searcher until its share of the budget is used or it has no more; True if interrupted."""
         searcher = make_searcher(family, context, self._plan.seed)
+        if self._plan.correct and phase is Phase.SEARCH:
+            searcher = CorrectingSearcher(searcher, context, family)
         for page in self._ledger.results():
             searcher.tell(page)
         before = self._spending.spent

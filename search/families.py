@@ -48,6 +48,12 @@ _ALL = (
         target="autotune.search.cache_plans:CachePlanSearcher",
     ),
     Family(
+        name="cachequant",
+        columns=("cache", "cache_correction"),
+        method="CacheQuant's schedule by dynamic programming, each plan plain and corrected; without quantization",
+        target="autotune.search.cachequant:CacheQuantSearcher",
+    ),
+    Family(
         name="s3",
         columns=("n_steps", "time", "solver", "start"),
         method="multi-stage evolution of solver schedules with a learned predictor, the best ones fitted by gradient",

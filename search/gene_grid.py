@@ -122,7 +122,7 @@ class GeneGrid:
 
     def genome(self, schedule: Schedule) -> Genome | None:
         """The genome of a canonical schedule's cache and guidance columns; None where no genome stands for them."""
-        if schedule.policy is not None:
+        if schedule.policy is not None or schedule.tables:
             return None
         plan, guidance = schedule.cache, schedule.guidance
         if plan is not None and plan.table.shape != (self.n_calls, len(self.inventory)):

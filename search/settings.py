@@ -29,8 +29,9 @@ class Settings:
     """What the user chose for a study; JSON types only, so that the database keeps it and `resume` reads it back.
 
     `budget` holds `Budget`'s fields. `calibration` and `held_out` hold the prompts themselves, since files change.
-    Without `ladder` every candidate is measured on all calibration prompts. `given` holds `GivenSchedule`s. `metrics`
-    are those to measure besides the usual ones, objectives and limits among them.
+    Without `ladder` every candidate is measured on all calibration prompts. With `correct` cache schedules of the front
+    are tried corrected, too. `given` holds `GivenSchedule`s. `metrics` are those to measure besides the usual ones,
+    objectives and limits among them.
     """
 
     model: str
@@ -47,6 +48,7 @@ class Settings:
     calibration: tuple[str, ...]
     held_out: tuple[str, ...]
     ladder: bool = False
+    correct: bool = False
     given: tuple[Mapping[str, object], ...] = ()
     metrics: tuple[str, ...] = ()
 
@@ -61,6 +63,7 @@ class Settings:
             objectives=self.objectives,
             constraints=tuple(parse_constraint(text) for text in self.constraints),
             seed=self.seed,
+            correct=self.correct,
             ladder=LadderSettings() if self.ladder else LadderSettings(first=max(2, len(self.calibration))),
             given=tuple((given.label, given.schedule) for given in map(given_from_json, self.given)),
         )
@@ -98,11 +101,13 @@ def make_settings(
     guidance: float | None = None,
     prompts: str | Path | None = None,
     ladder: bool = True,
+    correct: bool = False,
 ) -> Settings:
     """Checked settings of a study.
 
     `budget` is a wall time such as `2h`, `cost` money at `price` per worker and hour; several budgets may be given, the
     first one to be used up ends the search. Without `ladder` no candidate is stopped before it has seen all prompts.
+    With `correct` cache schedules of the front are tried once more with what they hand out corrected.
     `prompts` is a text file with one prompt per line, of which every second one is held out; a line that comes again
     counts once. `metrics` are measured besides the usual ones, such as `clip-score`, `hps=FOLDER` or `energy`; those
     among the objectives and constraints need not be named.
@@ -136,6 +141,7 @@ def make_settings(
         held_out=held_out,
         ladder=ladder,
         metrics=tuple(str(choice.absolute()) for choice in choices),
+        correct=correct,
     )
 
 

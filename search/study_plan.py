@@ -18,6 +18,7 @@ class StudyPlan:
 
     `rival_share` is the part of the budget that goes to `fewer-steps`, which comes before `family`. The seeds of
     `held_out` must not be among those of `calibration`. `given` are labels and canonical schedules to try first.
+    With `correct`, cache schedules of the front are tried corrected beside the search of `family`.
     """
 
     name: str
@@ -28,6 +29,7 @@ class StudyPlan:
     objectives: tuple[str, ...] = ("latency", "deviation")
     constraints: tuple[Constraint, ...] = ()
     seed: int = 0
+    correct: bool = False
     rival_share: float = 0.25
     verification: VerificationSettings = field(default_factory=VerificationSettings)
     ladder: LadderSettings = field(default_factory=LadderSettings)

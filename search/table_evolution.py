@@ -79,7 +79,7 @@ class TableEvolution:
             if child is not None:
                 self._trials[child.move] = MEMORY * self._trials[child.move] + 1.0
                 self._successes[child.move] *= MEMORY
-            if measurement is None or schedule.policy is not None:
+            if measurement is None or schedule.policy is not None or schedule.tables:
                 continue
             values = self._fitness.values(schedule, measurement)
             individual = Individual(genome=schedule, values=values, violation=self._fitness.violation(measurement))

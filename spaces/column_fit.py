@@ -1,4 +1,4 @@
-"""Fitting a column of a schedule by gradient: what is asked, and what comes back."""
+"""Fitting a column of a schedule to runs of the network: what is asked, and what comes back."""
 
 import json
 from collections.abc import Mapping
@@ -19,6 +19,8 @@ class FitColumn(StrEnum):
     """DC-Solver's ratios, one per step from the third on."""
     CORRECTION = "correction"
     """Additive corrections to the coefficients and the timesteps of the calls."""
+    CACHE_CORRECTION = "cache-correction"
+    """Factors and shifts of what the cache hands out, by least squares; a table, which the schedule names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,6 +88,10 @@ def retime(schedule: Schedule, inventory: Inventory, source: RunLevels, target: 
                 "corrections to a solver's coefficients hold for their own steps only and are left out; "
                 "fit them again with --family solver-distill"
             )
+    if schedule.tables:
+        remarks.append(
+            f"tables hold for their own run only; {', '.join(schedule.tables)} is left out: fit it again with --correct"
+        )
     at = fractional_calls(noise_share(source.noise, source.times), levels)
     cache = None if schedule.cache is None else retimed_plan(schedule.cache, inventory, at, len(levels))
     guidance = None if schedule.guidance is None else retimed_guidance(schedule.guidance, at, len(levels))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from dataclasses import dataclass, replace
 
 from autotune.spaces.bdia_step import BdiaStep
@@ -18,6 +19,11 @@ from autotune.spaces.solver_row import SolverRow
 from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.solver_tape import points_available
 
+TABLE_COLUMNS = ("cache_correction",)
+"""Columns that name a table by the SHA-256 of its file."""
+
+_SHA256 = re.compile("[0-9a-f]{64}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
@@ -31,7 +37,8 @@ class Schedule:
     prediction of 0, at no call. `correction` adds to the compiled coefficients. `cache` and `guidance` have one row
     per network call, which is `n_steps` except where
     the pipeline's own sampler calls more often (PNDM). `policy` decides at run time what to reuse; it excludes the
-    columns cache and guidance.
+    columns cache and guidance. `cache_correction` names the table by which values that the cache hands out are
+    corrected (`autotune.spaces.cache_correction`): the SHA-256 of its file, 64 hex digits.
     """
 
     n_steps: int
@@ -43,6 +50,7 @@ class Schedule:
     cache: CachePlan | None = None
     guidance: tuple[GuidanceRow, ...] | None = None
     policy: CachePolicy | None = None
+    cache_correction: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.n_steps, bool) or not isinstance(self.n_steps, int) or self.n_steps < 1:
@@ -63,6 +71,12 @@ class Schedule:
                     raise ScheduleError(f"{name}[{i}] must be a finite number; got {value}")
         self._check_solver()
         check_guidance(self.guidance or ())
+        for name in TABLE_COLUMNS:
+            digest = getattr(self, name)
+            if digest is not None and not (isinstance(digest, str) and _SHA256.fullmatch(digest)):
+                raise ScheduleError(f"{name} must be the SHA-256 of a table, 64 hex digits; got {digest!r}")
+        if self.cache_correction is not None and self.cache is None:
+            raise ScheduleError("cache_correction needs the column cache; give it, or leave cache_correction out")
         for name in ("cache", "guidance"):
             if self.policy is not None and getattr(self, name) is not None:
                 raise ScheduleError(f"a schedule has a policy or the column {name}; got both: leave one out")
@@ -91,6 +105,16 @@ class Schedule:
         if self.time is None or self.solver is None:
             raise ScheduleError("the columns time and solver are needed here; got a schedule without them")
         return self.time, self.solver
+
+    @property
+    def tables(self) -> dict[str, str]:
+        """The tables that it needs: by column, the SHA-256 of a file."""
+        return {name: digest for name in TABLE_COLUMNS if (digest := getattr(self, name)) is not None}
+
+    @property
+    def without_tables(self) -> "Schedule":
+        """The same schedule, with none of its tables applied."""
+        return replace(self, cache_correction=None) if self.tables else self
 
     def _check_solver(self) -> None:
         if self.time is None or self.solver is None:
@@ -151,6 +175,7 @@ def canonical_schedule(schedule: Schedule, inventory: Inventory) -> Schedule:
         cache=cache,
         guidance=guidance,
         policy=schedule.policy,
+        cache_correction=None if cache is None else schedule.cache_correction,
     )
 
 
@@ -222,7 +247,7 @@ def schedule_to_json(schedule: Schedule) -> dict[str, object]:
         data["correction"] = schedule.correction.to_json()
     if schedule.policy is not None:
         data["policy"] = schedule.policy.to_json()
-    return data
+    return data | schedule.tables
 
 
 def schedule_hash(schedule: Schedule) -> str:

@@ -2,7 +2,8 @@
 
 The format is published as `schedule.schema.json`. Reading is strict: an unknown key, a wrong length, a non-finite
 number, a formula without its history or a bad hash is an error that names the field and the remedy. Cache actions are
-packed in as few bits per cell as the file's `actions` need, most significant bit first, row-major, in base64.
+packed in as few bits per cell as the file's `actions` need, most significant bit first, row-major, in base64. Tables
+that the schedule names lie beside it, see `autotune.spaces.table_files`.
 """
 
 import base64
@@ -10,7 +11,7 @@ import binascii
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,38 +25,45 @@ from autotune.spaces.errors import ScheduleError
 from autotune.spaces.guidance_column import guidance_from_json, guidance_to_json
 from autotune.spaces.noise_schedule import NoiseSchedule
 from autotune.spaces.program_correction import correction_from_json
-from autotune.spaces.schedule import Schedule, points_for_row, schedule_hash
+from autotune.spaces.schedule import TABLE_COLUMNS, Schedule, points_for_row, schedule_hash
+from autotune.spaces.schedule_json import tables_from_json
 from autotune.spaces.solver_formula import check_step, levels_of
 from autotune.spaces.solver_json import step_from_object, step_to_object
 from autotune.spaces.solver_program import analytic_scale
 from autotune.spaces.solver_row import SolverRow
 from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.strict_json import check_keys, parse_strict
+from autotune.spaces.table_files import read_tables, write_tables
 
 SCHEMA_VERSION = 1
 SCHEMA_PATH = Path(__file__).with_name("schedule.schema.json")
 
 _TOP = ("schema_version", "hash", "schedule", "condition", "measured", "provenance")
-_COLUMNS = ("n_steps", "time", "solver", "compensation", "start", "correction", "cache", "guidance", "policy")
+_OWN_COLUMNS = ("n_steps", "time", "solver", "compensation", "start", "correction", "cache", "guidance", "policy")
+_COLUMNS = (*_OWN_COLUMNS, *TABLE_COLUMNS)
 _CACHE = ("n_calls", "n_sites", "actions", "packed")
 _ACTIONS = [action.name.lower() for action in CacheAction]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleFile:
-    """The content of a schedule file; `schedule` is canonical. `measured` and `provenance` hold JSON types only."""
+    """The content of a schedule file; `schedule` is canonical. `measured` and `provenance` hold JSON types only.
+
+    `tables` are the contents of the tables that the schedule names, by their SHA-256.
+    """
 
     schedule: Schedule
     condition: Condition
     measured: Mapping[str, object] = field(default_factory=dict)
     provenance: Mapping[str, object] = field(default_factory=dict)
+    tables: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def save_schedule_file(path: str | Path, file: ScheduleFile) -> None:
-    """Write a schedule file, whole or not at all.
+    """Write a schedule file, whole or not at all, and before it the tables that it names, each in a file beside it.
 
     Raises:
-        ScheduleError: a number in `measured` or `provenance` is not finite.
+        ScheduleError: a number in `measured` or `provenance` is not finite, or a table is missing.
         StorageError: the file can't be written.
     """
     data = {
@@ -70,14 +78,15 @@ def save_schedule_file(path: str | Path, file: ScheduleFile) -> None:
         text = json.dumps(data, indent=1, allow_nan=False)
     except ValueError as error:
         raise ScheduleError(f"a schedule file holds finite numbers only: {error}") from error
+    write_tables(Path(path), file.schedule, file.tables)
     write_atomically(Path(path), text.encode() + b"\n")
 
 
 def load_schedule_file(path: str | Path) -> ScheduleFile:
-    """Read and check a schedule file.
+    """Read and check a schedule file, with its tables.
 
     Raises:
-        ScheduleError: the file is missing, unreadable or breaks a rule; the message names the field.
+        ScheduleError: a file is missing, unreadable or breaks a rule; the message names the field.
     """
     try:
         text = Path(path).read_bytes().decode("utf-8")
@@ -88,13 +97,14 @@ def load_schedule_file(path: str | Path) -> ScheduleFile:
     except UnicodeDecodeError as error:
         raise ScheduleError(f"{path} is not a schedule file: it is not UTF-8 text; export it again") from error
     try:
-        return parse_schedule_file(text)
+        file = parse_schedule_file(text)
+        return replace(file, tables=read_tables(Path(path), file.schedule))
     except ScheduleError as error:
         raise ScheduleError(f"{path}: {error}") from error
 
 
 def parse_schedule_file(text: str) -> ScheduleFile:
-    """The content of a schedule file's text; see `load_schedule_file`."""
+    """The content of a schedule file's text, without tables; see `load_schedule_file`."""
     data = parse_strict(text, remedy="the file is truncated or was edited: export it again")
     if not isinstance(data, dict):
         raise ScheduleError(f"a schedule file holds one JSON object; got {type(data).__name__}")
@@ -150,7 +160,7 @@ def _columns_to_json(schedule: Schedule) -> dict[str, object]:
         data["guidance"] = guidance_to_json(schedule.guidance)
     if schedule.policy is not None:
         data["policy"] = schedule.policy.to_json()
-    return data
+    return data | schedule.tables
 
 
 def _columns_from_json(data: dict[str, object]) -> Schedule:
@@ -170,6 +180,7 @@ def _columns_from_json(data: dict[str, object]) -> Schedule:
         cache=_cache_from_json(data["cache"]) if "cache" in data else None,
         guidance=None if guidance is None else guidance_from_json(guidance),
         policy=policy_from_json(data["policy"]) if "policy" in data else None,
+        **tables_from_json(data),
     )
 
 

@@ -7,12 +7,12 @@ from autotune.spaces.cache_policy import policy_from_json
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.guidance_column import guidance_from_json
 from autotune.spaces.program_correction import correction_from_json
-from autotune.spaces.schedule import Schedule
+from autotune.spaces.schedule import TABLE_COLUMNS, Schedule
 from autotune.spaces.solver_json import step_from_row
 from autotune.spaces.solver_row import SolverRow
 
 _COLUMNS = ("n_steps", "time", "solver", "compensation", "cache", "guidance")
-_OPTIONAL = ("start", "correction", "policy")
+_OPTIONAL = ("start", "correction", "policy", *TABLE_COLUMNS)
 
 
 def schedule_from_json(data: Mapping[str, object]) -> Schedule:
@@ -38,7 +38,24 @@ def schedule_from_json(data: Mapping[str, object]) -> Schedule:
         cache=_cache(data),
         guidance=None if guidance is None else guidance_from_json(guidance),
         policy=policy_from_json(data["policy"]) if "policy" in data else None,
+        **tables_from_json(data),
     )
+
+
+def tables_from_json(data: Mapping[str, object]) -> dict[str, str]:
+    """The columns of a JSON object that name a table.
+
+    Raises:
+        ScheduleError: one is no text.
+    """
+    tables = {}
+    for name in TABLE_COLUMNS:
+        if name in data:
+            digest = data[name]
+            if not isinstance(digest, str):
+                raise ScheduleError(f"{name} must be the SHA-256 of a table; got {digest!r}")
+            tables[name] = digest
+    return tables
 
 
 def _rows(data: Mapping[str, object], column: str) -> list[object] | None:

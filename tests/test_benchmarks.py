@@ -20,11 +20,27 @@ def run(script: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_it_starts(script: Path) -> None:
-    result = run(script, "--help")
+HELP = """
+import contextlib, runpy, sys
+sys.path.insert(0, {folder!r})
+sys.argv[1:] = ["--help"]
+for script in {scripts!r}:
+    print("====", script)
+    with contextlib.suppress(SystemExit):
+        runpy.run_path(script, run_name="__main__")
+"""
+
+
+def test_all_start(tmp_path: Path) -> None:
+    """In one process, since what they import takes longest."""
+    starter = tmp_path / "start.py"
+    starter.write_text(HELP.format(folder=str(BENCHMARKS), scripts=[str(path) for path in SCRIPTS]))
+    result = run(starter)
     assert result.returncode == 0, result.stderr
-    assert {"--quick", "--seed", "--device", "--json"} <= set(result.stdout.replace(",", " ").split())
+    helps = result.stdout.split("==== ")[1:]
+    assert [text.splitlines()[0] for text in helps] == [str(path) for path in SCRIPTS]
+    for text in helps:
+        assert {"--quick", "--seed", "--device", "--json"} <= set(text.replace(",", " ").split()), text
 
 
 PARTS = """

@@ -84,7 +84,8 @@ class Study:
         """
         candidate = find_candidate(self.record, pick)
         if form == "autotune":
-            save_schedule_file(path, make_schedule_file(self.record, candidate))
+            with Database.open(self.storage) as database:
+                save_schedule_file(path, make_schedule_file(self.record, candidate, database.artifacts.load))
             return
         for sentence in write_for(form, candidate.schedule, self.record.inventory, Path(path)):
             warnings.warn(sentence, stacklevel=2)

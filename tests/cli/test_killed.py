@@ -13,7 +13,7 @@ from autotune.storage.database import Database
 
 from .place import N_EVALUATIONS, Finished, Place, finished, kill_group, query, study_words
 
-N_KILLS = 10
+N_KILLS = 4
 TIMED = ("latency_ms", "speedup", "peak_memory_bytes")
 """Keys of a front's rows that differ from run to run."""
 
@@ -68,7 +68,7 @@ def candidates(place: Place, study: str) -> list[tuple[object, ...]]:
     return [*tried, tuple(sorted(record.images.items()))]
 
 
-def test_ten_kills_change_nothing(small: Place, prompts: Path, tmp_path: Path) -> None:
+def test_kills_change_nothing(small: Place, prompts: Path, tmp_path: Path) -> None:
     """The kills fall anywhere from the first to the last evaluation, at any point within one; no database is shared."""
     moments = random.Random(8)
     with Database.open(small.storage) as database:  # which holds studies of other tests as well
@@ -93,7 +93,7 @@ def test_ten_kills_change_nothing(small: Place, prompts: Path, tmp_path: Path) -
         done_at.append(len(finished(place)))
         assert len(query(place, "SELECT key FROM evaluation WHERE state = 'running'")) <= 1
     assert alive == N_KILLS
-    assert len(set(done_at)) >= 6, "the kills must fall all over the study"
+    assert len(set(done_at)) >= 3, "the kills must fall all over the study"
     last: Finished = place.run(*then_words)
     assert last.code == 0, last.err
 

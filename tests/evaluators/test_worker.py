@@ -8,7 +8,8 @@ from autotune.evaluators.load import load_model
 from autotune.evaluators.quality import score_deviation
 from autotune.evaluators.reference import reference_schedule
 from autotune.evaluators.sampling import Samples
-from autotune.evaluators.worker import N_KEPT, Worker
+from autotune.evaluators.thumbnails import N_KEPT, THUMBNAILS, Thumbnails
+from autotune.evaluators.worker import Worker
 from autotune.spaces.cache_plan import CachePlan, plan_macs
 from autotune.spaces.errors import EvaluatorError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
@@ -171,13 +172,16 @@ def test_images_do_not_depend_on_the_batch_that_they_are_drawn_in(flux: Worker) 
     assert max(deviation) < 1e-4
 
 
-def test_thumbnails_are_small_and_few(flux: Worker) -> None:
-    samples = flux._run(Schedule(n_steps=1), PROMPTS, None)
+def test_thumbnails_are_small_and_few() -> None:
+    thumbnails, images = Thumbnails(), torch.rand(10, 3, 32, 32)
     for n in range(1, 40):
-        flux._keep_thumbnails(Schedule(n_steps=n), PROMPTS, samples)
-    assert len(flux._thumbnails) == N_KEPT
-    assert all(t.untyped_storage().nbytes() == len(PROMPTS.prompts) * 3 * 32 * 32 for t in flux._thumbnails.values())
-    flux._thumbnails.clear()
+        thumbnails.keep(Schedule(n_steps=n), PROMPTS, images)
+    assert len(thumbnails) == N_KEPT
+    assert thumbnails.n_bytes == N_KEPT * THUMBNAILS * 3 * 32 * 32
+    assert thumbnails.of(Schedule(n_steps=1), PROMPTS) is None
+    kept = thumbnails.of(Schedule(n_steps=39), PROMPTS)
+    assert kept is not None
+    assert (kept - images[:THUMBNAILS]).abs().max() < 1 / 500
 
 
 def test_a_contact_sheet_is_one_row_of_the_samples(flux: Worker) -> None:

@@ -35,7 +35,7 @@ def target(evaluator: TabulatedEvaluator) -> Schedule:
 
 @pytest.mark.slow
 def test_it_beats_evolution_without_a_predictor_at_equal_evaluations() -> None:
-    guided, plain = ([math.log(min(drive(seed, s, 150)[1])) for seed in range(3)] for s in (GUIDED, PLAIN))
+    guided, plain = ([math.log(min(drive(seed, s, 120)[1])) for seed in range(2)] for s in (GUIDED, PLAIN))
     assert np.mean(guided) < np.mean(plain) - 0.2
 
 

@@ -1,0 +1,38 @@
+"""Correcting a schedule file on the command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from autotune.spaces.schedule_file import load_schedule_file
+
+from .place import Finished
+
+Call = Callable[..., Finished]
+
+
+@pytest.mark.slow
+def test_correct_writes_a_file_with_its_table_that_validates(call: Call) -> None:
+    Path("steps.json").write_text("[0, 2]")
+    words = ("import", "steps.json", "--as", "steps", "--model", "mini-pixart", "--steps", "4", "-o", "plain.json")
+    assert call(*words).code == 0
+    Path("prompts.txt").write_text("a photo of a cat\n")
+    done = call("correct", "plain.json", "--prompts", "prompts.txt", "-o", "better.schedule.json")
+    assert done.code == 0, done.err
+    assert done.out.startswith("deviation on held-out prompts: 0.")
+    assert done.out.endswith(
+        "wrote better.schedule.json; in production: autotune.apply(pipe, 'better.schedule.json')\n"
+    )
+    file = load_schedule_file("better.schedule.json")
+    digest = file.schedule.cache_correction
+    assert digest is not None
+    assert Path(f"better.{digest[:8]}.safetensors").is_file()
+    assert file.schedule.without_tables == load_schedule_file("plain.json").schedule
+    checked = call("validate", "better.schedule.json", "--format", "json")
+    assert json.loads(checked.out)[0]["columns"] == ["cache", "cache_correction"]
+    Path(f"better.{digest[:8]}.safetensors").unlink()
+    refused = call("validate", "better.schedule.json")
+    assert (refused.code, refused.out) == (2, "")
+    assert "is missing: copy it there" in refused.err

@@ -1,0 +1,79 @@
+"""Studies that also try front members corrected: what is corrected and when, and that searches stay as they were."""
+
+from pathlib import Path
+
+import pytest
+
+from autotune.evaluators.tabulated import TabulatedEvaluator
+from autotune.reports.export import make_schedule_file
+from autotune.search.budget import Budget
+from autotune.search.correcting import EVERY, CorrectingSearcher
+from autotune.search.families import make_searcher
+from autotune.search.searcher import Proposal, Result, SearchContext
+from autotune.spaces.errors import StorageError
+from autotune.spaces.schedule import schedule_hash
+from autotune.spaces.schedule_file import load_schedule_file, save_schedule_file
+from autotune.spaces.study_record import Candidate, StudyRecord
+
+from .conftest import CALIBRATION
+from .onlooker import MakePlan, RunStudy
+
+
+def result(proposal: Proposal, evaluator: TabulatedEvaluator) -> Result:
+    return Result(proposal=proposal, outcome=evaluator.score(proposal.schedule, CALIBRATION))
+
+
+def test_every_few_proposals_the_newest_uncorrected_member_is_corrected(
+    context: SearchContext, evaluator: TabulatedEvaluator
+) -> None:
+    plain = make_searcher("ecad", context, 0)
+    searcher = CorrectingSearcher(make_searcher("ecad", context, 0), context, "ecad")
+    seen: list[Proposal] = []
+    for _ in range(4 * (EVERY + 1)):
+        (proposal,) = searcher.ask(1)
+        if proposal.schedule.tables:
+            assert proposal.label.endswith(", cache corrected")
+            assert len(seen) % (EVERY + 1) == EVERY
+            bases = [p.schedule for p in seen]
+            assert proposal.schedule.without_tables in bases
+        else:
+            assert plain.ask(1) == [proposal]  # the other search is not disturbed
+        seen.append(proposal)
+        told = [result(proposal, evaluator)]
+        searcher.tell(told)
+        plain.tell(told)
+    corrected = [p for p in seen if p.schedule.tables]
+    assert len(corrected) == 4
+    assert len({p.schedule.without_tables for p in corrected}) == 4
+
+
+def test_a_study_with_corrections_resumes_as_if_it_had_not_stopped(
+    plan: MakePlan, undisturbed: RunStudy, tmp_path: Path
+) -> None:
+    def told(record: StudyRecord) -> list[tuple[str, str]]:
+        return [(candidate.schedule_hash, candidate.label) for candidate in record.candidates]
+
+    def until(n: int, name: str) -> StudyRecord:
+        return undisturbed(plan(correct=True, budget=Budget(evaluations=n), rival_share=3.0 / n), name)
+
+    whole = until(24, "whole")
+    until(14, "parts")
+    assert told(until(24, "parts")) == told(whole)
+    check_export(whole, next(c for c in whole.candidates if c.schedule.tables), tmp_path / "s.json")
+
+
+def check_export(record: StudyRecord, candidate: Candidate, path: Path) -> None:
+    """The table, which in a tabulated fit is a text of the right SHA-256, goes into a file beside the schedule's."""
+    table = schedule_hash(candidate.schedule.without_tables).encode()
+    names: list[str] = []
+
+    def load(name: str) -> bytes:
+        names.append(name)
+        return table
+
+    save_schedule_file(path, make_schedule_file(record, candidate, load))
+    digest = candidate.schedule.cache_correction
+    assert names == [f"table/{record.condition.hash}/{digest}"]
+    assert load_schedule_file(path).tables == {digest: table}
+    with pytest.raises(StorageError, match="must be among the artifacts, and is not"):
+        make_schedule_file(record, candidate, lambda name: None)
