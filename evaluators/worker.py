@@ -2,9 +2,10 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -190,8 +191,7 @@ class Worker:
         After `timeout_s`, or before more than `max_image_runs`, it ends with the best so far, which is not kept.
 
         Raises:
-            ScheduleError: the schedule has no solver or no cache, too few steps for the column, too few runs or too
-                little memory.
+            ScheduleError: the schedule has no solver or no cache, too few steps, too few runs or too little memory.
             EvaluatorError: the fit failed for a reason that is not the schedule's.
         """
         digest = schedule_hash(canonical_schedule(schedule, self.inventory))
@@ -206,7 +206,7 @@ class Worker:
         end = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
         fit = self._fit_correction if column is FitColumn.CACHE_CORRECTION else partial(self._fit_by_gradient, column)
         try:
-            made = fit(schedule, fidelity, lambda: time.monotonic() >= end, max_image_runs)
+            made = fit(schedule, fidelity, stop=lambda: time.monotonic() >= end, max_image_runs=max_image_runs)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             kind = ScheduleError if is_out_of_memory(error) else EvaluatorError
             raise kind(f"the {column} of a schedule can't be fitted: {error}") from error
@@ -214,14 +214,7 @@ class Worker:
             self._artifacts.save(name, made.to_bytes(), "fit")
         return made
 
-    def _fit_by_gradient(
-        self,
-        column: FitColumn,
-        schedule: Schedule,
-        fidelity: Fidelity,
-        stop: Callable[[], bool],
-        max_image_runs: int | None,
-    ) -> ColumnFit:
+    def _fit_by_gradient(self, column: FitColumn, schedule: Schedule, fidelity: Fidelity, **limits: Any) -> ColumnFit:
         return fit_column(
             self._pipe,
             schedule,
@@ -231,13 +224,10 @@ class Worker:
             seeds=fidelity.seeds,
             reference=self.reference(fidelity).latents,
             arguments=self._arguments,
-            stop=stop,
-            max_image_runs=max_image_runs,
+            **limits,
         )
 
-    def _fit_correction(
-        self, schedule: Schedule, fidelity: Fidelity, stop: Callable[[], bool], max_image_runs: int | None
-    ) -> ColumnFit:
+    def _fit_correction(self, schedule: Schedule, fidelity: Fidelity, **limits: Any) -> ColumnFit:
         return fit_cache_correction(
             self._pipe,
             schedule,
@@ -247,8 +237,7 @@ class Worker:
             reference=self.reference(fidelity).latents,
             run=lambda plan, some, watcher, given: self._run(plan, some, None, watcher, given).latents,
             keep_table=self.tables.keep,
-            stop=stop,
-            max_image_runs=max_image_runs,
+            **limits,
         )
 
     def contact_sheet(self, schedule: Schedule, fidelity: Fidelity, n_images: int) -> bytes:

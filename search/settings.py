@@ -107,10 +107,10 @@ def make_settings(
 
     `budget` is a wall time such as `2h`, `cost` money at `price` per worker and hour; several budgets may be given, the
     first one to be used up ends the search. Without `ladder` no candidate is stopped before it has seen all prompts.
-    With `correct` cache schedules of the front are tried once more with what they hand out corrected.
-    `prompts` is a text file with one prompt per line, of which every second one is held out; a line that comes again
-    counts once. `metrics` are measured besides the usual ones, such as `clip-score`, `hps=FOLDER` or `energy`; those
-    among the objectives and constraints need not be named.
+    With `correct` cache schedules of the front are tried once more with what they hand out corrected. `prompts` is a
+    text file with one prompt per line, of which every second one is held out; a line that comes again counts once.
+    `metrics` are measured besides the usual ones, such as `clip-score`, `hps=FOLDER` or `energy`; those of objectives
+    and constraints need not be named.
 
     Raises:
         UsageError: an argument is wrong; the message names it.
@@ -119,19 +119,16 @@ def make_settings(
     check_run_numbers(steps=steps, resolution=resolution, guidance=guidance)
     if seed < 0:
         raise UsageError(f"seed must be at least 0; got {seed}")
-    limits = make_budget(budget, evaluations, network_calls, cost, price)
     names, bounds = parse_objectives(objectives), [parse_constraint(text) for text in constraints]
     choices = asked_metrics(metrics, names, bounds)
     calibration, held_out = _split_prompts(preset, prompts)
-    if model not in PRESETS and Path(model).is_dir():
-        model = str(Path(model).resolve())  # so that `resume` finds it from another working folder
     return Settings(
-        model=model,
+        model=_absolute(model),
         family=family,
         objectives=names,
         constraints=tuple(constraints),
         seed=seed,
-        budget=dataclasses.asdict(limits),
+        budget=dataclasses.asdict(make_budget(budget, evaluations, network_calls, cost, price)),
         device=device,
         dtype=dtype,
         resolution=resolution,
@@ -143,6 +140,11 @@ def make_settings(
         metrics=tuple(str(choice.absolute()) for choice in choices),
         correct=correct,
     )
+
+
+def _absolute(model: str) -> str:
+    """A model's folder by its whole path, so that `resume` finds it from another working folder."""
+    return str(Path(model).resolve()) if model not in PRESETS and Path(model).is_dir() else model
 
 
 def make_budget(
