@@ -108,11 +108,20 @@ def apply(pipe: Any, source: str | Path | ScheduleFile) -> None:
     file = source if isinstance(source, ScheduleFile) else load_schedule_file(source)
     condition = file.condition
     adapter, inventory = find_adapter(pipe), list_inventory(pipe)
-    _check_fit(pipe, file.schedule, condition, inventory)
-    for difference in _differences(pipe, condition):
-        warnings.warn(f"{difference}: speed and quality may differ from what was measured", stacklevel=2)
+    check_file(pipe, file, inventory, stacklevel=3)
     shape = adapter.latent_shape(pipe, condition.height, condition.width)
     _attach(pipe, file.schedule, inventory=inventory, noise=condition.noise_schedule, warn_shape=shape)
+
+
+def check_file(pipe: Any, file: ScheduleFile, inventory: Inventory, *, stacklevel: int = 2) -> None:
+    """Return if a schedule file was made for this model and sampler; another dtype, device or model id warns.
+
+    Raises:
+        ScheduleMismatchError: see `apply`.
+    """
+    _check_fit(pipe, file.schedule, file.condition, inventory)
+    for difference in _differences(pipe, file.condition):
+        warnings.warn(f"{difference}: speed and quality may differ from what was measured", stacklevel=stacklevel)
 
 
 @contextlib.contextmanager
