@@ -99,7 +99,9 @@ def verdict(result: BenchResult) -> str:
         return f"The schedule and {name} can't be told apart by deviation on these {own.n_prompts} prompts."
     change = abs(difference.mean) / rival.measurement.mean("deviation")
     word = "less" if high < 0.0 else "more"
-    return f"The schedule deviates {100 * change:.0f} % {word} than {name}, which is not measurably slower."
+    return (
+        f"The schedule deviates {100 * change:.0f} % {word} than {name}, which takes no more time or does no more work."
+    )
 
 
 def shift(result: BenchResult, claim: Claim) -> dict[str, float]:
@@ -121,7 +123,7 @@ def bench_tables(result: BenchResult) -> tuple[TextTable, ...]:
         f"{len(seeds)} prompts of {result.prompts_from}, seeds {seeds[0]} to {seeds[-1]}; {result.repeats} timed runs "
         "of each, in turn with the default run.",
         f"The rival is the least deviation of {len(result.rivals) + 1} plain runs, among those that are not measurably "
-        "slower than the schedule. Speed-ups compare; latencies drift with the machine.",
+        "slower than the schedule or do no more work. Speed-ups compare; latencies drift with the machine.",
         *result.failures,
         verdict(result),
     ]
