@@ -13,7 +13,7 @@ from autotune.spaces.schedule import Schedule
 from autotune.spaces.schedule_file import ScheduleFile
 
 JITTER = (1.0, 1.01, 0.99)
-CLAIM = {"held_out": {"quality_mean": {"deviation": 0.04}, "speedup": 2.5, "latency_ms": [40.0]}}
+CLAIM: dict[str, object] = {"held_out": {"quality_mean": {"deviation": 0.04}, "speedup": 2.5, "latency_ms": [40.0]}}
 
 
 def measured(
