@@ -2,18 +2,14 @@
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from autotune.cli.output import Format, print_rows, print_table
+from autotune.cli.output import Format, print_rows, print_tables
 from autotune.cli.runs import EXIT_INTERRUPTED
 from autotune.cli.studies import FormatOption, StorageOption, StudyArgument
-
-if TYPE_CHECKING:
-    from autotune.reports.text_table import TextTable
 
 
 def register(app: typer.Typer) -> None:
@@ -63,7 +59,7 @@ def compare(
         return
     for note in notes(comparison):
         print(note)
-    _print_tables(comparison_tables(comparison, removals, absolute=absolute))
+    print_tables(comparison_tables(comparison, removals, absolute=absolute))
 
 
 def ablate(
@@ -98,12 +94,4 @@ def ablate(
         record = database.load_study(study)
         removals = load_removals(database, record)
     tables = (column_table(record, removals), pick_table(record, removals))
-    _print_tables([table for table in tables if table is not None])
-
-
-def _print_tables(tables: "Sequence[TextTable]") -> None:
-    for table in tables:
-        print(f"\n{table.title}")
-        for note in table.notes:
-            print(note)
-        print_table(table.texts(), table.columns)
+    print_tables([table for table in tables if table is not None])

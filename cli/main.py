@@ -7,7 +7,20 @@ import sys
 
 import typer
 
-from autotune.cli import compare, correct, database, doctor, foreign, runs, schedules, studies, table, transfer, workers
+from autotune.cli import (
+    bench,
+    compare,
+    correct,
+    database,
+    doctor,
+    foreign,
+    runs,
+    schedules,
+    studies,
+    table,
+    transfer,
+    workers,
+)
 from autotune.cli.config import expand_config
 from autotune.spaces.errors import AutotuneError, ModelNotFoundError, ScheduleError, StudyExistsError, UsageError
 
@@ -20,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (runs, transfer, workers, studies, compare, schedules, correct, foreign, table, database, doctor):
+for module in (runs, transfer, workers, studies, compare, bench, schedules, correct, foreign, table, database, doctor):
     module.register(app)
 
 

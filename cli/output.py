@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from autotune.reports.text_table import TextTable
+
 
 class Format(StrEnum):
     """How a command prints its rows."""
@@ -52,6 +54,16 @@ def print_table(
         if console.measure(table, options=console.options.update(max_width=1000)).maximum <= console.width:
             break
     console.print(table)
+
+
+def print_tables(tables: "Sequence[TextTable]") -> None:
+    """Print tables with their titles and notes."""
+    for table in tables:
+        print(f"\n{table.title}")
+        for note in table.notes:
+            print(note)
+        if table.rows:
+            print_table(table.texts(), table.columns)
 
 
 def _make_table(rows: Sequence[Mapping[str, object]], columns: Mapping[str, str]) -> "Table":

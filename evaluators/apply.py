@@ -126,17 +126,26 @@ def apply(pipe: Any, source: str | Path | ScheduleFile) -> None:
     file = source if isinstance(source, ScheduleFile) else load_schedule_file(source)
     condition = file.condition
     adapter, inventory = find_adapter(pipe), list_inventory(pipe)
-    _check_fit(pipe, file.schedule, condition, inventory)
+    check_file(pipe, file, inventory, stacklevel=3)
     correction = read_correction(file.schedule, condition, file.tables)
-    if file.schedule.tables and (other := _other_model(pipe, condition)):
-        raise ScheduleMismatchError(f"the tables of a schedule fit one model; {other}: correct the schedule for it")
-    for difference in _differences(pipe, condition):
-        warnings.warn(f"{difference}: speed and quality may differ from what was measured", stacklevel=2)
     shape = adapter.latent_shape(pipe, condition.height, condition.width)
     says_scale = adapter.guidance_argument == "guidance_scale"
     run = MeasuredRun(latent_shape=shape, guidance_scale=condition.guidance_scale if says_scale else None)
     noise = condition.noise_schedule
     _attach(pipe, file.schedule, inventory=inventory, noise=noise, correction=correction, measured=run)
+
+
+def check_file(pipe: Any, file: ScheduleFile, inventory: Inventory, *, stacklevel: int = 2) -> None:
+    """Return if a schedule file was made for this model and sampler; another dtype, device or model id warns.
+
+    Raises:
+        ScheduleMismatchError: see `apply`.
+    """
+    _check_fit(pipe, file.schedule, file.condition, inventory)
+    if file.schedule.tables and (other := _other_model(pipe, file.condition)):
+        raise ScheduleMismatchError(f"the tables of a schedule fit one model; {other}: correct the schedule for it")
+    for difference in _differences(pipe, file.condition):
+        warnings.warn(f"{difference}: speed and quality may differ from what was measured", stacklevel=stacklevel)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,5 @@
 """A schedule file taken over to another step count, resolution or checkpoint."""
 
-import statistics
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ from autotune.evaluators.inventory import list_inventory
 from autotune.evaluators.noise import flow_mu, noise_schedule_of, own_timesteps, prediction_of
 from autotune.evaluators.presets import Preset
 from autotune.evaluators.weightless import describe_model
+from autotune.spaces.claim import claim_of
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import AutotuneError, ScheduleMismatchError
 from autotune.spaces.given_schedule import GivenSchedule
@@ -131,12 +130,8 @@ def _figures(file: ScheduleFile) -> dict[str, object]:
     source: dict[str, object] = {
         name: getattr(condition, name) for name in ("model", "n_steps", "height", "width", "guidance_scale")
     }
-    for name in ("held_out", "calibration"):
-        figures = file.measured.get(name)
-        if isinstance(figures, Mapping) and isinstance(quality := figures.get("quality_mean"), Mapping):
-            latency = figures.get("latency_ms")
-            source |= {"measured_on": name, "deviation": quality.get("deviation"), "speedup": figures.get("speedup")}
-            source["latency_ms"] = statistics.median(latency) if isinstance(latency, list) and latency else None
-            source["network_calls"] = figures.get("network_calls")
-            break
+    claim = claim_of(file.measured)
+    if claim is not None:
+        source |= {"measured_on": claim.measured_on, "deviation": claim.quality.get("deviation")}
+        source |= {name: getattr(claim, name) for name in ("speedup", "latency_ms", "network_calls")}
     return source

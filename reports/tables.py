@@ -113,11 +113,20 @@ def candidate_row(candidate: Candidate, picks: list[str]) -> Row:
     assert final is not None, "only complete candidates have rows"
     source, measurement = final
     calibration = candidate.calibration.measurement
-    row: Row = {
+    return {
         "schedule_hash": candidate.schedule_hash,
         "label": candidate.label,
         "family": candidate.family,
         "picks": picks,
+        **figures_of(measurement),
+        "source": source,
+        "calibration_deviation": None if calibration is None else _mean(calibration, "deviation"),
+    }
+
+
+def figures_of(measurement: Measurement) -> Row:
+    """The figures of a row of `front_rows`, with their `intervals`."""
+    row: Row = {
         "network_calls": measurement.network_calls,
         "latency_ms": statistics.median(measurement.latency_ms),
         "speedup": 1.0 / measurement.relative_latency,
@@ -127,13 +136,10 @@ def candidate_row(candidate: Candidate, picks: list[str]) -> Row:
     row |= {metric: _mean(measurement, metric) for metric in QUALITY}
     row |= {metric: _mean(measurement, metric) for metric in REWARDS if metric in measurement.quality}
     row |= {"energy_j": statistics.median(measurement.energy_j)} if measurement.energy_j else {}
-    row |= {
+    return row | {
         "peak_memory_bytes": measurement.peak_memory_bytes,
         "intervals": {name: list(interval) for name, interval in intervals(measurement).items()},
-        "source": source,
-        "calibration_deviation": None if calibration is None else _mean(calibration, "deviation"),
     }
-    return row
 
 
 def intervals(measurement: Measurement, names: Collection[str] = WITH_INTERVAL) -> dict[str, Interval]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -44,7 +45,7 @@ def make_pool(
         raise UsageError(f"the number of workers must be at least 1; got {n_workers}")
     load = partial(load_worker, settings, storage, socket.gethostname())
     if n_workers == 1 and ray_address is None:
-        instruments = _load_instruments(settings)
+        instruments = load_instruments(settings.metrics, settings.device)
         model = adopted or load_model(settings.model, device=settings.device, dtype=settings.dtype)
         spare = None if adopted else load
         return InProcessPool(_worker(settings, model, instruments, database.artifacts), make_spare=spare)
@@ -71,35 +72,35 @@ def load_worker(settings: Settings, storage: str | None, host: str) -> Worker:
 
     On another machine an SQLite file of that name would be another one: nothing is shared then.
     """
-    instruments = _load_instruments(settings)
+    instruments = load_instruments(settings.metrics, settings.device)
     model = load_model(settings.model, device=settings.device, dtype=settings.dtype)
     is_shared = host == socket.gethostname() or parse_location(storage).path is None
     return _worker(settings, model, instruments, Database.open(storage).artifacts if is_shared else None)
 
 
 @dataclass(frozen=True, slots=True)
-class _Instruments:
+class Instruments:
     """What a study measures with beyond the usual."""
 
     rewards: tuple[RewardModel, ...]
     meter: EnergyMeter | None
 
 
-def _load_instruments(settings: Settings) -> _Instruments:
+def load_instruments(metrics: Sequence[str], device: str) -> Instruments:
     """Before the model, which takes longer to load: what is missing is said at once."""
-    choices = [parse_metric(text) for text in settings.metrics]
+    choices = [parse_metric(text) for text in metrics]
     metered = any(choice.name == ENERGY_METRIC for choice in choices)
-    meter = make_energy_meter(choose_device(settings.device)) if metered else None
+    meter = make_energy_meter(choose_device(device)) if metered else None
     wanted = [choice for choice in choices if choice.name != ENERGY_METRIC]
     if not wanted:
-        return _Instruments((), meter)
+        return Instruments((), meter)
     from autotune.evaluators.clip_reward import load_reward  # imports that few studies need
 
-    return _Instruments(tuple(map(load_reward, wanted)), meter)
+    return Instruments(tuple(map(load_reward, wanted)), meter)
 
 
 def _worker(
-    settings: Settings, model: LoadedModel, instruments: _Instruments, artifacts: ArtifactCache | None
+    settings: Settings, model: LoadedModel, instruments: Instruments, artifacts: ArtifactCache | None
 ) -> Worker:
     return Worker(
         dataclasses.replace(model, preset=settings.adapt(model.preset)),

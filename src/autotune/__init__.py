@@ -1,17 +1,20 @@
 """Finds the fastest schedules of a diffusion model and applies them to unmodified diffusers pipelines.
 
 `apply`, `remove` and `applied` put a schedule file on a pipeline in production, and `compile_leaves` compiles what
-schedules decide on; `tune`, `resume` and `load_study` search. Each is imported when it is first used, so that
-`import autotune` costs nothing.
+schedules decide on; `tune`, `resume` and `load_study` search, `ablate` and `bench` measure again. Each is imported when
+it is first used, so that `import autotune` costs nothing.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autotune.api import Sitting, Study, ablate, load_study, resume, tune
+    from autotune.api import Sitting, Study, ablate, bench, load_study, resume, tune
     from autotune.evaluators.apply import applied, apply, compile_leaves, remove
 
-__all__ = ["Sitting", "Study", "ablate", "applied", "apply", "compile_leaves", "load_study", "remove", "resume", "tune"]
+__all__ = [
+    "Sitting", "Study", "ablate", "applied", "apply", "bench", "compile_leaves", "load_study", "remove", "resume",
+    "tune",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ from autotune.evaluators.resolve import resolve_model
 from autotune.evaluators.transfer import transfer_schedule
 from autotune.evaluators.user_pipeline import adopt_pipeline
 from autotune.evaluators.weightless import describe_model
+from autotune.reports.bench_table import bench_json
 from autotune.reports.column_table import column_rows
 from autotune.reports.export import find_candidate, make_schedule_file
 from autotune.reports.foreign_export import write_for
@@ -24,6 +25,7 @@ from autotune.reports.given_table import given_rows
 from autotune.reports.report import write_report
 from autotune.reports.tables import front_rows, refuted_rows
 from autotune.search.ablation import N_MEMBERS, OnRemoval, ablate_front, ablated_members
+from autotune.search.bench import BenchOptions, bench_file
 from autotune.search.budget import Spent
 from autotune.search.clock import SystemClock
 from autotune.search.given import FAMILY as GIVEN
@@ -217,6 +219,14 @@ def ablate(
             check_condition(record, pool.condition, pool.protocol)
             removals = ablate_front(record, chosen, settings.plan(study), pool, database, on_removal)
         return column_rows(record, removals)
+
+
+def bench(file: str | Path | ScheduleFile, *, pipe: Any = None, **options: Any) -> dict[str, object]:
+    """Measure a schedule file again on fresh seeds, beside the default run and the strongest cheap rival.
+
+    `options` are those of `BenchOptions`, what comes back is told by `bench_json`; errors are those of `bench_file`.
+    """
+    return bench_json(bench_file(file, BenchOptions(**options), adopted=None if pipe is None else adopt_pipeline(pipe)))
 
 
 def load_study(study: str, *, storage: str | None = None) -> Study:

@@ -49,6 +49,7 @@ def test_help_is_there_at_once() -> None:
         "report",
         "compare",
         "ablate",
+        "bench",
         "transfer",
         "doctor",
     )

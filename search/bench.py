@@ -1,0 +1,239 @@
+"""A schedule file is measured again, on seeds that no study uses, beside the strongest rivals of a few cheap ones."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autotune.evaluators.apply import check_file
+from autotune.evaluators.inventory import list_inventory
+from autotune.evaluators.load import LoadedModel, load_model, resolve_model
+from autotune.evaluators.presets import Preset, read_prompts
+from autotune.evaluators.reference import ArtifactCache
+from autotune.evaluators.rewards import asked_metrics
+from autotune.evaluators.run_numbers import check_run_numbers
+from autotune.evaluators.worker import Worker
+from autotune.search.fewer_steps import OWN_SAMPLER, RECIPES, Recipe, recipe_schedule
+from autotune.search.searcher import SearchContext
+from autotune.search.worker_setup import load_instruments
+from autotune.spaces.bench_result import BenchResult, Contestant, affordable_calls, is_no_slower, probe_calls
+from autotune.spaces.condition import Condition
+from autotune.spaces.errors import EvaluatorError, ModelNotFoundError, UsageError
+from autotune.spaces.evaluation import Failure, Fidelity
+from autotune.spaces.schedule import Schedule, canonical_schedule
+from autotune.spaces.schedule_file import ScheduleFile, load_schedule_file
+from autotune.storage.database import Database
+
+FIRST_SEED = 1_000_000_000
+"""First seed of the bench with seed 0: far above those of calibration and of held-out prompts."""
+
+BLOCK = 1_000_000
+"""Seeds between two benches."""
+
+REPEATS = 5
+
+N_RECIPES = 3
+"""Recipes that are measured beside the pipeline's own sampler: the first of `RECIPES`, which small budgets try too."""
+
+LOWER_TRIES = 2
+"""How often one call less is tried where every rival so far is slower than the schedule."""
+
+MAX_SEED = 1_000_000
+
+OnMeasured = Callable[[str], None]
+"""Told in a line what was measured, and how it did."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """How to measure a file again.
+
+    `model` is what `--model` takes, None the model of the file; `prompts` a text file with a prompt per line, None the
+    held-out prompts of the model's preset; `n_prompts` how many of them, the first ones. `seed` chooses a block of
+    fresh seeds: prompt i is drawn from the noise of seed `FIRST_SEED + BLOCK * seed + i`. Each schedule is timed
+    `repeats` times, in turn with the default run. `metrics` are rewards or energy, as `--metric` takes them. `dtype`
+    None is that of the file. `storage` keeps the reference runs, as those of studies.
+
+    Raises:
+        UsageError: a number is out of range, or a metric is not known.
+    """
+
+    model: str | None = None
+    prompts: str | Path | None = None
+    n_prompts: int | None = None
+    seed: int = 0
+    repeats: int = REPEATS
+    metrics: Sequence[str] = ()
+    device: str = "auto"
+    dtype: str | None = None
+    storage: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise UsageError(f"repeats must be at least 1; got {self.repeats}")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise UsageError(f"seed must be in 0 .. {MAX_SEED}; got {self.seed}")
+        if self.n_prompts is not None and self.n_prompts < 1:
+            raise UsageError(f"the number of prompts must be at least 1; got {self.n_prompts}")
+        asked_metrics(self.metrics, (), ())
+
+
+def bench_file(
+    source: str | Path | ScheduleFile,
+    options: BenchOptions,
+    *,
+    adopted: LoadedModel | None = None,
+    on_measured: OnMeasured = lambda line: None,
+) -> BenchResult:
+    """Measure a schedule file again, in the size, steps and guidance of its condition; `adopted` is a user's pipeline.
+
+    Raises:
+        ScheduleError: the file can't be read, breaks a rule, or belongs to another model or sampler.
+        UsageError: the prompts, the device or the dtype are wrong, or the numbers of the file's condition.
+        ModelNotFoundError: the weights can't be had, or those of a reward.
+        EvaluatorError: the schedule or the default run can't be measured here.
+    """
+    file = source if isinstance(source, ScheduleFile) else load_schedule_file(source)
+    preset = _resolve(options.model, file.condition) if adopted is None else adopted.preset
+    _adapt(preset, file.condition)  # wrong numbers are said before the model loads
+    fidelity = bench_fidelity(preset, options)
+    with Database.open(options.storage) as database:
+        on_measured("loading the model")
+        worker = _worker(options, preset, file, adopted, database.artifacts)
+        for digest, table in file.tables.items():
+            worker.tables.keep(digest, table)
+        on_measured(f"converged runs of {len(fidelity.prompts)} prompts")
+        worker.reference(fidelity)
+        bench = _Bench(worker, fidelity, options.repeats, on_measured)
+        default = bench.must(
+            f"default run, {worker.condition.n_steps} steps", Schedule(n_steps=worker.condition.n_steps)
+        )
+        schedule = bench.must(str(file.provenance.get("label") or "the schedule"), file.schedule)
+        rivals = bench.rivals(schedule)
+    return BenchResult(
+        source="a schedule" if isinstance(source, ScheduleFile) else Path(source).name,
+        file=file,
+        condition=worker.condition,
+        fidelity=fidelity,
+        prompts_from=f"the held-out prompts of {preset.name}" if options.prompts is None else str(options.prompts),
+        repeats=options.repeats,
+        default=default,
+        schedule=schedule,
+        rivals=rivals,
+        failures=tuple(bench.failures),
+    )
+
+
+def bench_fidelity(preset: Preset, options: BenchOptions) -> Fidelity:
+    """The prompts, each once, with seeds that no study uses.
+
+    Raises:
+        UsageError: the file can't be read or holds no prompt, or there are fewer prompts than asked for.
+    """
+    path = preset.held_out_prompts if options.prompts is None else Path(options.prompts)
+    prompts = tuple(dict.fromkeys(read_prompts(path)))
+    first = FIRST_SEED + BLOCK * options.seed
+    fidelity = Fidelity(name="bench", prompts=prompts, seeds=tuple(range(first, first + len(prompts))))
+    return fidelity if options.n_prompts is None else fidelity.first(options.n_prompts)
+
+
+class _Bench:
+    """Measures one schedule after the other; `failures` says what could not be."""
+
+    def __init__(self, worker: Worker, fidelity: Fidelity, repeats: int, on_measured: OnMeasured) -> None:
+        self._worker, self._fidelity, self._repeats, self._on_measured = worker, fidelity, repeats, on_measured
+        self._context = SearchContext(
+            condition=worker.condition, inventory=worker.inventory, own_timesteps=worker.own_timesteps
+        )
+        self._seen: set[tuple[Recipe, int]] = set()
+        self.failures: list[str] = []
+
+    def must(self, label: str, schedule: Schedule) -> Contestant:
+        """What came of a schedule without which there is nothing to say."""
+        measured = self._measure(label, schedule)
+        if measured is None:
+            raise EvaluatorError(f"the bench needs a measurement of its schedule; {self.failures[-1]}")
+        return measured
+
+    def rivals(self, schedule: Contestant) -> tuple[Contestant, ...]:
+        """Own sampler and recipes in as many calls as the schedule's latency affords; fewer where all are slower.
+
+        A first run of the own sampler, in calls as if the network took all the time, tells what calls cost.
+        """
+        n_default, share = self._context.n_calls, schedule.measurement.relative_latency
+        n_calls = probe_calls(schedule.measurement, n_default)
+        measured = self._try(OWN_SAMPLER, n_calls)
+        if measured and not is_no_slower(measured[0].measurement, schedule.measurement):
+            probe = measured[0].measurement
+            n_calls = affordable_calls(share, n_default, n_calls, probe.relative_latency)
+        for n in range(n_calls, max(0, n_calls - 1 - LOWER_TRIES), -1):
+            for recipe in (OWN_SAMPLER, *RECIPES[:N_RECIPES]):
+                measured += self._try(recipe, n)
+            if any(is_no_slower(one.measurement, schedule.measurement) for one in measured):
+                break
+        return tuple(measured)
+
+    def _try(self, recipe: Recipe, n_calls: int) -> list[Contestant]:
+        """The recipe in at most so many calls; [] where there is none, or it was tried, or it fails."""
+        n_steps = n_calls
+        while recipe == OWN_SAMPLER and n_steps > 1 and len(self._worker.own_timesteps(n_steps)) > n_calls:
+            n_steps -= 1
+        schedule = recipe_schedule(recipe, self._context, n_steps)
+        if schedule is None or (recipe, n_steps) in self._seen:
+            return []
+        self._seen.add((recipe, n_steps))
+        measured = self._measure(recipe.label(n_steps), canonical_schedule(schedule, self._worker.inventory))
+        return [] if measured is None else [measured]
+
+    def _measure(self, label: str, schedule: Schedule) -> Contestant | None:
+        outcome = self._worker.score(schedule, self._fidelity, repeats=self._repeats)
+        if isinstance(outcome, Failure):
+            self.failures.append(f"{label} failed: {outcome.kind}, {outcome.reason}")
+            self._on_measured(self.failures[-1])
+            return None
+        figures = f"latency {outcome.relative_latency:.3f}x, deviation {outcome.mean('deviation'):.4f}"
+        self._on_measured(f"{label}: {figures}")
+        return Contestant(label=label, measurement=outcome)
+
+
+def _resolve(model: str | None, condition: Condition) -> Preset:
+    """The preset of the model; that of the file may have been a folder, of which it knows the name only."""
+    try:
+        return resolve_model(condition.model if model is None else model)
+    except ModelNotFoundError as error:
+        if model is not None:
+            raise
+        raise ModelNotFoundError(
+            f"the file names its model, and that is not here; name it with --model: {error}"
+        ) from error
+
+
+def _worker(
+    options: BenchOptions, preset: Preset, file: ScheduleFile, adopted: LoadedModel | None, artifacts: ArtifactCache
+) -> Worker:
+    """The model, checked against the file; its dtype is the file's, or by the preset where that has the same."""
+    instruments = load_instruments(options.metrics, options.device)
+    condition, dtype = file.condition, options.dtype
+    if dtype is None and condition.dtype != preset.dtype:
+        dtype = condition.dtype
+    model = adopted or load_model(options.model or condition.model, device=options.device, dtype=dtype)
+    check_file(model.pipe, file, list_inventory(model.pipe))
+    return Worker(
+        dataclasses.replace(model, preset=_adapt(model.preset, condition)),
+        artifacts=artifacts,
+        rewards=instruments.rewards,
+        meter=instruments.meter,
+    )
+
+
+def _adapt(preset: Preset, condition: Condition) -> Preset:
+    """The preset with the default run of the condition."""
+    for pixels in (condition.height, condition.width):
+        check_run_numbers(steps=condition.n_steps, resolution=pixels, guidance=condition.guidance_scale)
+    return dataclasses.replace(
+        preset,
+        height=condition.height,
+        width=condition.width,
+        n_steps=condition.n_steps,
+        guidance_scale=condition.guidance_scale,
+    )
