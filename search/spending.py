@@ -49,9 +49,12 @@ class Spending:
         return self.spent.wall_s + self.left_s
 
     def search_s(self, before: Spent) -> float:
-        """Seconds that the search has at most from a moment on, half of the study's time being for the verification."""
-        total_s = before.wall_s + self.budget.left_s(before, self.n_workers)
-        return 0.5 * total_s - before.wall_s
+        """Seconds that the search has at most from a moment on, half of the study's time being for the verification.
+
+        Where the start took that long already, it is a quarter of what is left.
+        """
+        left_s = self.budget.left_s(before, self.n_workers)
+        return max(0.5 * (before.wall_s + left_s) - before.wall_s, 0.25 * left_s)
 
     def recall(self, network_calls: int) -> None:
         """Count an evaluation of the study's record, whatever the limits."""

@@ -1,0 +1,19 @@
+import pytest
+
+from autotune.search.budget import Budget, Spent
+from autotune.search.spending import Spending
+
+
+@pytest.mark.parametrize(
+    ("before_s", "expected_s"),
+    [(20.0, 100.0), (100.0, 35.0), (150.0, 22.5), (240.0, 0.0)],
+)
+def test_a_slow_start_leaves_some_time_for_the_search(before_s: float, expected_s: float) -> None:
+    """Half of four minutes is for the verification; where the start took more than the other half, it shares the rest."""
+    spending = Spending(Budget(wall_s=240.0), lambda: before_s, 1, Spent())
+    assert spending.search_s(Spent(wall_s=before_s)) == pytest.approx(expected_s)
+
+
+def test_a_budget_without_a_time_has_no_end() -> None:
+    spending = Spending(Budget(evaluations=10), lambda: 20.0, 1, Spent())
+    assert spending.search_s(Spent(wall_s=20.0)) == float("inf")
