@@ -9,7 +9,7 @@ from autotune.search.spending import Spending
     [(20.0, 100.0), (100.0, 35.0), (150.0, 22.5), (240.0, 0.0)],
 )
 def test_a_slow_start_leaves_some_time_for_the_search(before_s: float, expected_s: float) -> None:
-    """Half of four minutes is for the verification; where the start took more than the other half, it shares the rest."""
+    """Half of four minutes is for the verification; a start that took more than the other half shares the rest."""
     spending = Spending(Budget(wall_s=240.0), lambda: before_s, 1, Spent())
     assert spending.search_s(Spent(wall_s=before_s)) == pytest.approx(expected_s)
 
