@@ -6,9 +6,9 @@ front is measured again on held-out prompts in turn with the default run. Hyperv
 union is that of the families' fronts, each found with an equal share of the budget; the union of the families that had
 the whole budget each stands in a row of its own. A front's members that have no held-out values don't count.
 
-At the end the joint fronts are measured again without one column at a time. Prints a table and takes `--quick` (a
-smaller budget, one seed), `--seed`, `--device`, `--json FILE`; `--models`, `--calls` and `--storage` (a database to go
-on from) measure a part.
+At the end the joint fronts are measured again without one column at a time. Prints a table and takes `--quick` (a small
+budget, two families, few prompts, one seed), `--seed`, `--device`, `--json FILE`; `--models`, `--families`, `--calls`,
+`--seeds` and `--storage` (a database to go on from) measure a part.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import numpy as np
 from harness import Benchmark, parse_arguments, spread
 
 from autotune.api import Study, ablate, load_study, resume, tune
+from autotune.evaluators.presets import PRESETS, read_prompts
 from autotune.reports.contender import point_resamples, study_contenders
 from autotune.reports.point import Point, lower_front, volume
 from autotune.search.families import FAMILIES
@@ -36,6 +37,7 @@ SINGLE = ("ecad", "cache-plan", "s3", "solver-distill")
 """The families that reach furthest in their columns, of those that search: two for caches, two for solvers."""
 
 JOINT = "joint"
+QUICK_CALLS, QUICK_FAMILIES, QUICK_PROMPTS = 4_000, ("ecad", "s3"), 16
 PSNR_DB = 30.0
 N_ABLATED = 8
 
@@ -43,8 +45,9 @@ N_ABLATED = 8
 class Studies:
     """Makes the studies of one model and seed, or reads them back, and goes on with those that were cut off."""
 
-    def __init__(self, bench: Benchmark, storage: str, model: str, seed: int) -> None:
+    def __init__(self, bench: Benchmark, storage: str, model: str, seed: int, prompts: Path | None) -> None:
         self._bench, self._storage, self._model, self._seed = bench, storage, model, seed
+        self._prompts = prompts
 
     def name(self, family: str, calls: int) -> str:
         """Of a study."""
@@ -64,6 +67,7 @@ class Studies:
                 storage=self._storage,
                 family=family,
                 network_calls=calls,
+                prompts=self._prompts,
                 seed=self._seed,
                 device=self._bench.arguments.device,
             )
@@ -84,7 +88,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         storage = str(arguments.storage or Path(folder) / "joint.db")
         for model in arguments.models:
-            compare(bench, storage, model)
+            compare(bench, storage, model, few_prompts(model, Path(folder)) if arguments.quick else None)
     bench.finish()
 
 
@@ -96,23 +100,31 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--storage", type=Path, help="a database to keep the studies in, or to go on from")
 
 
-def compare(bench: Benchmark, storage: str, model: str) -> None:
+def few_prompts(model: str, folder: Path) -> Path:
+    """A file of some of the model's prompts, which studies halve into calibration and held-out ones."""
+    path = folder / f"{model}.txt"
+    path.write_text("\n".join(read_prompts(PRESETS[model].held_out_prompts)[:QUICK_PROMPTS]) + "\n")
+    return path
+
+
+def compare(bench: Benchmark, storage: str, model: str, prompts: Path | None) -> None:
     """All contenders on one model, over the seeds."""
     arguments = bench.arguments
-    calls = 12_000 if arguments.quick else arguments.calls
+    calls = QUICK_CALLS if arguments.quick else arguments.calls
+    families = QUICK_FAMILIES if arguments.quick else arguments.families
     seeds = range(arguments.seed, arguments.seed + (1 if arguments.quick else arguments.seeds))
     over_best, over_union, speedups = [], [], []
     for seed in seeds:
-        studies = Studies(bench, storage, model, seed)
-        fronts = {family: studies.front(family, calls) for family in (JOINT, RIVAL, *arguments.families)}
-        shares = [studies.front(family, calls // len(arguments.families)) for family in arguments.families]
+        studies = Studies(bench, storage, model, seed, prompts)
+        fronts = {family: studies.front(family, calls) for family in (JOINT, RIVAL, *families)}
+        shares = [studies.front(family, calls // len(families)) for family in families]
         union = lower_front([point for front in shares for point in front])
-        whole = lower_front([point for family in arguments.families for point in fronts[family]])
+        whole = lower_front([point for family in families for point in fronts[family]])
         rows = {**fronts, "union, equal budget": union, "union, whole budgets": whole}
         for family, points in rows.items():
             interval = percentile_interval(point_resamples(points)) if points else None
             bench.row("held-out hypervolume", hypervolume(points), interval, model=model, family=family, seed=seed)
-        best = max(arguments.families, key=lambda family: hypervolume(fronts[family]))
+        best = max(families, key=lambda family: hypervolume(fronts[family]))
         for name, points in (("the best family", fronts[best]), ("the union", union)):
             gain = difference_interval(point_resamples(fronts[JOINT]), point_resamples(points))
             figure = f"hypervolume of joint less {name}"
