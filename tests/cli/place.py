@@ -79,7 +79,7 @@ def study_words(place: Place, name: str, *, prompts: Path) -> list[str]:
     """The command line of the small study, less its budget."""
     return [
         "run", "--model", "mini-flux", "--objective", "macs,deviation", "--prompts", str(prompts), "--study", name,
-        "--storage", place.storage, "--out", str(place.folder / "out"),
+        "--storage", place.storage, "--out", str(place.folder / "out"), "--family", "ecad",
     ]  # fmt: skip
 
 
