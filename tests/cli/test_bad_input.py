@@ -62,7 +62,7 @@ BAD_RUNS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*RUN, "--budget", "2m", "--prompts", "missing.txt"), ("missing.txt",)),
     ((*RUN, "--budget", "2m", "--prompts", "empty.txt"), ("empty.txt", "one prompt per line")),
     ((*RUN, "--budget", "2m", "--prompts", "latin1.txt"), ("latin1.txt", "UTF-8")),
-    ((*RUN, "--budget", "2m", "--prompts", "one.txt"), ("one.txt", "two prompts")),
+    ((*RUN, "--budget", "2m", "--prompts", "one.txt"), ("one.txt", "two different prompts")),
     ((*RUN, "--budget", "2m", "--study", "../up"), ("'../up'", "slash")),
     ((*RUN, "--budget", "2m", "--study", " "), ("' '", "printable")),
     ((*RUN, "--budget", "2m", "--device", "cudda"), ("'cudda'", "cpu")),
