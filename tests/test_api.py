@@ -38,7 +38,13 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> str:
 def study(pipe: Any, prompts: Path, storage: str) -> autotune.Study:
     before = draw(pipe)
     made = autotune.tune(
-        pipe, study="mine", storage=storage, evaluations=8, prompts=prompts, objectives="macs,deviation"
+        pipe,
+        study="mine",
+        storage=storage,
+        family="ecad",
+        evaluations=8,
+        prompts=prompts,
+        objectives="macs,deviation",
     )
     assert torch.equal(draw(pipe), before), "the user's pipeline must be as it was"
     return made
