@@ -93,7 +93,12 @@ def test_narrow_types_are_summed_in_float32(dtype: torch.dtype) -> None:
     assert torch.equal(total, (7.0 * f0.double() - 6.0 * f1.double()).to(dtype))
 
 
-def test_values_carry_no_gradient_history() -> None:
-    store = BranchStore()
-    store.write(0, 0, torch.ones(2, requires_grad=True) * 2, half=False, keep=(1, 1))
-    assert not store.read(0, latest, half=False).requires_grad
+def test_values_have_the_gradient_history_that_the_run_gave_them() -> None:
+    """Fits differentiate through a cache; a pipeline's own call, without gradients, leaves none."""
+    store, leaf = BranchStore(), torch.ones(2, requires_grad=True)
+    store.write(0, 0, leaf * 2, half=False, keep=(1, 1))
+    store.read(0, latest, half=False).sum().backward()
+    assert torch.equal(leaf.grad, torch.full((2,), 2.0))
+    with torch.no_grad():
+        store.write(1, 0, leaf * 2, half=False, keep=(1, 1))
+    assert not store.read(1, latest, half=False).requires_grad

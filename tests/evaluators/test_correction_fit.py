@@ -202,7 +202,7 @@ def test_a_file_brings_the_correction_to_production_and_only_there(
             flux._pipe("a cat", num_inference_steps=5, height=32, width=32, guidance_scale=1.0, max_sequence_length=16)
     assert torch.equal(flux_run(flux), before)
     other = dataclasses.replace(flux.condition, model="somebody/else")
-    with pytest.raises(ScheduleMismatchError, match="fits one model"):
+    with pytest.raises(ScheduleMismatchError, match="tables of a schedule fit one model"):
         apply(flux._pipe, dataclasses.replace(file, condition=other))
     with pytest.raises(ScheduleError, match="cache_correction needs its table"):
         attach(flux._pipe, made)

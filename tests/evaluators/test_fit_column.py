@@ -70,7 +70,7 @@ def counting(worker: Worker) -> tuple[Callable[[], int], Any]:
     return lambda: len(calls), denoiser_of(worker._pipe).register_forward_pre_hook(lambda *_: calls.append(1))
 
 
-@pytest.mark.parametrize("column", FitColumn)
+@pytest.mark.parametrize("column", QUICK)
 def test_a_fit_brings_held_out_prompts_closer_and_is_made_once(worker: Worker, column: FitColumn) -> None:
     plan = plan_of(worker, *CASES[column])
     before = state(worker._pipe)
@@ -126,7 +126,7 @@ def test_too_few_steps_are_refused(worker: Worker, n: int) -> None:
         worker.fit(plan_of(worker, "euler", n), FitColumn.COMPENSATION, PROMPTS)
 
 
-@pytest.mark.parametrize("column", FitColumn)
+@pytest.mark.parametrize("column", QUICK)
 def test_a_schedule_without_a_solver_or_with_noise_is_refused(worker: Worker, column: FitColumn) -> None:
     with pytest.raises(ScheduleError, match="time and solver are needed"):
         worker.fit(Schedule(n_steps=4), column, PROMPTS)

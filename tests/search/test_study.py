@@ -44,7 +44,13 @@ def test_a_budget_of_evaluations_is_spent_to_the_last(
 ) -> None:
     record = undisturbed(plan(Budget(evaluations=n), family))
     # The default run, a quarter of the budget for the rival, and all plans, or none of those that nobody gave.
-    n_there_are = {"cache-plan": 35, "teacache": 25, "first-block": 39, "given": 1 + max(1, n // 4)}.get(family, n)
+    n_there_are = {
+        "cache-plan": 35,
+        "cachequant": 31,
+        "teacache": 25,
+        "first-block": 39,
+        "given": 1 + max(1, n // 4),
+    }.get(family, n)
     assert len(record.candidates) == min(n, n_there_are)
 
 
