@@ -98,6 +98,7 @@ def test_values_have_the_gradient_history_that_the_run_gave_them() -> None:
     store, leaf = BranchStore(), torch.ones(2, requires_grad=True)
     store.write(0, 0, leaf * 2, half=False, keep=(1, 1))
     store.read(0, latest, half=False).sum().backward()
+    assert leaf.grad is not None
     assert torch.equal(leaf.grad, torch.full((2,), 2.0))
     with torch.no_grad():
         store.write(1, 0, leaf * 2, half=False, keep=(1, 1))
