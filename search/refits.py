@@ -128,7 +128,8 @@ class Refits:
         for i, proposal in enumerate(self._archive.members):
             schedule = proposal.schedule
             column = self._next.get(proposal.schedule_hash, FitColumn.SOLVER)
-            if column is None or schedule.time is None or schedule.policy is not None or deviations[i] <= 0.0:
+            fixed = schedule.time is None or schedule.policy is not None or schedule.tables  # tables fit one solver
+            if column is None or fixed or deviations[i] <= 0.0:
                 continue
             known = self._known[column]
             after = front_hypervolume([*costs, costs[i]], [*deviations, deviations[i] * known.ratio])

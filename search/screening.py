@@ -75,7 +75,7 @@ class Screening:
 
     def note(self, schedule: Schedule, value: float, guess: Guess | None = None) -> None:
         """Learn the value of a schedule, and what was predicted of it before."""
-        if guess is not None:
+        if guess is not None and math.isfinite(guess.value):  # else it had no encoding
             self._checked.append((guess, value))
         encoded = self._encoding.encode(schedule)
         if encoded is not None:

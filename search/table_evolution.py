@@ -147,6 +147,6 @@ class TableEvolution:
             Guess(value=value, cost=self._fitness.expected_cost(schedule))
             for schedule, value in zip(schedules, expected, strict=True)
         ]
-        excess = [g.value - min([v for cost, v in known if cost <= g.cost], default=g.value) for g in guesses]
+        excess = [g.value - min([v for cost, v in known if cost <= g.cost], default=min(g.value, 0.0)) for g in guesses]
         best = int(np.argmin(excess))
         return replace(children[best], guess=guesses[best])
