@@ -10,6 +10,12 @@ from enum import StrEnum
 
 from autotune.spaces.errors import UsageError
 
+DEVIATION = "deviation"
+"""Relative distance of the final latents to the converged reference's, per prompt: the error of an image model."""
+
+FAILURE = "failure"
+"""Whether an episode failed, 0 or 1, per episode: the error of a policy."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fidelity:
@@ -82,8 +88,8 @@ class Failure:
 class Measurement:
     """What was measured of one schedule at one fidelity.
 
-    `quality` maps a metric (`deviation`, `psnr`, `ssim`, `alignment`, a reward) to one value per prompt, in the
-    fidelity's order.
+    `quality` maps a metric (`deviation`, `psnr`, `ssim`, `alignment`, a reward; of a policy `failure`, `action-error`)
+    to one value per prompt, in the fidelity's order; a policy's prompt and seed are a task and an episode.
     `latency_ms` and `baseline_latency_ms` hold the timed runs of the schedule and of the pipeline's default run that
     was interleaved with them, in milliseconds per image, decoding included, text encoding excluded. `macs` are
     multiply-accumulates of the denoiser for one image, all branches. `network_calls` counts a guided pair once, and
@@ -115,6 +121,22 @@ class Measurement:
     def mean(self, metric: str) -> float:
         """Mean of a quality metric over the prompts."""
         return statistics.fmean(self.quality[metric])
+
+    @property
+    def error_metric(self) -> str | None:
+        """The quality that tells how far from perfect the results are; None where none was measured."""
+        return next((name for name in (FAILURE, DEVIATION) if self.quality.get(name)), None)
+
+    @property
+    def error(self) -> float:
+        """Mean of the error metric; NaN without one. Of n episodes without a failure, half a failure is assumed.
+
+        So it is above 0 wherever episodes were run, and a logarithm can be taken.
+        """
+        name = self.error_metric
+        if name is None:
+            return math.nan
+        return max(self.mean(name), 0.5 / self.n_prompts) if name == FAILURE else self.mean(name)
 
     @property
     def not_finite(self) -> tuple[str, ...]:
