@@ -13,8 +13,8 @@ from autotune.spaces.errors import UsageError
 DEVIATION = "deviation"
 """Relative distance of the final latents to the converged reference's, per prompt: the error of an image model."""
 
-FAILURE = "failure"
-"""Whether an episode failed, 0 or 1, per episode: the error of a policy."""
+SUCCESS = "success"
+"""Whether an episode succeeded, 1 or 0, per episode: the quality of a policy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,7 @@ class Failure:
 class Measurement:
     """What was measured of one schedule at one fidelity.
 
-    `quality` maps a metric (`deviation`, `psnr`, `ssim`, `alignment`, a reward; of a policy `failure`, `action-error`)
+    `quality` maps a metric (`deviation`, `psnr`, `ssim`, `alignment`, a reward; of a policy `success`, `action-error`)
     to one value per prompt, in the fidelity's order; a policy's prompt and seed are a task and an episode.
     `latency_ms` and `baseline_latency_ms` hold the timed runs of the schedule and of the pipeline's default run that
     was interleaved with them, in milliseconds per image, decoding included, text encoding excluded. `macs` are
@@ -123,20 +123,23 @@ class Measurement:
         return statistics.fmean(self.quality[metric])
 
     @property
-    def error_metric(self) -> str | None:
-        """The quality that tells how far from perfect the results are; None where none was measured."""
-        return next((name for name in (FAILURE, DEVIATION) if self.quality.get(name)), None)
+    def errors(self) -> tuple[float, ...]:
+        """How far from perfect each result is: its deviation, or of an episode 1 where it failed; () without either."""
+        if SUCCESS in self.quality:
+            return tuple(1.0 - value for value in self.quality[SUCCESS])
+        return self.quality.get(DEVIATION, ())
 
     @property
     def error(self) -> float:
-        """Mean of the error metric; NaN without one. Of n episodes without a failure, half a failure is assumed.
+        """Mean of the errors; NaN without any. Of n episodes without a failure, half a failure is assumed.
 
         So it is above 0 wherever episodes were run, and a logarithm can be taken.
         """
-        name = self.error_metric
-        if name is None:
+        errors = self.errors
+        if not errors:
             return math.nan
-        return max(self.mean(name), 0.5 / self.n_prompts) if name == FAILURE else self.mean(name)
+        mean = statistics.fmean(errors)
+        return max(mean, 0.5 / len(errors)) if SUCCESS in self.quality else mean
 
     @property
     def not_finite(self) -> tuple[str, ...]:

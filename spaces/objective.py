@@ -84,10 +84,7 @@ OBJECTIVES: dict[str, Objective] = {
     "cache-memory": Objective(_modelled("cache_bytes"), "bytes that cached values take at their peak", is_cost=True),
     "energy": Objective(_energy, "median energy over the default run's", is_cost=True, is_relative=True),
     "deviation": Objective(_quality("deviation"), "relative distance of the latents to the reference", is_cost=False),
-    "failure": Objective(_quality("failure"), "share of episodes that failed", is_cost=False),
-    "success": Objective(
-        lambda m: 1.0 - _quality("failure")(m), "share of episodes that succeeded", is_cost=False, higher_is_better=True
-    ),
+    "success": Objective(_quality("success"), "share of episodes that succeed", is_cost=False, higher_is_better=True),
     "action-error": Objective(
         _quality("action-error"), "relative distance of the actions to the default run's", is_cost=False
     ),
