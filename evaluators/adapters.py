@@ -13,6 +13,7 @@ from autotune.evaluators import (
     wan_adapter,
 )
 from autotune.evaluators.gate import uncompiled
+from autotune.evaluators.policy import adapter as policy_adapter
 from autotune.evaluators.span import Span
 from autotune.spaces.errors import UnsupportedModelError
 from autotune.spaces.inventory import Site
@@ -110,6 +111,15 @@ ADAPTERS: Mapping[str, Adapter] = {
             latent_shape=wan_adapter.latent_shape,
             make_inputs=wan_adapter.make_inputs,
             even_sigmas=False,
+        ),
+        Adapter(
+            denoiser_class="PolicyTransformer",
+            denoiser_attr="transformer",
+            guidance="embedded",
+            list_sites=policy_adapter.list_sites,
+            list_spans=policy_adapter.list_spans,
+            latent_shape=policy_adapter.latent_shape,
+            make_inputs=policy_adapter.make_inputs,
         ),
     )
 }

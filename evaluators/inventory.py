@@ -91,7 +91,12 @@ def split_macs(pipe: Any, height: int, width: int, *, prompt_tokens: int | None 
 
 
 def default_prompt_tokens(pipe: Any) -> int:
-    """Tokens that the pipeline pads a prompt to unless told otherwise; the most that it takes, if it does not pad."""
+    """Tokens that the pipeline pads a prompt to unless told otherwise; the most that it takes, if it does not pad.
+
+    0 for a pipeline without prompts.
+    """
+    if not any(name.startswith("tokenizer") for name in pipe.components):
+        return 0
     parameter = inspect.signature(pipe.__call__).parameters.get("max_sequence_length")
     most = 2**31 if parameter is None or parameter.default is None else int(parameter.default)
     if hasattr(pipe, "tokenizer_3"):  # SD3 appends T5's tokens to CLIP's: zeros, if it was loaded without T5

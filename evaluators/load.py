@@ -15,7 +15,8 @@ from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, Reposit
 from transformers.utils import logging as transformers_logging
 
 from autotune.evaluators.hardware import AUTO_DEVICE, choose_device
-from autotune.evaluators.model_folder import check_model_folder, hash_model_folder
+from autotune.evaluators.model_folder import INDEX, check_model_folder, hash_model_folder, read_json
+from autotune.evaluators.policy.pipeline import PolicyPipeline
 from autotune.evaluators.presets import PRESETS, Preset
 from autotune.evaluators.resolve import cached_snapshot, describe_folder, resolve_model
 from autotune.spaces.errors import EvaluatorError, ModelNotFoundError, UsageError
@@ -149,8 +150,9 @@ def quietly() -> Iterator[None]:
 
 
 def _load_pipeline(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+    kind = read_json(folder / INDEX).get("_class_name")
     try:
-        load: Any = DiffusionPipeline.from_pretrained  # has no annotations
+        load: Any = (PolicyPipeline if kind == PolicyPipeline.__name__ else DiffusionPipeline).from_pretrained
         with quietly():
             pipe = load(str(folder), dtype=dtype, use_safetensors=True, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:

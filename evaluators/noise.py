@@ -3,12 +3,12 @@
 import copy
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from autotune.spaces.errors import UnsupportedModelError, UsageError
-from autotune.spaces.noise_schedule import Flow, VariancePreserving
+from autotune.spaces.noise_schedule import BetaSchedule, Flow, VariancePreserving
 from autotune.spaces.solver_formula import Prediction
 
 _PREDICTIONS: Mapping[str, Prediction] = {
@@ -44,8 +44,8 @@ def noise_schedule_of(scheduler: Any, mu: float | None = None) -> VariancePreser
     _refuse(config, "rescale_betas_zero_snr", False)
     _refuse(config, "timestep_type", "discrete")
     kind = config.get("beta_schedule")
-    if kind not in ("linear", "scaled_linear"):
-        raise UnsupportedModelError(f"beta_schedule must be linear or scaled_linear; got {kind!r}")
+    if kind not in get_args(BetaSchedule):
+        raise UnsupportedModelError(f"beta_schedule must be one of {', '.join(get_args(BetaSchedule))}; got {kind!r}")
     return VariancePreserving(
         beta_schedule=kind,
         beta_start=float(config["beta_start"]),

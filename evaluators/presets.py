@@ -28,7 +28,8 @@ class Preset:
     embedded value, not a second branch (models without that embedding ignore it). `calibration_prompts` and
     `held_out_prompts` are UTF-8 files with one prompt per line, `n_calibration` how many of the former a study uses by
     default. `batch_size` is images per pipeline call. `dtype` names a torch dtype. `memory_gb` is a rough need for
-    weights and activations at that dtype.
+    weights and activations at that dtype. `quality` is the objective that a study has besides latency by default. Of a
+    policy prompts are tasks, and `height` and `width` a chunk's actions and their components.
 
     Example:
         >>> PRESETS["mini-flux"].n_steps
@@ -50,6 +51,7 @@ class Preset:
     batch_size: int = 1
     dtype: str = "bfloat16"
     memory_gb: float = 0.0
+    quality: str = "deviation"
 
     @property
     def is_local(self) -> bool:
@@ -116,6 +118,22 @@ _ALL = (
         5.0,
         "reference model, Stable Diffusion UNet, 4.7 M parameters, CIFAR-10 classes",
         {},
+    ),
+    Preset(
+        name="mini-policy",
+        source=ZOO / "mini-policy",
+        pipeline_class="PolicyPipeline",
+        description="robot policy, transformer of 2.3 M parameters, five Meta-World tasks (needs the extra `policy`)",
+        n_steps=100,
+        guidance_scale=1.0,
+        height=10,
+        width=4,
+        calibration_prompts=PROMPTS / "policy_calibration.txt",
+        held_out_prompts=PROMPTS / "policy_held_out.txt",
+        n_calibration=60,
+        dtype="float32",
+        memory_gb=0.5,
+        quality="success",
     ),
     Preset(
         name="flux",

@@ -46,11 +46,12 @@ def reference_schedule(condition: Condition, n_steps: int = REFERENCE_STEPS) -> 
 class References:
     """The reference samples of one condition, each made once per prompt and seed, whatever set of prompts asks for it.
 
-    `run` executes a schedule on a fidelity. `artifacts` keeps the samples between processes, one file each.
+    `run` executes the reference's schedule on a fidelity. `artifacts` keeps the samples between processes, one file
+    each.
     """
 
     def __init__(
-        self, condition: Condition, run: Callable[[Schedule, Fidelity], Samples], artifacts: ArtifactCache | None
+        self, condition: Condition, run: Callable[[Fidelity], Samples], artifacts: ArtifactCache | None
     ) -> None:
         self._condition, self._run, self._artifacts = condition, run, artifacts
         self._made: dict[str, Samples] = {}
@@ -65,7 +66,7 @@ class References:
                 prompts=tuple(single.prompts[0] for single in missing),
                 seeds=tuple(single.seeds[0] for single in missing),
             )
-            samples = self._run(reference_schedule(self._condition), some)
+            samples = self._run(some)
             for i, single in enumerate(missing):
                 self._keep(single, samples.latents[i : i + 1].clone(), samples.images[i : i + 1].clone())
         known = [self._made[single.hash] for single in singles]

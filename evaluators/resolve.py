@@ -3,6 +3,7 @@
 Importing this module loads neither torch nor diffusers.
 """
 
+import dataclasses
 import difflib
 import re
 from pathlib import Path
@@ -15,6 +16,10 @@ from autotune.spaces.errors import ModelNotFoundError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _USUAL_GUIDANCE = 5.0
+
+POLICY = "mini-policy"
+"""The preset whose defaults any policy gets."""
+
 _DENOISERS = ("transformer", "unet")
 
 
@@ -73,6 +78,8 @@ def cached_snapshot(hub_id: str) -> Path | None:
 
 
 def _describe(name: str, source: str | Path, pipeline_class: str, resolution: int, limits: dict[str, int]) -> Preset:
+    if pipeline_class == PRESETS[POLICY].pipeline_class:
+        return dataclasses.replace(PRESETS[POLICY], name=name, source=source, description=f"policy from {source}")
     like = next((p for p in PRESETS.values() if not p.is_local and p.pipeline_class == pipeline_class), None)
     call_kwargs = dict(like.call_kwargs) if like else {}
     # Only the T5 encoder's length is an argument; it is the second tokenizer of FLUX, the third of SD3.

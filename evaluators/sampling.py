@@ -30,8 +30,9 @@ class Samples:
 
     `latents` (n, channels, height, width) are the autoencoder's latents before its scaling is undone, `images`
     (n, 3, height, width) lie in [0, 1]. `seconds` is the wall time of the pipeline calls, decoding included and text
-    encoding excluded, `energy_j` what they took, where it was metered. `usage` is what a policy has computed, where
-    there was one.
+    encoding excluded, `energy_j` what they took, where it was metered; both of `n_timed` samples, None being all.
+    `usage` is what a cache policy has computed, where there was one. Of a robot's policy `latents` are actions (n,
+    horizon, action_dim), `images` pictures of episodes, and `success` is 1 or 0 for each of these.
     """
 
     latents: torch.Tensor
@@ -39,11 +40,13 @@ class Samples:
     seconds: float
     usage: PolicyUsage | None = None
     energy_j: float | None = None
+    n_timed: int | None = None
+    success: tuple[float, ...] = ()
 
     @property
     def cost(self) -> RunCost:
         """What an image took."""
-        n = len(self.images)
+        n = self.n_timed or len(self.images)
         return RunCost(1000.0 * self.seconds / n, None if self.energy_j is None else self.energy_j / n)
 
 
@@ -75,11 +78,11 @@ def run_pipeline(
     latents: list[torch.Tensor] = []
     images: list[torch.Tensor] = []
     seconds, energy_j = 0.0, 0.0
-    with _decoder_inputs(pipe, latents.append), _deadline(pipe, timeout_s):
+    with _decoder_inputs(pipe, latents.append), deadline(pipe, timeout_s):
         for start in range(0, len(fidelity.seeds), batch_size):
             batch = slice(start, start + batch_size)
             generators = [torch.Generator("cpu").manual_seed(seed) for seed in fidelity.seeds[batch]]
-            _synchronize(pipe)
+            synchronize(pipe)
             began, before_j = time.perf_counter(), 0.0 if meter is None else meter.read_j()
             result = pipe(
                 generator=generators,
@@ -87,7 +90,7 @@ def run_pipeline(
                 **embeddings_of(embeddings, batch),
                 **arguments,
             )
-            _synchronize(pipe)
+            synchronize(pipe)
             seconds += time.perf_counter() - began
             energy_j += 0.0 if meter is None else meter.read_j() - before_j
             images.append(result.images.float().cpu())
@@ -115,7 +118,8 @@ def _decoder_inputs(pipe: Any, keep: Callable[[torch.Tensor], None]) -> Iterator
 
 
 @contextlib.contextmanager
-def _deadline(pipe: Any, timeout_s: float | None) -> Iterator[None]:
+def deadline(pipe: Any, timeout_s: float | None) -> Iterator[None]:
+    """Raise `Deadline` at the first network call that begins after `timeout_s`; never if it is None."""
     if timeout_s is None:
         yield
         return
@@ -133,6 +137,7 @@ def _deadline(pipe: Any, timeout_s: float | None) -> Iterator[None]:
         hook.remove()
 
 
-def _synchronize(pipe: Any) -> None:
+def synchronize(pipe: Any) -> None:
+    """Wait until the pipeline's device has done what it was asked to."""
     if pipe._execution_device.type == "cuda":
         torch.cuda.synchronize(pipe._execution_device)

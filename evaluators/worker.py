@@ -19,20 +19,22 @@ from autotune.evaluators.cost_measurement import load_or_measure_costs
 from autotune.evaluators.edge_recording import load_or_measure_edges
 from autotune.evaluators.energy import EnergyMeter
 from autotune.evaluators.fit_column import fit_column, settings_hash
+from autotune.evaluators.image_workload import ImageWorkload
 from autotune.evaluators.inventory import measure_inventory
 from autotune.evaluators.load import LoadedModel
-from autotune.evaluators.metrics import Metrics, RewardModel
+from autotune.evaluators.metrics import RewardModel
 from autotune.evaluators.model_condition import condition_of
 from autotune.evaluators.noise import flow_mu, own_timesteps
 from autotune.evaluators.peak_memory import is_out_of_memory, measure_peak_memory
-from autotune.evaluators.prompt_embedding import embed_prompts
+from autotune.evaluators.policy.workload import PolicyWorkload, is_policy
 from autotune.evaluators.reference import ArtifactCache, References
-from autotune.evaluators.sampling import Deadline, RunCost, Samples, run_pipeline
+from autotune.evaluators.sampling import Deadline, RunCost, Samples
 from autotune.evaluators.schedule_table import TableStore
 from autotune.evaluators.schedule_work import ScheduleWork
 from autotune.evaluators.site_timing import StepTimer
 from autotune.evaluators.thumbnails import THUMBNAILS, Thumbnails
 from autotune.evaluators.trace import StepRecorder, Watcher, load_or_make_trace
+from autotune.evaluators.workload import Purpose, Workload
 from autotune.spaces.cache_correction import CacheCorrection
 from autotune.spaces.column_fit import ColumnFit, FitColumn, fit_from_bytes
 from autotune.spaces.cost_model import CostModel
@@ -64,8 +66,9 @@ class Worker:
         meter: EnergyMeter | None = None,
     ) -> None:
         self._pipe, self._preset, self._meter = model.pipe, model.preset, meter
-        self._metrics = Metrics(rewards, aligned=model.preset.name.startswith("mini-"))
-        self.protocol = PROTOCOL + self._metrics.identity + ("" if meter is None else f"+energy@{meter.source}")
+        self._workload: Workload = PolicyWorkload(model) if is_policy(model.pipe) else ImageWorkload(model, rewards)
+        self.converges = self._workload.converges
+        self.protocol = PROTOCOL + self._workload.identity + ("" if meter is None else f"+energy@{meter.source}")
         self._artifacts, self._timeout_s = artifacts, timeout_s
         preset, pipe = model.preset, model.pipe
         self.inventory = measure_inventory(pipe, preset.height, preset.width)
@@ -78,8 +81,8 @@ class Worker:
         self.tables = TableStore(self.condition, artifacts)
         self._baseline = Schedule(n_steps=preset.n_steps)
         self.timing = BaselineTiming(lambda fidelity: self._time(self._baseline, fidelity), preset.batch_size)
-        self._embeddings: dict[str, dict[str, torch.Tensor]] = {}
-        self._reference_samples = References(self.condition, lambda s, f: self._run(s, f, None), artifacts)
+        default = self._workload.reference_schedule(self.condition)
+        self._reference_samples = References(self.condition, lambda f: self._run(default, f, None), artifacts)
         self._references: dict[str, Samples] = {}
         self._thumbnails = Thumbnails()
 
@@ -128,7 +131,7 @@ class Worker:
         batch, n_calls = fidelity.first(n_images), len(self.own_timesteps(self.condition.n_steps))
 
         def run(schedule: Schedule, timer: StepTimer) -> float:
-            return self._run(schedule, batch, None, timer).seconds
+            return self._run(schedule, batch, None, timer, purpose=Purpose.TIMED).seconds
 
         return load_or_measure_costs(
             self._pipe, self.condition, self.inventory, n_calls, n_images, run, self._artifacts
@@ -148,7 +151,8 @@ class Worker:
         defaults = [self.timing.refresh(fidelity)] if repeats > 1 else self.timing.recent(fidelity)
         try:
             with measure_peak_memory(self._pipe._execution_device) as peak:
-                samples = self._run(schedule, fidelity, self._limit(defaults[-1], fidelity))
+                limit = self._limit(defaults[-1], fidelity)
+                samples = self._run(schedule, fidelity, limit, purpose=Purpose.SCORED)
             if not bool(torch.isfinite(samples.latents).all()):
                 return Failure(kind=FailureKind.NAN, reason="the final latents hold NaN or infinite values")
             costs = [samples.cost]
@@ -165,7 +169,7 @@ class Worker:
             return Failure(kind=FailureKind.OUT_OF_MEMORY, reason=str(error).splitlines()[0])
         self._thumbnails.keep(schedule, fidelity, samples.images)
         return Measurement(
-            quality=self._metrics.measure(samples, reference, fidelity.prompts, self._pipe._execution_device),
+            quality=self._workload.quality(samples, reference, fidelity),
             latency_ms=tuple(cost.ms for cost in costs),
             baseline_latency_ms=tuple(cost.ms for cost in defaults),
             energy_j=tuple(cost.energy_j for cost in costs if cost.energy_j is not None),
@@ -215,15 +219,17 @@ class Worker:
         return made
 
     def _fit_by_gradient(self, column: FitColumn, schedule: Schedule, fidelity: Fidelity, **limits: Any) -> ColumnFit:
+        if not isinstance(self._workload, ImageWorkload):
+            raise ScheduleError(f"the {column} is fitted to a converged run; the samples of a policy have none")
         return fit_column(
             self._pipe,
             schedule,
             column,
             condition=self.condition,
-            embeddings=self._embedded(fidelity),
+            embeddings=self._workload.embedded(fidelity),
             seeds=fidelity.seeds,
             reference=self.reference(fidelity).latents,
-            arguments=self._arguments,
+            arguments=self._workload.arguments,
             **limits,
         )
 
@@ -245,7 +251,7 @@ class Worker:
         images = self._thumbnails.of(schedule, fidelity)
         if images is None:
             short = fidelity.first(min(n_images, THUMBNAILS, len(fidelity.prompts)))
-            images = self._run(schedule, short, None).images
+            images = self._run(schedule, short, None, purpose=Purpose.SCORED).images
             self._thumbnails.keep(schedule, fidelity, images)
         return make_contact_sheet(images[:n_images])
 
@@ -256,43 +262,25 @@ class Worker:
         timeout_s: float | None,
         recorder: Watcher | None = None,
         correction: CacheCorrection | None = None,
+        *,
+        purpose: Purpose = Purpose.LATENTS,
     ) -> Samples:
         correction = correction or read_correction(schedule, self.condition, self.tables.of(schedule))
         attach(self._pipe, schedule, inventory=self.inventory, correction=correction)
         watching = contextlib.nullcontext() if recorder is None else recorder.watching(self._pipe.scheduler)
         try:
             with watching:
-                samples = run_pipeline(
-                    self._pipe,
-                    self._embedded(fidelity),
-                    fidelity,
-                    batch_size=self._preset.batch_size,
-                    timeout_s=timeout_s,
-                    meter=self._meter,
-                    arguments={"num_inference_steps": schedule.n_steps, **self._arguments},
+                samples = self._workload.run(
+                    fidelity, schedule.n_steps, purpose, timeout_s=timeout_s, meter=self._meter
                 )
             return replace(samples, usage=policy_usage(self._pipe))
         finally:
             remove(self._pipe)
 
-    def _embedded(self, fidelity: Fidelity) -> dict[str, torch.Tensor]:
-        if fidelity.hash not in self._embeddings:
-            preset = self._preset
-            self._embeddings[fidelity.hash] = embed_prompts(
-                self._pipe, fidelity.prompts, guidance_scale=preset.guidance_scale, call_kwargs=preset.call_kwargs
-            )
-        return self._embeddings[fidelity.hash]
-
-    @property
-    def _arguments(self) -> dict[str, object]:
-        preset = self._preset
-        size = {"height": preset.height, "width": preset.width}
-        return {self._adapter.guidance_argument: preset.guidance_scale, **size, **preset.call_kwargs}
-
     def _time(self, schedule: Schedule, fidelity: Fidelity) -> RunCost:
         """What an image takes in one pipeline call over the first batch."""
         n = min(self._preset.batch_size, len(fidelity.prompts))
-        return self._run(schedule, fidelity.first(n), None).cost
+        return self._run(schedule, fidelity.first(n), None, purpose=Purpose.TIMED).cost
 
     def _limit(self, default: RunCost, fidelity: Fidelity) -> float:
         if self._timeout_s is not None:

@@ -52,14 +52,19 @@ class NoiseSchedule(Protocol):
         ...
 
 
+BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class VariancePreserving:
     """Discrete variance-preserving process of DDPM (Ho et al. 2020): alpha^2 + sigma^2 = 1.
 
-    `linear` interpolates beta, `scaled_linear` its square root (Stable Diffusion).
+    `linear` interpolates beta, `scaled_linear` its square root (Stable Diffusion). `squaredcos_cap_v2` has no use for
+    the two ends of beta: alpha^2 falls as cos^2((t / n + 0.008) / 1.008 pi / 2), with beta at most 0.999 (Nichol and
+    Dhariwal 2021, arXiv 2102.09672, eq. 17).
     """
 
-    beta_schedule: Literal["linear", "scaled_linear"]
+    beta_schedule: BetaSchedule
     beta_start: float
     beta_end: float
     n_train: int = 1000
@@ -70,7 +75,10 @@ class VariancePreserving:
 
     @cached_property
     def _lam_table(self) -> Array:
-        if self.beta_schedule == "linear":
+        if self.beta_schedule == "squaredcos_cap_v2":
+            remaining = np.cos((np.linspace(0.0, 1.0, self.n_train + 1) + 0.008) / 1.008 * np.pi / 2) ** 2
+            betas = np.minimum(1.0 - remaining[1:] / remaining[:-1], 0.999)
+        elif self.beta_schedule == "linear":
             betas = np.linspace(self.beta_start, self.beta_end, self.n_train)
         else:
             betas = np.linspace(self.beta_start**0.5, self.beta_end**0.5, self.n_train) ** 2

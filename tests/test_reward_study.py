@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import autotune
-from autotune.evaluators import reference
+from autotune.evaluators import image_workload
+from autotune.evaluators.reference import reference_schedule
 from autotune.reports.export import find_candidate
 from autotune.reports.tables import front_rows
 from autotune.spaces.errors import UsageError
@@ -21,7 +22,7 @@ def test_a_study_optimises_a_reward_and_resumes_with_the_same_weights_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No deviation is looked at, so a short reference will do.
-    monkeypatch.setattr(reference, "reference_schedule", partial(reference.reference_schedule, n_steps=4))
+    monkeypatch.setattr(image_workload, "reference_schedule", partial(reference_schedule, n_steps=4))
     folder, prompts = make_clip(tmp_path / "clip"), tmp_path / "prompts.txt"
     prompts.write_text("a photo of a cat\na photo of a ship\na photo of a cat\na photo of a dog\na photo of a frog\n")
     storage = f"sqlite:///{tmp_path / 'studies.db'}"

@@ -1,6 +1,5 @@
 """Demonstrations of Meta-World's scripted experts: clean labels on states that noise has led to (as DART has it)."""
 
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -9,11 +8,18 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.evaluators.policy.simulator import MAX_EPISODE_STEPS, Episode, make_simulator, metaworld, observe
+from autotune.evaluators.policy.simulator import (
+    MAX_EPISODE_STEPS,
+    Episode,
+    Expert,
+    Simulators,
+    check_simulator,
+    observe,
+)
 
 Array = NDArray[np.float32]
 
-FIRST_SEED = 1_000_000
+FIRST_SEED = 10_000_000
 """Episodes with this seed and above are demonstrated; those below are for evaluation alone."""
 
 _STEPS_AFTER_SUCCESS = 12
@@ -41,49 +47,45 @@ def record_demonstrations(tasks: Sequence[str], n_per_task: int, *, n_processes:
     Raises:
         UsageError: a task is unknown, or Meta-World is not installed.
     """
-    metaworld()
+    check_simulator()
     with ProcessPoolExecutor(n_processes) as processes:
         recorded = processes.map(partial(_record_task, n_episodes=n_per_task), tasks)
         return [demonstration for of_task in recorded for demonstration in of_task]
 
 
 def _record_task(task: str, n_episodes: int) -> list[Demonstration]:
-    env, recorded, seed = make_simulator(task), [], FIRST_SEED
+    simulators, seed = Simulators(), FIRST_SEED
+    recorded: list[Demonstration] = []
     while len(recorded) < n_episodes:
-        demonstration = _record(env, Episode(task, seed))
+        demonstration = _record(simulators, Episode(task, seed))
         seed += 1
         if demonstration is not None:
             recorded.append(demonstration)
     return recorded
 
 
-def _record(env: object, episode: Episode) -> Demonstration | None:
+def _record(simulators: Simulators, episode: Episode) -> Demonstration | None:
     """The episode of the expert, or None where noise has made it fail."""
-    from metaworld.policies import ENV_POLICY_MAP
-
-    expert = ENV_POLICY_MAP[f"{episode.task}-v3"]()
-    rng = np.random.default_rng(episode.seed)
-    disturbances = _disturbances(rng)
-    env.seed(episode.seed)  # type: ignore[attr-defined]
-    state, _ = env.reset()  # type: ignore[attr-defined]
+    expert = Expert(episode.task)
+    disturbances = _disturbances(np.random.default_rng(episode.seed))
+    env, state = simulators.start(episode)
     observations, actions, end = [], [], None
     for step in range(MAX_EPISODE_STEPS):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # experts ask for more than the box allows
-            action = np.clip(expert.get_action(state), -1.0, 1.0)
+        action = expert.act(state)
         observations.append(observe(episode.task, state))
         actions.append(action)
         executed = np.clip(action + disturbances[step], -1.0, 1.0)
-        state, _, _, _, info = env.step(executed)  # type: ignore[attr-defined]
+        state, _, _, _, info = env.step(executed)
         if info["success"] and end is None:
             end = step + _STEPS_AFTER_SUCCESS
         if step == end:
             break
+    simulators.give_back(episode.task, env)
     if end is None:
         return None
     return Demonstration(
         observations=np.stack(observations),
-        actions=np.stack(actions).astype(np.float32),
+        actions=np.stack(actions),
         disturbed=np.any(disturbances[: len(actions)] != 0.0, axis=1),
     )
 

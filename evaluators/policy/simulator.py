@@ -1,5 +1,7 @@
 """Meta-World's simulated arm (McLean et al. 2025, arXiv 2505.11289), many episodes in lock step."""
 
+import copy
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +15,10 @@ TASKS = ("reach", "push", "pick-place", "button-press-topdown", "drawer-open")
 """Tasks of `mini-policy`, in the order of their places in an observation."""
 
 STATE_DIM = 21
-"""Hand, gripper and objects now (18), and the goal (3)."""
+"""Hand, gripper and objects (18), and the goal (3)."""
+
+HAND, OBJECT, GOAL = slice(0, 3), slice(4, 7), slice(18, 21)
+"""Positions in an observation, in metres."""
 
 OBSERVATION_DIM = STATE_DIM + len(TASKS)
 """The state, and which task it is: 1 in one of five places."""
@@ -27,20 +32,22 @@ MAX_EPISODE_STEPS = 200
 Array = NDArray[np.float32]
 
 
-def metaworld() -> Any:
-    """The package `metaworld`.
+def check_simulator() -> str:
+    """The version of Meta-World.
 
     Raises:
-        UsageError: it, or mujoco, is not installed.
+        UsageError: it, or MuJoCo, is not installed.
     """
     try:
         import metaworld
     except ImportError as error:
         raise UsageError(
-            f"episodes of a policy need the packages metaworld and mujoco ({error}): "
+            f"a policy is judged in a simulator, which needs the packages metaworld and mujoco ({error}): "
             "pip install 'diffusion-autotune[policy]'"
         ) from error
-    return metaworld
+    from importlib.metadata import version
+
+    return version(metaworld.__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,67 +58,21 @@ class Episode:
     seed: int
 
 
-@dataclass(slots=True)
-class _Running:
-    episode: Episode
-    env: Any
-    observed_before: Array
-    observed: Array
-    n_steps: int = 0
-    succeeded: bool = False
+class Expert:
+    """Meta-World's scripted policy of a task."""
 
-    @property
-    def ended(self) -> bool:
-        return self.succeeded or self.n_steps >= MAX_EPISODE_STEPS
+    def __init__(self, task: str) -> None:
+        from metaworld.policies import ENV_POLICY_MAP
 
-    def step(self, action: Array) -> None:
-        state, _, _, _, info = self.env.step(np.clip(action, -1.0, 1.0))
-        self.observed_before, self.observed = self.observed, observe(self.episode.task, state)
-        self.n_steps += 1
-        self.succeeded = bool(info["success"])
+        make: Any = ENV_POLICY_MAP[f"{task}-v3"]
+        self._policy = make()
 
-
-@dataclass(slots=True)
-class Simulators:
-    """One simulator per task and episode under way; they are kept for later episodes, since making one takes a second.
-
-    The same episode under the same actions gives the same states, whatever a simulator did before.
-    """
-
-    _idle: dict[str, list[Any]] = field(default_factory=dict)
-
-    def start(self, episodes: Sequence[Episode]) -> "EpisodeBatch":
-        """Reset simulators to the first states of these episodes."""
-        return EpisodeBatch(self, [self._begin(episode) for episode in episodes])
-
-    def _begin(self, episode: Episode) -> _Running:
-        idle = self._idle.setdefault(episode.task, [])
-        env = idle.pop() if idle else make_simulator(episode.task)
-        env.seed(episode.seed)
-        state, _ = env.reset()
-        first = observe(episode.task, state)
-        return _Running(episode, env, first, first)
-
-    def give_back(self, task: str, env: Any) -> None:
-        """Take a simulator that no episode needs any more."""
-        self._idle[task].append(env)
-
-
-def make_simulator(task: str) -> Any:
-    """A simulator of one task, whose `seed` decides what the next `reset` draws.
-
-    Raises:
-        UsageError: the task is unknown, or Meta-World is not installed.
-    """
-    if task not in TASKS:
-        raise UsageError(f"a task must be one of {', '.join(TASKS)}; got {task!r}")
-    metaworld()
-    from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
-
-    env = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[f"{task}-v3-goal-observable"](seed=0)
-    env._freeze_rand_vec = False
-    env.seeded_rand_vec = True
-    return env
+    def act(self, state: NDArray[np.float64]) -> Array:
+        """The action (ACTION_DIM,) in a simulator's state (39,), clipped to [-1, 1]."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # experts ask for more than the box allows
+            action: Array = np.clip(self._policy.get_action(state), -1.0, 1.0).astype(np.float32)
+        return action
 
 
 def observe(task: str, state: NDArray[np.float64]) -> Array:
@@ -120,11 +81,65 @@ def observe(task: str, state: NDArray[np.float64]) -> Array:
     return np.concatenate([state[:18], state[36:39], one_hot]).astype(np.float32)
 
 
-class EpisodeBatch:
-    """Episodes under way, in lock step. One ends with its success, or without after `MAX_EPISODE_STEPS` steps."""
+@dataclass(slots=True)
+class Simulators:
+    """Simulators of each task, made when they are needed, and kept for later episodes.
 
-    def __init__(self, simulators: Simulators, episodes: list[_Running]) -> None:
-        self._simulators, self._episodes, self._running = simulators, episodes, list(episodes)
+    The same episode under the same actions gives the same states, bit for bit, whatever a simulator did before.
+    """
+
+    _first: dict[str, Any] = field(default_factory=dict)
+    _idle: dict[str, list[Any]] = field(default_factory=dict)
+
+    def start(self, episode: Episode) -> tuple[Any, NDArray[np.float64]]:
+        """A simulator at the first state (39,) of an episode; `give_back` takes it when the episode is over.
+
+        Raises:
+            UsageError: the task is unknown, or Meta-World is not installed.
+        """
+        idle = self._idle.setdefault(episode.task, [])
+        env = idle.pop() if idle else self._make(episode.task)
+        env.seed(episode.seed)
+        state, _ = env.reset()
+        return env, state
+
+    def give_back(self, task: str, env: Any) -> None:
+        """Take a simulator that no episode needs any more."""
+        self._idle[task].append(env)
+
+    def _make(self, task: str) -> Any:
+        """A copy of the task's first simulator, which took far longer to make."""
+        if task not in self._first:
+            self._first[task] = _make_simulator(task)
+        first = self._first[task]
+        import mujoco
+
+        made = object.__new__(type(first))
+        made.__dict__.update(first.__dict__)
+        made.model = copy.copy(first.model)
+        made.data = mujoco.MjData(made.model)
+        return made
+
+
+def _make_simulator(task: str) -> Any:
+    if task not in TASKS:
+        raise UsageError(f"a task must be one of {', '.join(TASKS)}; got {task!r}")
+    check_simulator()
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
+
+    make: Any = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[f"{task}-v3-goal-observable"]
+    env = make(seed=0)
+    env._freeze_rand_vec = False  # objects and goal are drawn at each reset, by the seed
+    env.seeded_rand_vec = True
+    return env
+
+
+class EpisodeBatch:
+    """Episodes in lock step. One ends with its success, or without after `MAX_EPISODE_STEPS` steps."""
+
+    def __init__(self, simulators: Simulators, episodes: Sequence[Episode]) -> None:
+        self._simulators = simulators
+        self._episodes = [_Running(episode, *simulators.start(episode)) for episode in episodes]
 
     @property
     def running(self) -> list[int]:
@@ -132,20 +147,45 @@ class EpisodeBatch:
         return [i for i, one in enumerate(self._episodes) if not one.ended]
 
     @property
-    def successes(self) -> tuple[bool, ...]:
-        """Which episodes have succeeded so far, in the order of the start."""
-        return tuple(one.succeeded for one in self._episodes)
+    def successes(self) -> tuple[float, ...]:
+        """1 for each episode that has succeeded so far, 0 for others."""
+        return tuple(float(one.succeeded) for one in self._episodes)
+
+    @property
+    def paths(self) -> tuple[Array, ...]:
+        """What was observed in each episode so far, (n, OBSERVATION_DIM)."""
+        return tuple(np.stack(one.observed) for one in self._episodes)
 
     def observations(self) -> Array:
         """The last two observations of the running episodes (n_running, 2, OBSERVATION_DIM), the newest last."""
-        return np.stack([np.stack([one.observed_before, one.observed]) for one in self._running])
+        return np.stack([last_two(self._episodes[i].observed) for i in self.running])
 
-    def act(self, actions: Array) -> None:
+    def act(self, actions: NDArray[np.floating[Any]]) -> None:
         """Execute a chunk of actions (n_running, n_actions, ACTION_DIM), one row per running episode."""
-        for one, chunk in zip(self._running, actions, strict=True):
+        for i, chunk in zip(self.running, actions, strict=True):
+            one = self._episodes[i]
             for action in chunk:
                 one.step(action)
                 if one.ended:
                     self._simulators.give_back(one.episode.task, one.env)
                     break
-        self._running = [one for one in self._running if not one.ended]
+
+
+def last_two(observed: Sequence[Array]) -> Array:
+    """The last two observations (2, OBSERVATION_DIM); the first one twice where there is no other."""
+    return np.stack([observed[max(0, len(observed) - 2)], observed[-1]])
+
+
+class _Running:
+    def __init__(self, episode: Episode, env: Any, state: NDArray[np.float64]) -> None:
+        self.episode, self.env, self.succeeded = episode, env, False
+        self.observed = [observe(episode.task, state)]
+
+    @property
+    def ended(self) -> bool:
+        return self.succeeded or len(self.observed) > MAX_EPISODE_STEPS
+
+    def step(self, action: NDArray[np.floating[Any]]) -> None:
+        state, _, _, _, info = self.env.step(np.clip(action, -1.0, 1.0))
+        self.observed.append(observe(self.episode.task, state))
+        self.succeeded = bool(info["success"])

@@ -1,24 +1,32 @@
-"""Training of `mini-policy`: `python -m autotune.evaluators.policy.training FOLDER` records, trains and saves it."""
+"""Training of a policy on demonstrations; `examples/train_policy.py` makes `mini-policy` with it."""
 
-import argparse
 import copy
 import math
-import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import DDPMScheduler
 from torch.nn.functional import mse_loss
 
-from autotune.evaluators.policy.demonstrations import Demonstration, record_demonstrations
-from autotune.evaluators.policy.pipeline import PolicyPipeline
-from autotune.evaluators.policy.simulator import TASKS
+from autotune.evaluators.policy.demonstrations import Demonstration
 from autotune.evaluators.policy.transformer import PolicyTransformer
 
 PREDICTION = "v_prediction"
 """The network's output is the velocity, so that no step divides by a signal level near zero and nothing is clipped."""
+
+
+_AVERAGED_OVER = 0.99
+"""Weight of the past in the loss that is reported."""
+
+
+def noise_scheduler() -> Any:
+    """The sampler that a policy is trained for: DDPM in 100 steps with cosine levels (Nichol and Dhariwal 2021)."""
+    make: Any = DDPMScheduler
+    return make(
+        num_train_timesteps=100, beta_schedule="squaredcos_cap_v2", prediction_type=PREDICTION, clip_sample=False
+    )
 
 
 def training_windows(
@@ -43,25 +51,27 @@ def training_windows(
 
 def train_policy(
     network: PolicyTransformer,
-    scheduler: DDPMScheduler,
+    scheduler: Any,
     observations: torch.Tensor,
     actions: torch.Tensor,
     *,
     n_steps: int,
-    batch_size: int = 256,
-    learning_rate: float = 1e-3,
+    batch_size: int = 128,
+    learning_rate: float = 7e-4,
     device: str = "cpu",
     seed: int = 0,
+    report: Callable[[int, float], None] = lambda step, loss: None,
 ) -> PolicyTransformer:
     """Train on windows and return the moving average of the weights, in float32 with the values of float16.
 
-    AdamW with a cosine schedule after a warm-up of 500 steps; weight decay of matrices alone.
+    AdamW with a cosine schedule after a warm-up of 500 steps; weight decay of matrices alone. `report` is told the
+    number of steps made and the loss, averaged over the last hundred, every 500 steps.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     network.observation_mean.copy_(observations[:, -1].mean(0))
     network.observation_std.copy_(observations[:, -1].std(0).clamp(min=0.02))
-    network.half().float().to(device).train()
+    _rounded(network).to(device).train()
     averaged = copy.deepcopy(network)
     matrices = [p for p in network.parameters() if p.ndim == 2]
     others = [p for p in network.parameters() if p.ndim != 2]
@@ -70,7 +80,7 @@ def train_policy(
     rate = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda i: min((i + 1) / 500, 0.5 * (1 + math.cos(math.pi * i / n_steps)))
     )
-    n_levels, began, smoothed = scheduler.config.num_train_timesteps, time.monotonic(), None
+    n_levels, smoothed = scheduler.config.num_train_timesteps, 1.0
     for step in range(n_steps):
         chosen = torch.randint(len(actions), (batch_size,), generator=generator)
         clean = actions[chosen].to(device)
@@ -78,7 +88,7 @@ def train_policy(
         noise = torch.randn(clean.shape, generator=generator).to(device)
         output = network(scheduler.add_noise(clean, noise, levels), levels, observations[chosen].to(device))[0]
         loss = mse_loss(output, scheduler.get_velocity(clean, noise, levels))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         rate.step()
@@ -87,34 +97,13 @@ def train_policy(
         with torch.no_grad():
             for kept, new in zip(averaged.parameters(), network.parameters(), strict=True):
                 kept.lerp_(new, 1.0 - decay)
-        smoothed = loss.item() if smoothed is None else 0.99 * smoothed + 0.01 * loss.item()
+        smoothed += (1.0 - _AVERAGED_OVER) * (loss.item() - smoothed)
         if (step + 1) % 500 == 0:
-            print(f"step {step + 1}: loss {smoothed:.4f}, {time.monotonic() - began:.0f} s", flush=True)
-    return averaged.half().float().eval().requires_grad_(False)
+            report(step + 1, smoothed)
+    trained: PolicyTransformer = _rounded(averaged).eval().requires_grad_(False)
+    return trained
 
 
-def main() -> None:
-    """Record, train, save."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where the pipeline is saved")
-    parser.add_argument("--episodes", type=int, default=400, help="demonstrations per task")
-    parser.add_argument("--steps", type=int, default=9000, help="training steps")
-    parser.add_argument("--processes", type=int, default=2, help="processes that record")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    demonstrations = record_demonstrations(TASKS, given.episodes, n_processes=given.processes)
-    network = PolicyTransformer()
-    observations, actions = training_windows(demonstrations, network.config.horizon, network.config.n_observations)
-    print(f"{len(demonstrations)} episodes, {len(actions)} windows", flush=True)
-    scheduler = DDPMScheduler(
-        num_train_timesteps=100, beta_schedule="squaredcos_cap_v2", prediction_type=PREDICTION, clip_sample=False
-    )
-    trained = train_policy(
-        network, scheduler, observations, actions, n_steps=given.steps, device=given.device, seed=given.seed
-    )
-    PolicyPipeline(transformer=trained.half(), scheduler=scheduler).save_pretrained(given.folder)
-
-
-if __name__ == "__main__":
-    main()
+def _rounded(network: Any) -> Any:
+    """The network with weights that float16 holds exactly, in float32."""
+    return network.half().float()

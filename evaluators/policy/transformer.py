@@ -22,7 +22,7 @@ class AttentionBranch(nn.Module):
     def forward(self, tokens: torch.Tensor, memory: torch.Tensor | None, mask: torch.Tensor) -> torch.Tensor:
         """What the branch adds to `tokens` (batch, n, width), which read `memory` (batch, m, width), or each other.
 
-        `mask` (n, m) is true where a token may look.
+        `mask` (n, m) is 0 where a token may look, -inf elsewhere.
         """
         tokens = self.norm(tokens)
         source = tokens if memory is None else memory
@@ -31,7 +31,8 @@ class AttentionBranch(nn.Module):
             for values in (self.to_q(tokens), self.to_k(source), self.to_v(source))
         )
         found = scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.to_out(found.transpose(1, 2).flatten(2))
+        added: torch.Tensor = self.to_out(found.transpose(1, 2).flatten(2))
+        return added
 
 
 class FeedForwardBranch(nn.Module):
@@ -45,7 +46,8 @@ class FeedForwardBranch(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """What the branch adds to `tokens` (batch, n, width)."""
-        return self.down(self.act(self.up(self.norm(tokens))))
+        added: torch.Tensor = self.down(self.act(self.up(self.norm(tokens))))
+        return added
 
 
 class PolicyBlock(nn.Module):
@@ -58,12 +60,13 @@ class PolicyBlock(nn.Module):
         self.ff = FeedForwardBranch(width)
 
     def forward(
-        self, tokens: torch.Tensor, memory: torch.Tensor, self_mask: torch.Tensor, memory_mask: torch.Tensor
+        self, hidden_states: torch.Tensor, memory: torch.Tensor, self_mask: torch.Tensor, memory_mask: torch.Tensor
     ) -> torch.Tensor:
-        """The tokens (batch, n, width) after the block."""
-        tokens = tokens + self.self_attn(tokens, None, self_mask)
-        tokens = tokens + self.cross_attn(tokens, memory, memory_mask)
-        return tokens + self.ff(tokens)
+        """The action tokens (batch, n, width) after the block."""
+        hidden_states = hidden_states + self.self_attn(hidden_states, None, self_mask)
+        hidden_states = hidden_states + self.cross_attn(hidden_states, memory, memory_mask)
+        hidden_states = hidden_states + self.ff(hidden_states)
+        return hidden_states
 
 
 class PolicyTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
@@ -88,7 +91,7 @@ class PolicyTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
     self_mask: torch.Tensor
     memory_mask: torch.Tensor
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         action_dim: int = 4,
@@ -99,7 +102,7 @@ class PolicyTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         n_layers: int = 8,
         n_heads: int = 4,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.embed_action = nn.Linear(action_dim, width)
         self.action_positions = nn.Parameter(torch.zeros(horizon, width))
         self.embed_observation = nn.Linear(observation_dim, width)
@@ -111,9 +114,9 @@ class PolicyTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.register_buffer("observation_mean", torch.zeros(observation_dim))
         self.register_buffer("observation_std", torch.ones(observation_dim))
         times = torch.arange(horizon)
-        self.register_buffer("self_mask", times[:, None] >= times, persistent=False)
+        self.register_buffer("self_mask", _mask(times[:, None] >= times), persistent=False)
         memory_times = torch.arange(1 + n_observations) - 1
-        self.register_buffer("memory_mask", times[:, None] >= memory_times, persistent=False)
+        self.register_buffer("memory_mask", _mask(times[:, None] >= memory_times), persistent=False)
         self.apply(_initialise)
         for positions in (self.action_positions, self.memory_positions):
             nn.init.normal_(positions, std=0.02)
@@ -133,10 +136,11 @@ class PolicyTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
             observations: (batch, n_observations, observation_dim), the newest last.
             return_dict: not supported; a tuple is returned.
         """
+        width = self.action_positions.shape[1]
         timestep = torch.as_tensor(timestep, dtype=torch.float32, device=sample.device).expand(len(sample))
         memory = torch.cat(
             [
-                sinusoid(timestep, self.config.width).to(sample.dtype)[:, None],
+                sinusoid(timestep, width).to(sample.dtype)[:, None],
                 self.embed_observation((observations - self.observation_mean) / self.observation_std),
             ],
             dim=1,
@@ -153,6 +157,10 @@ def sinusoid(timestep: torch.Tensor, width: int) -> torch.Tensor:
     rates = torch.exp(torch.arange(width // 2, device=timestep.device) * (-math.log(10_000.0) / (width // 2 - 1)))
     angles = timestep.float()[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def _mask(visible: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(visible.shape).masked_fill(~visible, -math.inf)
 
 
 def _initialise(module: nn.Module) -> None:

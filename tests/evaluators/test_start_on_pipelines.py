@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from autotune.evaluators.apply import apply, attach, remove
+from autotune.evaluators.image_workload import ImageWorkload
 from autotune.evaluators.load import load_model
 from autotune.evaluators.noise import noise_schedule_of
 from autotune.evaluators.quality import score_deviation
@@ -110,29 +111,29 @@ def test_a_schedule_without_a_start_does_not_touch_the_latents(flux_pipe: Any) -
 
 
 def test_the_worker_scores_it_as_a_run_from_scaled_noise() -> None:
-    worker = Worker(load_model("mini-flux"))
-    pipe = worker._pipe
+    model = load_model("mini-flux")
+    worker, images, pipe = Worker(model), ImageWorkload(model), model.pipe
     plan = started(pipe)
     score = worker.score(plan, PROMPTS)
     assert isinstance(score, Measurement)
     assert score.network_calls == 4
     attach(pipe, replace(plan, start=None))
-    noise = torch.cat([first_latents(pipe, worker, i) for i in range(2)])
+    noise = torch.cat([first_latents(pipe, images, i) for i in range(2)])
     samples = run_pipeline(
         pipe,
-        worker._embedded(PROMPTS),
+        images.embedded(PROMPTS),
         PROMPTS,
         batch_size=2,
-        arguments={"num_inference_steps": 4, "latents": noise * scale(pipe), **worker._arguments},
+        arguments={"num_inference_steps": 4, "latents": noise * scale(pipe), **images.arguments},
     )
     remove(pipe)
     expected = score_deviation(samples.latents, worker.reference(PROMPTS).latents)
     np.testing.assert_allclose(score.quality["deviation"], expected, rtol=1e-4)
 
 
-def first_latents(pipe: Any, worker: Worker, i: int) -> torch.Tensor:
+def first_latents(pipe: Any, images: ImageWorkload, i: int) -> torch.Tensor:
     """What the denoiser is first called with for prompt i."""
-    embeddings = {name: tensor[i : i + 1] for name, tensor in worker._embedded(PROMPTS).items()}
+    embeddings = {name: tensor[i : i + 1] for name, tensor in images.embedded(PROMPTS).items()}
     generator = torch.Generator().manual_seed(PROMPTS.seeds[i])
-    arguments = {**worker._arguments, "num_inference_steps": 4, "output_type": "latent", "prompt": None}
+    arguments = {**images.arguments, "num_inference_steps": 4, "output_type": "latent", "prompt": None}
     return first_input(pipe, lambda: pipe(generator=generator, **embeddings, **arguments))

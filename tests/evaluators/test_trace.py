@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from autotune.evaluators import worker as worker_module
+from autotune.evaluators import image_workload
 from autotune.evaluators.load import load_model
 from autotune.evaluators.reference import reference_schedule
 from autotune.evaluators.tabulated import TabulatedEvaluator
@@ -90,7 +90,7 @@ def test_a_trace_is_read_back_by_the_next_process(
 ) -> None:
     first = flux.trace(PROMPTS, 2, N_LEVELS)
     second = Worker(load_model("mini-flux"), artifacts=artifacts)
-    monkeypatch.setattr(worker_module, "run_pipeline", None)  # nothing may be drawn
+    monkeypatch.setattr(image_workload, "run_pipeline", None)  # nothing may be drawn
     again = second.trace(PROMPTS, 2, N_LEVELS)
     for name in ("timesteps", "states", "outputs"):
         np.testing.assert_array_equal(getattr(again, name), getattr(first, name))

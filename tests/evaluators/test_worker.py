@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from autotune.evaluators import sampling
-from autotune.evaluators import worker as worker_module
+from autotune.evaluators import image_workload, sampling
 from autotune.evaluators.load import load_model
 from autotune.evaluators.quality import score_deviation
 from autotune.evaluators.reference import reference_schedule
@@ -63,7 +62,7 @@ def test_the_reference_is_read_back_by_the_next_process(
 ) -> None:
     first = flux.reference(PROMPTS)
     second = Worker(load_model("mini-flux"), artifacts=artifacts)
-    monkeypatch.setattr(worker_module, "run_pipeline", None)  # nothing may be drawn
+    monkeypatch.setattr(image_workload, "run_pipeline", None)  # nothing may be drawn
     assert torch.equal(second.reference(PROMPTS).latents, first.latents)
     last = PROMPTS.after(len(PROMPTS.prompts) - 1)
     assert torch.equal(second.reference(last).images, first.images[-1:])
@@ -79,7 +78,7 @@ def test_a_reference_is_made_once_per_prompt_and_seed(
         drawn.append(fidelity.prompts)
         return run(pipe, embeddings, fidelity, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(worker_module, "run_pipeline", counting)
+    monkeypatch.setattr(image_workload, "run_pipeline", counting)
     known = Fidelity(name="calibration", prompts=("a frog", "a horse"), seeds=(31, 32))
     flux.reference(known)
     flux.reference(Fidelity(name="held_out", prompts=("a horse", "a truck", "a frog"), seeds=(32, 33, 31)))
