@@ -29,9 +29,11 @@ Correct = Annotated[
 ]
 Family = Annotated[str, typer.Option("--family", help="What to search, and how; see `autotune list families`.")]
 Objective = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--objective", help="What to optimise, a cost first: latency, energy, macs...; deviation, psnr, clip-score..."
+        "--objective",
+        help="What to optimise, a cost first: latency, energy, macs...; deviation, psnr, clip-score...  "
+        "[default: latency and deviation, of a policy latency and success]",
     ),
 ]
 Constraints = Annotated[

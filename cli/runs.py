@@ -47,7 +47,7 @@ def run(
     ray_address: options.RayAddress = None,
     family: options.Family = "joint",
     start: options.Start = None,
-    objective: options.Objective = "latency,deviation",
+    objective: options.Objective = None,
     constraint: options.Constraints = None,
     metric: options.Metrics = None,
     steps: options.Steps = None,

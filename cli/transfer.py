@@ -26,7 +26,7 @@ def transfer(
     evaluations: options.Evaluations = None,
     network_calls: options.NetworkCalls = None,
     family: options.Family = "joint",
-    objective: options.Objective = "latency,deviation",
+    objective: options.Objective = None,
     constraint: options.Constraints = None,
     metric: options.Metrics = None,
     steps: options.Steps = None,

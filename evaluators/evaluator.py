@@ -16,13 +16,15 @@ class Evaluator(Protocol):
     """Scores schedules of one model under one condition.
 
     `protocol` names the version of the measuring code; it is part of an evaluation's key. `guided` says whether a call
-    runs two branches in one batch, of which a guidance column may leave one out.
+    runs two branches in one batch, of which a guidance column may leave one out. Where it `converges`, errors are
+    distances to a run that any sampler comes closer to with more steps: there are traces, and columns can be fitted.
     """
 
     condition: Condition
     inventory: Inventory
     protocol: str
     guided: bool
+    converges: bool
 
     def own_timesteps(self, n_steps: int) -> tuple[float, ...]:
         """The pipeline's own time grid at `n_steps` steps, one entry per network call."""

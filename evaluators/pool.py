@@ -30,13 +30,14 @@ class Done:
 class WorkerPool(Protocol):
     """Workers that do jobs, each job on one of them; all measure under one condition.
 
-    `protocol` and `guided` are the evaluator's. A pool belongs to one thread.
+    `protocol`, `guided` and `converges` are the evaluator's. A pool belongs to one thread.
     """
 
     condition: Condition
     inventory: Inventory
     protocol: str
     guided: bool
+    converges: bool
 
     def own_timesteps(self, n_steps: int) -> tuple[float, ...]:
         """The pipeline's own time grid at `n_steps` steps, one entry per network call."""
@@ -90,7 +91,8 @@ class InProcessPool:
         make_spare: Callable[[], Evaluator] | None = None,
     ) -> None:
         self.condition, self.inventory = evaluator.condition, evaluator.inventory
-        self.protocol, self.guided = evaluator.protocol, evaluator.guided
+        self.protocol = evaluator.protocol
+        self.guided, self.converges = evaluator.guided, evaluator.converges
         self._evaluator, self._now, self._make_spare = evaluator, now, make_spare
         self._job: Job | None = None
         self._apart = False

@@ -22,6 +22,7 @@ class Description:
     inventory: Inventory
     protocol: str
     guided: bool
+    converges: bool
     host: str
     pid: int
 
@@ -80,6 +81,7 @@ class RayActor:
             inventory=evaluator.inventory,
             protocol=evaluator.protocol,
             guided=evaluator.guided,
+            converges=evaluator.converges,
             host=socket.gethostname(),
             pid=os.getpid(),
         )

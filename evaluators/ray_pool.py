@@ -93,7 +93,7 @@ class RayPool:
             self._cluster.close()
             raise
         self.condition, self.inventory, self.protocol = first.condition, first.inventory, first.protocol
-        self.guided = first.guided
+        self.guided, self.converges = first.guided, first.converges
 
     def own_timesteps(self, n_steps: int) -> tuple[float, ...]:
         """The pipeline's own time grid at `n_steps` steps, one entry per network call."""

@@ -51,6 +51,7 @@ class RecordedEvaluator:
 
     protocol = "recorded-1"
     guided = False
+    converges = True
 
     def __init__(self, table: RecordedTable, *, clock: SimulatedTime | None = None, seed: int = 0) -> None:
         self.condition, self.inventory, self.fidelity = table.condition, table.inventory, table.fidelity

@@ -71,7 +71,8 @@ class SimulatedPool:
         if not granularity_s >= 0.0:
             raise ValueError(f"granularity_s must not be negative; got {granularity_s}")
         self.condition, self.inventory = evaluator.condition, evaluator.inventory
-        self.protocol, self.guided = evaluator.protocol, evaluator.guided
+        self.protocol = evaluator.protocol
+        self.guided, self.converges = evaluator.guided, evaluator.converges
         self._evaluator, self._clock = evaluator, clock
         self._duration_s, self._granularity_s = duration_s, granularity_s
         self._loses, self._replaces = loses, replaces

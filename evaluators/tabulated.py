@@ -110,7 +110,7 @@ class TabulatedEvaluator:
     ) -> None:
         self.inventory = inventory or small_flux_inventory()
         self.condition = condition or small_flux_condition(self.inventory)
-        self.guided = self.condition.guidance_scale > 1.0
+        self.guided, self.converges = self.condition.guidance_scale > 1.0, True
         self._clock = clock
         self._latency_noise = latency_noise
         self._fails = fails

@@ -30,6 +30,9 @@ def _s3_without_fits(context: SearchContext, seed: int) -> Searcher:
     return S3Searcher(context, seed, S3Settings(fit_every=0))
 
 
+CONVERGING = frozenset({"s3", "fits"})
+"""Arms that come closer to a converged run, and have nothing to do where there is none."""
+
 ARMS: Mapping[str, Callable[[SearchContext, int], Searcher]] = MappingProxyType(
     {"tables": TableEvolution, "ecad": EcadSearcher, "s3": _s3_without_fits, "fits": Refits}
 )
@@ -67,6 +70,7 @@ class JointSearcher:
     ) -> None:
         trace, edges = context.trace, context.edge_costs  # which all arms share
         context = replace(context, trace=trace and functools.cache(trace), edge_costs=edges and functools.cache(edges))
+        arms = {name: make for name, make in arms.items() if context.converges or name not in CONVERGING}
         self._arms = {name: _Arm(make(context, seed)) for name, make in arms.items()}
         self._archive = ParetoArchive(context.objectives, context.constraints)
         self._novelty = Novelty(context.inventory)

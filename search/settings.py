@@ -90,7 +90,7 @@ def make_settings(
     cost: float | None = None,
     price: float | None = None,
     family: str = DEFAULT_FAMILY,
-    objectives: str = "latency,deviation",
+    objectives: str | None = None,
     constraints: Sequence[str] = (),
     metrics: Sequence[str] = (),
     seed: int = 0,
@@ -105,6 +105,7 @@ def make_settings(
 ) -> Settings:
     """Checked settings of a study.
 
+    `objectives` are latency and the model's quality by default, which is deviation, or success for a policy.
     `budget` is a wall time such as `2h`, `cost` money at `price` per worker and hour; several budgets may be given, the
     first one to be used up ends the search. Without `ladder` no candidate is stopped before it has seen all prompts.
     With `correct` cache schedules of the front are tried once more with what they hand out corrected. `prompts` is a
@@ -119,7 +120,8 @@ def make_settings(
     check_run_numbers(steps=steps, resolution=resolution, guidance=guidance)
     if seed < 0:
         raise UsageError(f"seed must be at least 0; got {seed}")
-    names, bounds = parse_objectives(objectives), [parse_constraint(text) for text in constraints]
+    names = parse_objectives(objectives or f"latency,{preset.quality}")
+    bounds = [parse_constraint(text) for text in constraints]
     choices = asked_metrics(metrics, names, bounds)
     calibration, held_out = _split_prompts(preset, prompts)
     return Settings(

@@ -122,12 +122,13 @@ class StudyLoop:
             inventory=self._pool.inventory,
             own_timesteps=self._pool.own_timesteps,
             fit=lambda schedule, column: self._jobs.fit(schedule, column, self._reserve_s()),
-            trace=self._jobs.trace,
+            trace=self._jobs.trace if self._pool.converges else None,
             edge_costs=self._jobs.edge_costs if self._jobs.affords_edges() else None,
             cost_model=self._jobs.cost_model if self._jobs.affords_costs(self._baseline) else None,
             objectives=self._plan.objectives,
             constraints=self._plan.constraints,
             guided=self._pool.guided,
+            converges=self._pool.converges,
             given=self._plan.given,
         )
         for family in dict.fromkeys((*([GIVEN] if self._plan.given else []), RIVAL, self._plan.family)):
