@@ -54,6 +54,11 @@ class Preset:
     quality: str = "deviation"
 
     @property
+    def is_policy(self) -> bool:
+        """Whether it is judged by episodes: a prompt is a task, and may come again with another seed."""
+        return self.quality == "success"
+
+    @property
     def is_local(self) -> bool:
         """Whether the weights lie in a folder, so that nothing is downloaded."""
         return isinstance(self.source, Path)

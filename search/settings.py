@@ -166,7 +166,9 @@ def _split_prompts(preset: Preset, path: str | Path | None) -> tuple[tuple[str, 
     if path is None:
         calibration = read_prompts(preset.calibration_prompts)[: preset.n_calibration]
         return calibration, read_prompts(preset.held_out_prompts)
-    lines = tuple(dict.fromkeys(read_prompts(Path(path))))  # none may be searched with and held out
+    lines = read_prompts(Path(path))
+    if not preset.is_policy:
+        lines = tuple(dict.fromkeys(lines))  # none may be searched with and held out
     if len(lines) < 2:
         raise UsageError(
             f"a prompts file needs at least two different prompts, one of them to hold out; got {len(lines)} in {path}"

@@ -6,25 +6,35 @@ import pytest
 
 from autotune.evaluators.adapters import ADAPTERS
 from autotune.evaluators.feature_net import CLASSES, class_of
+from autotune.evaluators.policy.simulator import TASKS
 from autotune.evaluators.presets import PRESETS, PROMPTS, ZOO, Preset, read_prompts
 from autotune.spaces.errors import UsageError
 
 MINIS = ("mini-flux", "mini-pixart", "mini-sd")
+IMAGES = {name: preset for name, preset in PRESETS.items() if not preset.is_policy}
 
 
 def test_names_are_those_of_the_documentation() -> None:
     big = {"flux", "flux-schnell", "pixart-alpha", "pixart-sigma", "sd15", "sdxl", "sd3", "qwen-image"}
-    assert set(PRESETS) == {*MINIS, *big}
+    assert set(PRESETS) == {*MINIS, "mini-policy", *big}
     assert all(name == preset.name for name, preset in PRESETS.items())
-    assert {name for name, preset in PRESETS.items() if preset.is_local} == set(MINIS)
+    assert {name for name, preset in PRESETS.items() if preset.is_local} == {*MINIS, "mini-policy"}
 
 
-@pytest.mark.parametrize("preset", PRESETS.values(), ids=list(PRESETS))
+@pytest.mark.parametrize("preset", IMAGES.values(), ids=list(IMAGES))
 def test_prompts_of_a_preset_are_enough_and_held_out(preset: Preset) -> None:
     calibration, held_out = read_prompts(preset.calibration_prompts), read_prompts(preset.held_out_prompts)
     assert len(calibration) == len(held_out) == preset.n_calibration
     together = {prompt.casefold() for prompt in calibration + held_out}
     assert len(together) == 2 * preset.n_calibration
+
+
+def test_episodes_of_the_policy_cover_its_tasks_evenly() -> None:
+    preset = PRESETS["mini-policy"]
+    for path in (preset.calibration_prompts, preset.held_out_prompts):
+        tasks = read_prompts(path)
+        assert len(tasks) >= preset.n_calibration
+        assert [tasks[i : i + 5] for i in range(0, len(tasks), 5)] == [TASKS] * (len(tasks) // 5)
 
 
 @pytest.mark.parametrize("name", ["calibration.txt", "held_out.txt"])
@@ -70,7 +80,7 @@ def test_useless_prompt_file_is_an_error_that_names_it(tmp_path: Path, content: 
         read_prompts(path)
 
 
-@pytest.mark.parametrize("preset", PRESETS.values(), ids=list(PRESETS))
+@pytest.mark.parametrize("preset", IMAGES.values(), ids=list(IMAGES))
 def test_pipeline_of_a_preset_takes_its_arguments_and_has_an_adapter(preset: Preset) -> None:
     pipeline = getattr(diffusers, preset.pipeline_class)
     call = inspect.signature(pipeline.__call__).parameters
