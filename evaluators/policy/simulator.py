@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -135,40 +136,55 @@ def _make_simulator(task: str) -> Any:
 
 
 class EpisodeBatch:
-    """Episodes in lock step. One ends with its success, or without after `MAX_EPISODE_STEPS` steps."""
+    """Episodes in lock step, at most `at_once` of them, the next ones taking the places of those that have ended.
 
-    def __init__(self, simulators: Simulators, episodes: Sequence[Episode]) -> None:
-        self._simulators = simulators
-        self._episodes = [_Running(episode, *simulators.start(episode)) for episode in episodes]
+    One ends with its success, or without after `MAX_EPISODE_STEPS` steps.
+    """
 
-    @property
-    def running(self) -> list[int]:
-        """Places, in the order of the start, of the episodes that have not ended."""
-        return [i for i, one in enumerate(self._episodes) if not one.ended]
+    def __init__(self, simulators: Simulators, episodes: Sequence[Episode], at_once: int) -> None:
+        self._simulators, self._at_once = simulators, at_once
+        self._waiting = deque(enumerate(episodes))
+        self._started: dict[int, _Running] = {}
+        self.running: list[int] = []
+        """Places, in the order of the episodes, of those that are under way."""
+        self._fill()
 
     @property
     def successes(self) -> tuple[float, ...]:
         """1 for each episode that has succeeded so far, 0 for others."""
-        return tuple(float(one.succeeded) for one in self._episodes)
+        return tuple(float(self._started[i].succeeded) for i in sorted(self._started))
 
     @property
     def paths(self) -> tuple[Array, ...]:
         """What was observed in each episode so far, (n, OBSERVATION_DIM)."""
-        return tuple(np.stack(one.observed) for one in self._episodes)
+        return tuple(np.stack(self._started[i].observed) for i in sorted(self._started))
+
+    @property
+    def n_steps(self) -> tuple[int, ...]:
+        """Steps that each running episode has made."""
+        return tuple(len(self._started[i].observed) - 1 for i in self.running)
 
     def observations(self) -> Array:
         """The last two observations of the running episodes (n_running, 2, OBSERVATION_DIM), the newest last."""
-        return np.stack([last_two(self._episodes[i].observed) for i in self.running])
+        return np.stack([last_two(self._started[i].observed) for i in self.running])
 
     def act(self, actions: NDArray[np.floating[Any]]) -> None:
         """Execute a chunk of actions (n_running, n_actions, ACTION_DIM), one row per running episode."""
         for i, chunk in zip(self.running, actions, strict=True):
-            one = self._episodes[i]
+            one = self._started[i]
             for action in chunk:
                 one.step(action)
                 if one.ended:
                     self._simulators.give_back(one.episode.task, one.env)
                     break
+        self.running = [i for i in self.running if not self._started[i].ended]
+        self._fill()
+
+    def _fill(self) -> None:
+        while self._waiting and len(self.running) < self._at_once:
+            i, episode = self._waiting.popleft()
+            self._started[i] = _Running(episode, *self._simulators.start(episode))
+            self.running.append(i)
 
 
 def last_two(observed: Sequence[Array]) -> Array:

@@ -139,19 +139,13 @@ class PolicyWorkload:
     def _live(self, episodes: list[Episode], n_steps: int) -> tuple[torch.Tensor, tuple[float, ...]]:
         """Pictures of the episodes, and which succeed."""
         first = self._pipe.transformer.config.n_observations - 1
-        pictures: list[torch.Tensor] = []
-        successes: list[float] = []
-        for start in range(0, len(episodes), LOCK_STEP):
-            some = episodes[start : start + LOCK_STEP]
-            batch, n_chunks = EpisodeBatch(self._simulators, some), 0
-            while running := batch.running:
-                n_chunks += 1
-                seeds = [(some[i].seed << 8) + n_chunks for i in running]
-                actions = self._call(torch.from_numpy(batch.observations()), seeds, n_steps)
-                batch.act(actions[:, first : first + N_ACTIONS].numpy())
-            successes += batch.successes
-            pictures += [draw_path(*seen) for seen in zip(batch.paths, batch.successes, strict=True)]
-        return torch.stack(pictures), tuple(successes)
+        batch = EpisodeBatch(self._simulators, episodes, LOCK_STEP)
+        while batch.running:
+            seeds = [(episodes[i].seed << 8) + 1 + n for i, n in zip(batch.running, batch.n_steps, strict=True)]
+            actions = self._call(torch.from_numpy(batch.observations()), seeds, n_steps)
+            batch.act(actions[:, first : first + N_ACTIONS].numpy())
+        pictures = [draw_path(*seen) for seen in zip(batch.paths, batch.successes, strict=True)]
+        return torch.stack(pictures), batch.successes
 
     def _look(self, episodes: list[Episode]) -> torch.Tensor:
         """What the policy is told in a state on the expert's way (n, 2, OBSERVATION_DIM)."""

@@ -118,7 +118,6 @@ def test_solvers_with_flow_sigmas_give_unrounded_levels() -> None:
 @pytest.mark.parametrize(
     ("kind", "config", "field"),
     [
-        ("DDIMScheduler", {"beta_schedule": "laplace"}, "beta_schedule"),
         ("DDIMScheduler", {"trained_betas": [0.1, 0.2]}, "trained_betas"),
         ("DDIMScheduler", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
         ("EulerDiscreteScheduler", {"timestep_type": "continuous"}, "timestep_type"),

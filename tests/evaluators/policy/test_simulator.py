@@ -39,26 +39,25 @@ def test_an_episode_is_the_same_in_a_used_simulator_and_in_a_copy_beside_others(
     assert np.abs(expert_states(simulators, Episode(task, 6), 0) - fresh[0]).max() > 1e-3
 
 
-def test_experts_succeed_and_whoever_stands_still_fails() -> None:
-    simulators = Simulators()
-    batch = EpisodeBatch(simulators, [Episode("reach", 1), Episode("drawer-open", 2)])
-    assert batch.observations().shape == (2, 2, OBSERVATION_DIM)
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_experts_succeed_and_whoever_stands_still_fails(at_once: int) -> None:
+    episodes = [Episode("reach", 1), Episode("drawer-open", 2), Episode("reach", 3)]
+    batch = EpisodeBatch(Simulators(), episodes, at_once)
     assert np.array_equal(batch.observations()[:, 0], batch.observations()[:, 1])
-    experts = {0: Expert("reach")}
-    steps = 0
+    expert = Expert("reach")
     while batch.running:
+        assert len(batch.running) <= at_once
         seen = batch.observations()[:, -1]
+        assert seen.shape == (len(batch.running), OBSERVATION_DIM)
         actions = np.zeros((len(batch.running), 1, ACTION_DIM))
         for row, i in enumerate(batch.running):
-            if i in experts:  # the experts read the present state, the goal and nothing else
-                state = np.concatenate([seen[row, :18], seen[row, :18], seen[row, 18:21]])
-                actions[row, 0] = experts[i].act(state)
+            if episodes[i].task == "reach":  # its expert reads the present state, the goal and nothing else
+                actions[row, 0] = expert.act(np.concatenate([seen[row, :18], seen[row, :18], seen[row, 18:21]]))
         batch.act(actions)
-        steps += 1
-    assert batch.successes == (1.0, 0.0)
-    assert steps == MAX_EPISODE_STEPS
-    assert [len(path) for path in batch.paths][1] == MAX_EPISODE_STEPS + 1
-    assert len(batch.paths[0]) < 80
+    assert batch.successes == (1.0, 0.0, 1.0)
+    lengths = [len(path) for path in batch.paths]
+    assert lengths[1] == MAX_EPISODE_STEPS + 1
+    assert lengths[0] < 80
 
 
 def test_an_unknown_task_names_the_known_ones() -> None:
