@@ -30,8 +30,8 @@ class SearchContext:
     `own_timesteps(n)` gives the pipeline's own time grid at n steps, one entry per network call. `fit` fits a column of
     a schedule on the calibration prompts, which takes as long as many evaluations. `trace` gives the converged run of a
     few of them, `edge_costs` what a few of them say of approximating calls, `cost_model` what schedules cost; each is
-    None where nothing makes it. `guided` and `converges` are the evaluator's. `given` are labels and schedules that the user wants tried
-    first. The budget is left out: a study that is resumed with a larger one must take the same course up to there.
+    None where nothing makes it. `guided` and `converges` are the evaluator's. `given` are labels and schedules that the
+    user wants tried first. The budget is left out: a study that is resumed with a larger one must take the same course up to there.
     """
 
     condition: Condition

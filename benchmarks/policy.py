@@ -1,0 +1,234 @@
+"""What caching does to a robot policy's success: BAC, evolution, uniform refreshes, fewer steps, all on one table.
+
+`mini-policy` in Meta-World: the full DDPM run in 100 steps; DDIM and DPM-Solver++ in fewer; refreshes that are evenly
+spread; BAC's plans with 10 and 7 refreshes, with and without the bubbling union; the best plans that evolution found
+(family `evo`); and whole schedules of the joint search, which has fewer steps and caches together. Evolution and the
+joint search see calibration episodes, in two tiers of disjoint seeds; all are reported on held-out episodes, the same
+ones for each. Success with its Wilson interval; latency of one chunk of actions over the full run's, measured in turn
+with it; the share of the decoder's multiply-accumulates that is refreshed.
+
+Prints a table and takes `--quick` (few episodes, short searches), `--seed`, `--device`, `--json FILE`; `--episodes` and
+`--candidates` set both sizes.
+"""
+
+import argparse
+import functools
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from harness import Benchmark, parse_arguments, spread
+
+from autotune.evaluators.load import load_model
+from autotune.evaluators.policy.simulator import TASKS
+from autotune.evaluators.policy.workload import ACTION_ERROR
+from autotune.evaluators.worker import Worker
+from autotune.evaluators.workload import Purpose
+from autotune.search.bac import bac_schedules
+from autotune.search.evo import EvoSearcher
+from autotune.search.joint import JointSearcher
+from autotune.search.searcher import Result, SearchContext, Searcher
+from autotune.spaces.blockwise_plan import blockwise_plan, refreshed_share, refreshes_to_fresh
+from autotune.spaces.cache_unit import cache_units
+from autotune.spaces.evaluation import SUCCESS, Fidelity, Measurement
+from autotune.spaces.schedule import Schedule, canonical_schedule
+from autotune.spaces.solvers import make_solver
+from autotune.spaces.statistics import wilson_interval
+
+N_TIMED = 5
+N_QUICK, N_FORMAL = 30, 100
+"""Calibration episodes of the two tiers."""
+
+KEPT = 8
+"""Candidates that the formal tier sees."""
+
+TIERS = (500_000, 600_000)
+"""First seeds of the two tiers; held-out seeds count from a million."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """A schedule on the table."""
+
+    kind: str
+    label: str
+    schedule: Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What was measured of a contender."""
+
+    contender: Contender
+    success: tuple[float, ...]
+    latency: float
+    share: float
+
+    @property
+    def mean(self) -> float:
+        """Share of episodes that succeed."""
+        return statistics.fmean(self.success)
+
+
+def main() -> None:
+    arguments = parse_arguments(__doc__, add_options)
+    bench = Benchmark("policy", arguments)
+    n_episodes = arguments.episodes or (6 if arguments.quick else 200)
+    n_candidates = arguments.candidates or (12 if arguments.quick else 150)
+    worker = Worker(load_model("mini-policy", device=arguments.device))
+    began = time.perf_counter()
+    tables = functools.cache(lambda: worker.branch_tables(episodes("calibration", 2, 0), 10))
+    context = SearchContext(
+        condition=worker.condition,
+        inventory=worker.inventory,
+        own_timesteps=worker.own_timesteps,
+        objectives=("macs", SUCCESS),
+        converges=worker.converges,
+        branch_tables=tables,
+        edge_costs=functools.cache(lambda: worker.edge_costs(episodes("calibration", 2, 0), 10)),
+    )
+    contenders = [*known(worker), *planned(context)]
+    bench.row("seconds to plan", time.perf_counter() - began)
+    for name, make in (("evo", EvoSearcher), ("joint", JointSearcher)):
+        began = time.perf_counter()
+        contenders += searched(name, make(context, arguments.seed), worker, n_candidates, quick=arguments.quick)
+        bench.row("seconds to search", time.perf_counter() - began, family=name)
+    held_out = episodes("held_out", n_episodes, 1_000_000 * (1 + arguments.seed))
+    rows = [measured(bench, worker, contender, held_out) for contender in contenders]
+    check(bench, rows)
+    bench.finish()
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--episodes", type=int, help="held-out episodes per task")
+    parser.add_argument("--candidates", type=int, help="candidates of each search")
+
+
+def episodes(name: str, n_per_task: int, first_seed: int) -> Fidelity:
+    """Episodes of all tasks in turn."""
+    n = n_per_task * len(TASKS)
+    return Fidelity(name=name, prompts=TASKS * n_per_task, seeds=tuple(range(first_seed, first_seed + n)))
+
+
+def known(worker: Worker) -> list[Contender]:
+    """The full run, fewer steps, and refreshes that are evenly spread."""
+    found = [Contender(kind="full", label="DDPM 100", schedule=Schedule(n_steps=100))]
+    found += [Contender(kind="ddpm", label=f"DDPM {n}", schedule=Schedule(n_steps=n)) for n in (20, 10)]
+    noise, inventory = worker.condition.noise_schedule, worker.inventory
+    for label, solver, counts in (("DDIM", "euler", (20, 16, 10, 5, 3)), ("DPM-Solver++ 2M", "dpmpp-2m", (8, 5, 3))):
+        for n in counts:
+            schedule = Schedule(n_steps=n, time=worker.own_timesteps(n), solver=make_solver(solver, n, noise))
+            found.append(Contender(kind="fewer steps", label=f"{label} {n}", schedule=schedule))
+    n_units = len(cache_units(inventory))
+    for count in (15, 10, 7):
+        calls = np.linspace(0, 100, count, endpoint=False).round().astype(int).tolist()
+        plan = blockwise_plan(refreshes_to_fresh([calls] * n_units, 100), inventory)
+        schedule = Schedule(n_steps=100, cache=plan)
+        found.append(Contender(kind="uniform", label=f"uniform, {count} refreshes", schedule=schedule))
+    return found
+
+
+def planned(context: SearchContext) -> list[Contender]:
+    """BAC with 10 and 7 refreshes, anchored cosine, with the paper's union and with none."""
+    assert context.branch_tables is not None
+    found = []
+    for label, schedule in bac_schedules(context, context.branch_tables()):
+        if "anchored cosine" in label and any(f"BAC, {count} of" in label for count in (10, 7)):
+            kind = "BAC" if "union of 0" in label else "BAC + union"
+            if "union of 3" not in label:
+                found.append(Contender(kind=kind, label=label, schedule=schedule))
+    return found
+
+
+def searched(name: str, searcher: Searcher, worker: Worker, n: int, *, quick: bool) -> list[Contender]:
+    """The members of a search's front that its formal tier finds no worse than two points below the full run."""
+    n_quick, n_formal = (10, 20) if quick else (N_QUICK, N_FORMAL)
+    first, second = (
+        episodes("calibration", k // len(TASKS), seed) for k, seed in zip((n_quick, n_formal), TIERS, strict=True)
+    )
+    tried: list[tuple[Schedule, Measurement]] = []
+    while len(tried) < n and (asked := searcher.ask(1)):
+        outcome = worker.score(asked[0].schedule, first)
+        searcher.tell([Result(proposal=asked[0], outcome=outcome)])
+        if isinstance(outcome, Measurement):
+            tried.append((asked[0].schedule, outcome))
+    full = scored(worker, Schedule(n_steps=100), second)
+    best = max(m.mean(SUCCESS) for _, m in tried)
+    sound = sorted((m.macs, i) for i, (_, m) in enumerate(tried) if m.mean(SUCCESS) >= min(best, 0.9))[:KEPT]
+    found = []
+    for macs, i in sound:
+        formal = scored(worker, tried[i][0], second).mean(SUCCESS)
+        label = f"{name}, {macs / full.baseline_macs:.1%} of MACs, {formal:.0%} in the formal tier"
+        if formal >= full.mean(SUCCESS) - 0.02:
+            found.append(Contender(kind=name, label=label, schedule=tried[i][0]))
+    return found[:3]
+
+
+def scored(worker: Worker, schedule: Schedule, fidelity: Fidelity) -> Measurement:
+    outcome = worker.score(schedule, fidelity)
+    assert isinstance(outcome, Measurement), outcome
+    return outcome
+
+
+def measured(bench: Benchmark, worker: Worker, contender: Contender, held_out: Fidelity) -> Row:
+    """A contender's line: success, latency, share, action error."""
+    schedule = canonical_schedule(contender.schedule, worker.inventory)
+    outcome = scored(worker, schedule, held_out)
+    ratios, one = [], held_out.first(1)
+    for _ in range(N_TIMED):
+        base = run_seconds(worker, Schedule(n_steps=100), one)
+        ratios.append(run_seconds(worker, schedule, one) / base)
+    success = outcome.quality[SUCCESS]
+    cached = schedule.cache is not None and schedule.n_steps == 100 and schedule.time is None
+    share = refreshed_share(schedule.cache, worker.inventory).branches if cached else float("nan")  # type: ignore[arg-type]
+    row = Row(contender=contender, success=success, latency=statistics.median(ratios), share=share)
+    what = {"kind": contender.kind, "schedule": contender.label}
+    bench.row("success", row.mean, wilson_interval(int(sum(success)), len(success)), **what)
+    for i, task in enumerate(TASKS):
+        bench.row(f"success, {task}", statistics.fmean(success[i :: len(TASKS)]), **what)
+    bench.row("latency over DDPM 100", row.latency, spread(ratios), **what)
+    bench.row("MACs over DDPM 100", outcome.relative_macs, **what)
+    if cached:
+        bench.row("refreshed share of the decoder's MACs", share, **what)
+    bench.row("action error, common noise", outcome.mean(ACTION_ERROR), **what)
+    return row
+
+
+def run_seconds(worker: Worker, schedule: Schedule, fidelity: Fidelity) -> float:
+    """Seconds of one chunk of actions."""
+    return worker._run(schedule, fidelity, None, purpose=Purpose.TIMED).seconds
+
+
+def difference(row: Row, full: Row) -> tuple[float, list[float]]:
+    """Success over the full run's on the same episodes, in points, with its 95 % interval from the paired differences."""
+    gaps = 100.0 * (np.array(row.success) - np.array(full.success))
+    half = 1.96 * float(gaps.std(ddof=1)) / len(gaps) ** 0.5
+    return float(gaps.mean()), [float(gaps.mean()) - half, float(gaps.mean()) + half]
+
+
+def check(bench: Benchmark, rows: list[Row]) -> None:
+    """The targets."""
+    full = rows[0]
+    bench.target("success of the full run", full.mean, None, at_least=0.85)
+    for kind, most, better in (("BAC + union", 0.15, ""), ("evo", 0.10, "")):
+        of_kind = [row for row in rows if row.contender.kind == kind and row.share <= most]
+        best = max(of_kind, key=lambda row: row.mean, default=None)
+        where = f"{kind} at no more than {most:.0%} refreshed"
+        if best is None:
+            bench.target(f"{where}: such plans", 0, None, at_least=1)
+            continue
+        points, interval = difference(best, full)
+        bench.target(f"{where}: points of success lost", -points, [-interval[1], -interval[0]], at_most=2.0)
+        if kind == "BAC + union":
+            bench.target(f"{where}: speed over DDPM 100", 1.0 / best.latency, None, at_least=3.0)
+    rivals: Callable[[Row], bool] = lambda row: row.contender.kind in ("fewer steps", "ddpm")  # noqa: E731
+    for kind in ("BAC + union", "evo", "joint"):
+        mine = [row for row in rows if row.contender.kind == kind]
+        lost = [any(r.latency <= row.latency and r.mean >= row.mean for r in rows if rivals(r)) for row in mine]
+        bench.row("schedules that fewer steps dominate, of all", sum(lost), [0, len(mine)], kind=kind)
+
+
+if __name__ == "__main__":
+    main()
