@@ -202,7 +202,7 @@ def run_seconds(worker: Worker, schedule: Schedule, fidelity: Fidelity) -> float
 
 
 def difference(row: Row, full: Row) -> tuple[float, list[float]]:
-    """Success over the full run's on the same episodes, in points, with its 95 % interval from the paired differences."""
+    """Points of success over the full run on the same episodes, with the 95 % interval of the paired differences."""
     gaps = 100.0 * (np.array(row.success) - np.array(full.success))
     half = 1.96 * float(gaps.std(ddof=1)) / len(gaps) ** 0.5
     return float(gaps.mean()), [float(gaps.mean()) - half, float(gaps.mean()) + half]
@@ -212,7 +212,7 @@ def check(bench: Benchmark, rows: list[Row]) -> None:
     """The targets."""
     full = rows[0]
     bench.target("success of the full run", full.mean, None, at_least=0.85)
-    for kind, most, better in (("BAC + union", 0.15, ""), ("evo", 0.10, "")):
+    for kind, most in (("BAC + union", 0.15), ("evo", 0.10)):
         of_kind = [row for row in rows if row.contender.kind == kind and row.share <= most]
         best = max(of_kind, key=lambda row: row.mean, default=None)
         where = f"{kind} at no more than {most:.0%} refreshed"

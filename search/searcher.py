@@ -31,7 +31,8 @@ class SearchContext:
     a schedule on the calibration prompts, which takes as long as many evaluations. `trace` gives the converged run of a
     few of them, `edge_costs` what a few of them say of approximating calls, `cost_model` what schedules cost; each is
     None where nothing makes it. `guided` and `converges` are the evaluator's. `given` are labels and schedules that the
-    user wants tried first. The budget is left out: a study that is resumed with a larger one must take the same course up to there.
+    user wants tried first. The budget is left out: a study that is resumed with a larger one must take the same course
+    up to there.
     """
 
     condition: Condition
