@@ -35,7 +35,7 @@ from autotune.spaces.cache_unit import cache_units
 from autotune.spaces.evaluation import SUCCESS, Fidelity, Measurement
 from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.solvers import make_solver
-from autotune.spaces.statistics import wilson_interval
+from autotune.spaces.statistics import share_interval
 
 N_TIMED = 5
 N_QUICK, N_FORMAL = 30, 100
@@ -185,7 +185,7 @@ def measured(bench: Benchmark, worker: Worker, contender: Contender, held_out: F
     share = refreshed_share(schedule.cache, worker.inventory).branches if cached else float("nan")  # type: ignore[arg-type]
     row = Row(contender=contender, success=success, latency=statistics.median(ratios), share=share)
     what = {"kind": contender.kind, "schedule": contender.label}
-    bench.row("success", row.mean, wilson_interval(int(sum(success)), len(success)), **what)
+    bench.row("success", row.mean, share_interval(success), **what)
     for i, task in enumerate(TASKS):
         bench.row(f"success, {task}", statistics.fmean(success[i :: len(TASKS)]), **what)
     bench.row("latency over DDPM 100", row.latency, spread(ratios), **what)

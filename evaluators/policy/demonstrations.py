@@ -1,4 +1,7 @@
-"""Demonstrations of Meta-World's scripted experts: clean labels on states that noise has led to (as DART has it)."""
+"""Demonstrations of Meta-World's scripted experts: clean labels on states that noise has led to.
+
+After DART (Laskey et al. 2017, arXiv 1703.09327): a policy that is shown mistakes learns to recover from them.
+"""
 
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
