@@ -3,9 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.spaces.branch_tables import METRICS, BranchTables
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan, cell_use
 from autotune.spaces.cache_policy import CachePolicy
+from autotune.spaces.cache_unit import cache_units
 from autotune.spaces.edge_costs import EdgeCosts
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.policy_calibration import PolicyCalibration
@@ -66,6 +68,22 @@ def reuse_costs(n_calls: int) -> EdgeCosts:
             table[..., i] += (gap > k) * weights[np.minimum(j + k, n_calls - 1)] * error
     ratios = (1.0, *np.linspace(1.05, 0.95, n_calls - 1).tolist())
     return EdgeCosts(KINDS, table, PolicyCalibration(ratios=ratios, polynomial=(1.0, 0.0)))
+
+
+def branch_changes(inventory: Inventory, n_calls: int) -> BranchTables:
+    """Branches that turn by angles in proportion to the step weights of `reuse_error`, units by their site weights."""
+    units = cache_units(inventory)
+    weights = _site_weights(inventory)[[unit.sites[0] for unit in units]]
+    turned = np.cumsum(_step_weights(n_calls)) * 4.0
+    angles = np.abs(np.subtract.outer(turned, turned)) * (weights / weights.mean())[:, None, None]
+    chords = 2.0 * np.sin(np.minimum(angles, np.pi) / 2.0)
+    mean = {"cosine": np.cos(angles), "l1": chords, "mse": chords**2, "l2": chords, "wasserstein": chords}
+    return BranchTables(
+        units=tuple(unit.name for unit in units),
+        mean={metric: mean[metric] for metric in METRICS},
+        spread={metric: np.zeros_like(angles) for metric in METRICS},
+        n_samples=1,
+    )
 
 
 def policy_effect(policy: CachePolicy) -> tuple[float, float]:

@@ -67,7 +67,9 @@ def test_an_ungated_network_reads_the_stack_where_nothing_is_refreshed_and_its_v
     assert use.kept[[2, 3, 7], stack].tolist() == [1, 1, 1]
     for i, site in enumerate(inventory.sites):
         if site.component == BLOCK:
-            of_block = [u for u, unit in enumerate(cache_units(inventory)) if inventory.sites[unit.sites[0]].parent == i]
+            of_block = [
+                u for u, unit in enumerate(cache_units(inventory)) if inventory.sites[unit.sites[0]].parent == i
+            ]
             np.testing.assert_array_equal(use.runs[:, i], fresh[:, of_block].any(axis=1))
             np.testing.assert_array_equal(use.reads[:, i], fresh.any(axis=1) & ~fresh[:, of_block].any(axis=1))
 

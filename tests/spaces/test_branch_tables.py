@@ -22,7 +22,7 @@ def test_tables_of_other_units_and_of_broken_runs_are_refused() -> None:
     good = {metric: np.zeros((2, 4, 4)) for metric in METRICS}
     with pytest.raises(ScheduleError, match=r"mean of l1 with shape \(2, n_calls, n_calls\); got \(3, 4, 4\)"):
         BranchTables(units=("a", "b"), mean=good | {"l1": np.zeros((3, 4, 4))}, spread=good, n_samples=1)
-    with pytest.raises(ScheduleError, match="spread of mse .* got None"):
+    with pytest.raises(ScheduleError, match=r"spread of mse .* got None"):
         BranchTables(units=("a", "b"), mean=good, spread={m: good[m] for m in METRICS if m != "mse"}, n_samples=1)
     with pytest.raises(ScheduleError, match="mean of cosine is not"):
         BranchTables(units=("a", "b"), mean=good | {"cosine": np.full((2, 4, 4), np.nan)}, spread=good, n_samples=1)

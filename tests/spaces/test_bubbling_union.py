@@ -26,7 +26,7 @@ def test_units_are_residual_branches() -> None:
 
 
 def test_a_volatile_unit_is_refreshed_with_each_feed_forward_at_or_below_its_depth() -> None:
-    refreshes = [(0, 10 + i) for i in range(9)]
+    refreshes: list[tuple[int, ...]] = [(0, 10 + i) for i in range(9)]
     expected = list(refreshes)
     expected[3] = (0, 13, 15, 18)
     assert bubbling_union(refreshes, UNITS, [3]) == tuple(expected)
