@@ -71,11 +71,15 @@ def reuse_costs(n_calls: int) -> EdgeCosts:
 
 
 def branch_changes(inventory: Inventory, n_calls: int) -> BranchTables:
-    """Branches that turn by angles in proportion to the step weights of `reuse_error`, units by their site weights."""
+    """Branches that turn a little in each call, more where the step and the site have more weight in `reuse_error`.
+
+    The deeper a unit, the more unevenly it turns, so that refreshes of units differ.
+    """
     units = cache_units(inventory)
-    weights = _site_weights(inventory)[[unit.sites[0] for unit in units]]
-    turned = np.cumsum(_step_weights(n_calls)) * 4.0
-    angles = np.abs(np.subtract.outer(turned, turned)) * (weights / weights.mean())[:, None, None]
+    sites, steps = _site_weights(inventory)[[unit.sites[0] for unit in units]], _step_weights(n_calls)
+    turns = (steps / steps.mean()) ** np.linspace(0.0, 2.0, len(units))[:, None] * (sites / sites.mean())[:, None]
+    turned = np.cumsum(turns, axis=1) / n_calls
+    angles = np.abs(turned[:, :, None] - turned[:, None])
     chords = 2.0 * np.sin(np.minimum(angles, np.pi) / 2.0)
     mean = {"cosine": np.cos(angles), "l1": chords, "mse": chords**2, "l2": chords, "wasserstein": chords}
     return BranchTables(
