@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from autotune.search.bac import SHARES, bac_schedules
 from autotune.search.ecad import EcadSearcher, EcadSettings
 from autotune.search.gene_grid import GeneGrid, Genome
-from autotune.search.refresh_variation import Positions, RefreshSetVariation, fresh_at
+from autotune.search.refresh_variation import Positions, RefreshSetVariation, fresh_at, open_calls, refreshes_last
 from autotune.search.searcher import SearchContext
 from autotune.search.seed_queue import Seed
 from autotune.search.variation import Variation
@@ -37,7 +37,9 @@ def _on_sets(grid: GeneGrid) -> Variation:
 
 
 class EvoSearcher(EcadSearcher):
-    """Evolution over the lattice unit x network call; units recompute or reuse, the first and last call refresh all.
+    """Evolution over the lattice unit x network call; units recompute or reuse.
+
+    The first call refreshes all units, as does the last one of a long run.
 
     EVO fixes the number of refreshes and maximises the success of rollouts. Here plans of all budgets evolve together,
     by NSGA-II on the study's objectives, and a child's budget lies between its parents'. Seeds are BAC's plans and
@@ -72,7 +74,7 @@ def evolution_seeds(context: SearchContext, seed: int) -> Iterator[Seed]:
     """Label and schedule of BAC's plans and random sets in turns, as long as there are plans, then of random sets."""
     rng = np.random.default_rng(seed)
     tables = None if context.branch_tables is None or context.n_calls < 3 else context.branch_tables()
-    plans = iter(()) if tables is None else bac_schedules(context, tables, force_last=True)
+    plans = iter(()) if tables is None else bac_schedules(context, tables, force_last=refreshes_last(context.n_calls))
     weights = None if tables is None else importance(tables)
     while context.n_calls >= 3:
         for share in SHARES:
@@ -86,8 +88,8 @@ def evolution_seeds(context: SearchContext, seed: int) -> Iterator[Seed]:
 
 
 def importance(tables: BranchTables) -> NDArray[np.float64]:
-    """Weight of each position, (n_calls - 2, n_units): how much a branch's output changes from the call before."""
-    changes = tables.dissimilarity.T[1:-1]
+    """Weight of each position, (n open calls, n_units): how much a branch's output changes from the call before."""
+    changes = tables.dissimilarity.T[open_calls(tables.n_calls)]
     greatest = changes.max(initial=0.0)
     return np.maximum((changes / greatest if greatest else changes) ** EXPONENT, FLOOR)
 
@@ -96,8 +98,9 @@ def random_positions(
     context: SearchContext, share: float, weights: NDArray[np.float64] | None, rng: np.random.Generator
 ) -> Positions:
     """Random positions without repetition: this share of all, for each unit at least a few."""
-    n_rows, n_units = context.n_calls - 2, len(cache_units(context.inventory))
-    if n_rows < 1:
+    n_units = len(cache_units(context.inventory))
+    n_rows = len(np.arange(context.n_calls)[open_calls(context.n_calls)])
+    if not n_rows:
         return np.array([], np.intp)
     lattice = np.arange(n_rows * n_units).reshape(n_rows, n_units)
     odds = np.ones(lattice.shape) if weights is None else weights

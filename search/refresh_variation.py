@@ -1,4 +1,4 @@
-"""Operators on sets of refreshes: positions of the lattice unit x network call, as many before as after."""
+"""Operators on sets of refreshes: positions of the lattice unit x network call."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +11,10 @@ from autotune.spaces.blockwise_plan import Fresh, blockwise_plan, fresh_units
 from autotune.spaces.cache_unit import cache_units
 
 Positions = NDArray[np.intp]
-"""Sorted numbers call x n_units + unit, of calls between the first and the last one."""
+"""Numbers row x n_units + unit, of rows of `open_calls`."""
+
+LONG = 50
+"""Network calls of a run from which on its last call is always refreshed. In shorter runs it would cost too much."""
 
 FEWEST_REPLACED, MOST_REPLACED = 2, 6
 
@@ -20,22 +23,28 @@ FEWEST_REPLACED, MOST_REPLACED = 2, 6
 class RefreshSetVariation:
     """Crossover and mutation of EVO (pillom/EVO, 2026), for a grid in which every site is a gene.
 
-    A genome is read as the set of positions at which units recompute. The first and the last call always refresh all
-    units and are no positions. Where parents have sets of different sizes, the child's lies between them.
+    A genome is read as the set of positions at which units recompute. Calls that always refresh all units are no
+    positions. Where parents have sets of different sizes, the child's lies between them. Every second crossover is
+    ours: it exchanges all refreshes of a unit at once, which keeps their distances.
     """
 
     grid: GeneGrid
     crossover_probability: float = 0.8
+    whole_units_probability: float = 0.5
     mutation_probability: float = 0.1
 
     def crossover(self, first: Genome, second: Genome, rng: np.random.Generator) -> Genome:
         """Both sets shuffled and swapped element by element with probability 1/2, repaired to the child's size.
 
-        What is too much is left out at random; what is missing comes from either parent, then from anywhere.
+        What is too much is left out at random; what is missing comes from either parent, then from anywhere. Or each
+        unit's refreshes swapped with probability 1/2.
         """
         mine, other = self.positions(first), self.positions(second)
         if rng.random() >= self.crossover_probability:
             return self.genome(mine)
+        if rng.random() < self.whole_units_probability:
+            swapped = rng.random(self.n_units) < 0.5
+            return self.genome(np.append(mine[~swapped[mine % self.n_units]], other[swapped[other % self.n_units]]))
         size = int(rng.integers(min(len(mine), len(other)), max(len(mine), len(other)), endpoint=True))
         rng.shuffle(mine)
         rng.shuffle(other)
@@ -67,20 +76,32 @@ class RefreshSetVariation:
     @property
     def n_positions(self) -> int:
         """Positions that there are."""
-        return max(0, self.grid.n_calls - 2) * self.n_units
+        return len(np.arange(self.grid.n_calls)[open_calls(self.grid.n_calls)]) * self.n_units
 
     def positions(self, genome: Genome) -> Positions:
         """The set that a genome stands for."""
-        return np.flatnonzero(fresh_units(genome, self.grid.inventory)[1:-1])
+        return np.flatnonzero(fresh_units(genome, self.grid.inventory)[open_calls(self.grid.n_calls)])
 
     def genome(self, positions: Positions) -> Genome:
         """The genome of a set."""
         return np.array(blockwise_plan(fresh_at(positions, self.grid.n_calls, self.n_units), self.grid.inventory).table)
 
 
+def open_calls(n_calls: int) -> slice:
+    """The calls in which a set decides: all after the first, and in a long run before the last."""
+    return slice(1, n_calls - refreshes_last(n_calls))
+
+
+def refreshes_last(n_calls: int) -> bool:
+    """Whether the last call of a run always refreshes all units."""
+    return n_calls >= LONG
+
+
 def fresh_at(positions: Positions, n_calls: int, n_units: int) -> Fresh:
-    """The table of refreshes of a set of positions: all units in the first and the last call, and those."""
-    fresh = np.zeros((n_calls, n_units), bool)
-    fresh[[0, -1]] = True
-    fresh[1:-1].ravel()[positions] = True  # rows that follow each other: a view
+    """The table of refreshes of a set of positions, (n_calls, n_units), with the calls that refresh all units."""
+    fresh = np.ones((n_calls, n_units), bool)
+    lattice = fresh[open_calls(n_calls)]
+    chosen = np.zeros(lattice.size, bool)
+    chosen[positions] = True
+    lattice[:] = chosen.reshape(lattice.shape)
     return fresh
