@@ -1,6 +1,7 @@
 """EVO-style evolution (pillom/EVO, 2026): sets of refreshes, from BAC's plans and importance-guided random ones on."""
 
 import functools
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -21,6 +22,9 @@ from autotune.spaces.cache_unit import cache_units
 from autotune.spaces.schedule import Schedule
 
 POPULATION = 50
+
+N_PLANS = 2
+"""Of BAC, for each random set among the seeds."""
 
 GUIDED_SHARE = 0.7
 """Of the random sets: those that are drawn by importance. The others are uniform."""
@@ -43,7 +47,7 @@ class EvoSearcher(EcadSearcher):
 
     EVO fixes the number of refreshes and maximises the success of rollouts. Here plans of all budgets evolve together,
     by NSGA-II on the study's objectives, and a child's budget lies between its parents'. Seeds are BAC's plans and
-    random sets in turns. EVO's two tiers of fitness are what every study has: the ladder's first rungs on a few
+    random sets. EVO's two tiers of fitness are what every study has: the ladder's first rungs on a few
     calibration prompts or episodes are the quick one, the verification on held-out seeds, which the search never sees,
     the formal one. Without branch tables there are no plans of BAC, and random sets are uniform.
 
@@ -71,16 +75,14 @@ class EvoSearcher(EcadSearcher):
 
 
 def evolution_seeds(context: SearchContext, seed: int) -> Iterator[Seed]:
-    """Label and schedule of BAC's plans and random sets in turns, as long as there are plans, then of random sets."""
+    """Label and schedule of two plans of BAC and a random set in turns, and when there are no more plans of sets."""
     rng = np.random.default_rng(seed)
     tables = None if context.branch_tables is None or context.n_calls < 3 else context.branch_tables()
     plans = iter(()) if tables is None else bac_schedules(context, tables, force_last=refreshes_last(context.n_calls))
     weights = None if tables is None else importance(tables)
     while context.n_calls >= 3:
         for share in SHARES:
-            plan = next(plans, None)
-            if plan is not None:
-                yield plan
+            yield from itertools.islice(plans, N_PLANS)
             guided = weights is not None and rng.random() < GUIDED_SHARE
             positions = random_positions(context, share, weights if guided else None, rng)
             schedule = Schedule(n_steps=context.condition.n_steps, cache=_plan(context, positions))

@@ -1,4 +1,4 @@
-"""EVO-style evolution: what its sets obey, its operators, and that it improves on BAC's plans."""
+"""EVO-style evolution: what its sets obey, its operators, and that it improves on its seeds."""
 
 from dataclasses import replace
 
@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from autotune.evaluators.tabulated import TabulatedEvaluator, small_flux_inventory
 from autotune.search.archive import ParetoArchive
-from autotune.search.bac import BacSearcher
 from autotune.search.evo import EvoSearcher, evolution_seeds, importance, random_positions
 from autotune.search.gene_grid import GeneGrid
 from autotune.search.refresh_variation import RefreshSetVariation, fresh_at
@@ -113,11 +112,11 @@ def test_seeds_are_plans_of_bac_and_random_sets_in_turns(context: SearchContext,
         branch_tables=lambda: long.branch_tables(CALIBRATION, 1),
     )  # fmt: skip
     made = evolution_seeds(context, 3)
-    seeds = [next(made) for _ in range(200)]
-    assert all(label.startswith("BAC, ") for label, _ in seeds[::2])
-    assert all(label.startswith("random refreshes") for label, _ in seeds[1::2])
-    assert 0.6 < np.mean(["by importance" in label for label, _ in seeds[1::2]]) < 0.8
-    for _, schedule in seeds[1::2]:
+    seeds = [next(made) for _ in range(240)]
+    assert all(label.startswith("BAC, ") for i, (label, _) in enumerate(seeds) if i % 3 < 2)
+    assert all(label.startswith("random refreshes") for label, _ in seeds[2::3])
+    assert 0.6 < np.mean(["by importance" in label for label, _ in seeds[2::3]]) < 0.8
+    for _, schedule in seeds[2::3]:
         assert schedule.cache is not None
         fresh = fresh_units(schedule.cache.table, context.inventory)
         assert fresh[[0, -1]].all()
@@ -142,9 +141,7 @@ def test_important_positions_are_drawn_more_often(context: SearchContext, evalua
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_evolution_improves_on_the_plans_of_bac(
-    seed: int, context: SearchContext, evaluator: TabulatedEvaluator
-) -> None:
+def test_evolution_improves_on_its_seeds(seed: int, context: SearchContext, evaluator: TabulatedEvaluator) -> None:
     def hypervolume(results: list[Result]) -> float:
         archive = ParetoArchive(("latency", "deviation"))
         for result in results:
@@ -153,7 +150,6 @@ def test_evolution_improves_on_the_plans_of_bac(
 
     evolved = drive(EvoSearcher(context, seed), evaluator, 300)
     assert hypervolume(evolved) > hypervolume(evolved[:50]) + 0.002
-    assert hypervolume(evolved) > hypervolume(drive(BacSearcher(context), evaluator, 300))
 
 
 def test_without_tables_random_sets_are_uniform_and_the_search_goes_on(
