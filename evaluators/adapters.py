@@ -31,7 +31,7 @@ class Adapter:
     [unconditional; conditional], in two `calls`, or not, the scale being `embedded` in the network; `guidance_argument`
     is what the pipeline's call names the scale. Values of the `copied` components may be changed in place by the code
     that receives them (FreeU, T2I adapters), so the runtime stores copies. `even_sigmas` is that of
-    `noise.own_timesteps`.
+    `noise.own_timesteps`, `ungated` that of `Inventory`: no gate scales what leaves return.
     """
 
     denoiser_class: str
@@ -44,6 +44,7 @@ class Adapter:
     guidance_argument: str = "guidance_scale"
     copied: frozenset[str] = frozenset()
     even_sigmas: bool | None = None
+    ungated: bool = False
 
     def denoiser_of(self, pipe: Any) -> Any:
         """The pipeline's denoiser, without what `torch.compile` has put around it."""
@@ -120,6 +121,7 @@ ADAPTERS: Mapping[str, Adapter] = {
             list_spans=policy_adapter.list_spans,
             latent_shape=policy_adapter.latent_shape,
             make_inputs=policy_adapter.make_inputs,
+            ungated=True,
         ),
     )
 }

@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from autotune.spaces.branch_tables import BranchTables
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.condition import Condition
 from autotune.spaces.cost_model import CostModel
@@ -63,6 +64,14 @@ class Evaluator(Protocol):
 
     def edge_costs(self, fidelity: Fidelity, n_prompts: int, source: EdgeSource = "hybrid") -> EdgeCosts:
         """What approximating calls would cost, measured on default runs of the first prompts of a fidelity.
+
+        Raises:
+            UsageError: the fidelity has fewer prompts.
+        """
+        ...
+
+    def branch_tables(self, fidelity: Fidelity, n_prompts: int) -> BranchTables:
+        """How the outputs of residual branches change over default runs of the first prompts of a fidelity.
 
         Raises:
             UsageError: the fidelity has fewer prompts.

@@ -47,7 +47,7 @@ def list_inventory(pipe: Any) -> Inventory:
             f"the modules of a {adapter.denoiser_class} must have their usual names; {error}; "
             f"this variant has no adapter"
         ) from error
-    return Inventory(denoiser_class=adapter.denoiser_class, sites=sites)
+    return Inventory(denoiser_class=adapter.denoiser_class, sites=sites, ungated=adapter.ungated)
 
 
 def measure_inventory(pipe: Any, height: int, width: int, *, prompt_tokens: int | None = None) -> Inventory:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from autotune.evaluators.evaluator import Evaluator
+from autotune.spaces.branch_tables import BranchTables
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.cost_model import CostModel
 from autotune.spaces.edge_costs import EdgeCosts, EdgeSource
@@ -69,6 +70,18 @@ class EdgeCostJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BranchTablesJob:
+    """Record how the outputs of residual branches change over default runs of the first `n_prompts` of a fidelity."""
+
+    fidelity: Fidelity
+    n_prompts: int
+
+    def run(self, evaluator: Evaluator) -> BranchTables:
+        """See `Evaluator.branch_tables`."""
+        return evaluator.branch_tables(self.fidelity, self.n_prompts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CostModelJob:
     """Measure on the first batch of a fidelity what schedules cost."""
 
@@ -92,5 +105,5 @@ class SheetJob:
         return evaluator.contact_sheet(self.schedule, self.fidelity, self.n_images)
 
 
-Job: TypeAlias = ScoreJob | FitJob | TraceJob | EdgeCostJob | CostModelJob | SheetJob
-JobValue: TypeAlias = Measurement | Failure | ColumnFit | Trace | EdgeCosts | CostModel | bytes
+Job: TypeAlias = ScoreJob | FitJob | TraceJob | EdgeCostJob | BranchTablesJob | CostModelJob | SheetJob
+JobValue: TypeAlias = Measurement | Failure | ColumnFit | Trace | EdgeCosts | BranchTables | CostModel | bytes

@@ -40,7 +40,7 @@ class LeafErrorRecorder:
         """Take what a leaf returned; guidance in two calls feeds it twice before `advance`."""
         ordinal = self._ordinal.get(leaf, 0)
         self._ordinal[leaf] = ordinal + 1
-        now = torch.cat([_thinned(tensor) for tensor in tensors_of(value)], dim=1)
+        now = torch.cat([thinned_samples(tensor) for tensor in tensors_of(value)], dim=1)
         past, component = self._past.setdefault((leaf, ordinal), []), self._components[leaf]
         size = now.abs().sum(dim=1).clamp_min(torch.finfo(now.dtype).tiny)
         for call, before in past:
@@ -78,7 +78,7 @@ class LeafErrorRecorder:
         return tables
 
 
-def _thinned(tensor: torch.Tensor) -> torch.Tensor:
+def thinned_samples(tensor: torch.Tensor) -> torch.Tensor:
     """Some elements of each sample, in float32 at least: (n, at most about `MAX_VALUES`)."""
     flat = tensor.detach().flatten(1)
     some = flat[:, :: max(1, flat.shape[1] // MAX_VALUES)]

@@ -14,6 +14,7 @@ from autotune.evaluators.recorded_quality import QualityModel, scaled_values
 from autotune.evaluators.schedule_features import ENCODINGS
 from autotune.evaluators.surrogate import Accuracy, cross_validate
 from autotune.evaluators.tabulated import SimulatedTime
+from autotune.spaces.branch_tables import BranchTables
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_memory import CacheMemory
 from autotune.spaces.cache_plan import plan_macs
@@ -136,6 +137,14 @@ class RecordedEvaluator:
         gap = np.arange(width, dtype=np.float64)
         costs = np.broadcast_to((gap * (gap - 1.0) / 2.0)[:, None], (n, width, width, width, 1))
         return EdgeCosts((CacheAction.REUSE,), np.array(costs))
+
+    def branch_tables(self, fidelity: Fidelity, n_prompts: int) -> BranchTables:
+        """Nothing: a table holds no outputs of branches.
+
+        Raises:
+            EvaluatorError: always.
+        """
+        raise EvaluatorError("a table holds no outputs of branches; replay a family that needs none")
 
     def cost_model(self, fidelity: Fidelity) -> CostModel:
         """The latency that `score` predicts, without noise; a table holds no sizes, so cached values take 0 bytes."""

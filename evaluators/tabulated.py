@@ -13,7 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.evaluators.tabulated_errors import policy_effect, reuse_costs, reuse_error
+from autotune.evaluators.tabulated_errors import branch_changes, policy_effect, reuse_costs, reuse_error
+from autotune.spaces.branch_tables import BranchTables
 from autotune.spaces.cache_memory import CacheMemory
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.condition import Condition
@@ -231,6 +232,11 @@ class TabulatedEvaluator:
         """
         fidelity.first(n_prompts)
         return reuse_costs(self._n_calls)
+
+    def branch_tables(self, fidelity: Fidelity, n_prompts: int) -> BranchTables:
+        """The angles of `branch_changes`; a UsageError if the fidelity has fewer prompts."""
+        fidelity.first(n_prompts)
+        return branch_changes(self.inventory, self._n_calls)
 
     def cost_model(self, fidelity: Fidelity) -> CostModel:
         """The formula's latency without its noise; a value of each site takes 1000 bytes."""

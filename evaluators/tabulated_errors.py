@@ -3,9 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.spaces.branch_tables import METRICS, BranchTables
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan, cell_use
 from autotune.spaces.cache_policy import CachePolicy
+from autotune.spaces.cache_unit import cache_units
 from autotune.spaces.edge_costs import EdgeCosts
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.policy_calibration import PolicyCalibration
@@ -66,6 +68,26 @@ def reuse_costs(n_calls: int) -> EdgeCosts:
             table[..., i] += (gap > k) * weights[np.minimum(j + k, n_calls - 1)] * error
     ratios = (1.0, *np.linspace(1.05, 0.95, n_calls - 1).tolist())
     return EdgeCosts(KINDS, table, PolicyCalibration(ratios=ratios, polynomial=(1.0, 0.0)))
+
+
+def branch_changes(inventory: Inventory, n_calls: int) -> BranchTables:
+    """Branches that turn a little in each call, more where the step and the site have more weight in `reuse_error`.
+
+    The deeper a unit, the more unevenly it turns, so that refreshes of units differ.
+    """
+    units = cache_units(inventory)
+    sites, steps = _site_weights(inventory)[[unit.sites[0] for unit in units]], _step_weights(n_calls)
+    turns = (steps / steps.mean()) ** np.linspace(0.0, 2.0, len(units))[:, None] * (sites / sites.mean())[:, None]
+    turned = np.cumsum(turns, axis=1) / n_calls
+    angles = np.abs(turned[:, :, None] - turned[:, None])
+    chords = 2.0 * np.sin(np.minimum(angles, np.pi) / 2.0)
+    mean = {"cosine": np.cos(angles), "l1": chords, "mse": chords**2, "l2": chords, "wasserstein": chords}
+    return BranchTables(
+        units=tuple(unit.name for unit in units),
+        mean={metric: mean[metric] for metric in METRICS},
+        spread={metric: np.zeros_like(angles) for metric in METRICS},
+        n_samples=1,
+    )
 
 
 def policy_effect(policy: CachePolicy) -> tuple[float, float]:

@@ -12,6 +12,7 @@ import torch
 from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.apply import attach, policy_usage, remove
 from autotune.evaluators.baseline_timing import BaselineTiming
+from autotune.evaluators.branch_recording import load_or_record_branches
 from autotune.evaluators.contact_sheet import make_contact_sheet
 from autotune.evaluators.correction_fit import fit_cache_correction
 from autotune.evaluators.correction_table import read_correction
@@ -35,6 +36,7 @@ from autotune.evaluators.site_timing import StepTimer
 from autotune.evaluators.thumbnails import THUMBNAILS, Thumbnails
 from autotune.evaluators.trace import StepRecorder, Watcher, load_or_make_trace
 from autotune.evaluators.workload import Purpose, Workload
+from autotune.spaces.branch_tables import BranchTables
 from autotune.spaces.cache_correction import CacheCorrection
 from autotune.spaces.column_fit import ColumnFit, FitColumn, fit_from_bytes
 from autotune.spaces.cost_model import CostModel
@@ -100,9 +102,6 @@ class Worker:
         """The states and outputs of the converged run in `n_levels` calls, over the first prompts of a fidelity.
 
         It is kept among the artifacts, and otherwise made anew by every call; `StepRecorder` says what it takes.
-
-        Raises:
-            UsageError: the fidelity has fewer prompts.
         """
         some = fidelity.first(n_prompts)
 
@@ -112,18 +111,18 @@ class Worker:
         return load_or_make_trace(self.condition, some, n_levels, run, self._artifacts)
 
     def edge_costs(self, fidelity: Fidelity, n_prompts: int, source: EdgeSource = "hybrid") -> EdgeCosts:
-        """What approximating calls would cost, measured on a few runs of each prompt; kept among the artifacts.
+        """What approximating calls would cost, measured on a few runs of each prompt; kept among the artifacts."""
+        return load_or_measure_edges(**self._recording(fidelity.first(n_prompts)), source=source)
 
-        Raises:
-            UsageError: the fidelity has fewer prompts.
-        """
-        some, n_calls = fidelity.first(n_prompts), len(self.own_timesteps(self.condition.n_steps))
+    def branch_tables(self, fidelity: Fidelity, n_prompts: int) -> BranchTables:
+        """How outputs of branches change, recorded on a run of each prompt; see `Evaluator.branch_tables`."""
+        return load_or_record_branches(**self._recording(fidelity.first(n_prompts)))
 
-        def run(schedule: Schedule) -> torch.Tensor:
-            return self._run(schedule, some, None).latents
-
-        artifacts = self._artifacts
-        return load_or_measure_edges(self._pipe, self.condition, some, self.inventory, n_calls, run, artifacts, source)
+    def _recording(self, fidelity: Fidelity) -> dict[str, Any]:
+        shared = {"pipe": self._pipe, "condition": self.condition, "fidelity": fidelity, "inventory": self.inventory}
+        n_calls = len(self.own_timesteps(self.condition.n_steps))
+        run = lambda schedule: self._run(schedule, fidelity, None).latents  # noqa: E731
+        return {**shared, "n_calls": n_calls, "run": run, "artifacts": self._artifacts}
 
     def cost_model(self, fidelity: Fidelity) -> CostModel:
         """What schedules cost, measured on the first batch of a fidelity; kept among the artifacts."""
@@ -133,9 +132,8 @@ class Worker:
         def run(schedule: Schedule, timer: StepTimer) -> float:
             return self._run(schedule, batch, None, timer, purpose=Purpose.TIMED).seconds
 
-        return load_or_measure_costs(
-            self._pipe, self.condition, self.inventory, n_calls, n_images, run, self._artifacts
-        )
+        setting = self._pipe, self.condition, self.inventory
+        return load_or_measure_costs(*setting, n_calls, n_images, run, self._artifacts)
 
     def score(self, schedule: Schedule, fidelity: Fidelity, *, repeats: int = 1) -> Measurement | Failure:
         """Measure a schedule: quality on the whole fidelity, latency over `repeats` runs.

@@ -54,6 +54,18 @@ _ALL = (
         target="autotune.search.cachequant:CacheQuantSearcher",
     ),
     Family(
+        name="bac",
+        columns=("cache",),
+        method="BAC: each branch refreshed in calls of its own, planned on traces, volatile ones with those below",
+        target="autotune.search.bac:BacSearcher",
+    ),
+    Family(
+        name="evo",
+        columns=("cache",),
+        method="EVO-style evolution of the branches' refreshes, from BAC's plans and random sets by importance on",
+        target="autotune.search.evo:EvoSearcher",
+    ),
+    Family(
         name="s3",
         columns=("n_steps", "time", "solver", "start"),
         method="multi-stage evolution of solver schedules with a learned predictor, the best ones fitted by gradient",

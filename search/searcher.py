@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Protocol, Self
 
 from autotune.search.hash_index import HashIndex
+from autotune.spaces.branch_tables import BranchTables
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.condition import Condition
 from autotune.spaces.cost_model import CostModel
@@ -29,10 +30,10 @@ class SearchContext:
 
     `own_timesteps(n)` gives the pipeline's own time grid at n steps, one entry per network call. `fit` fits a column of
     a schedule on the calibration prompts, which takes as long as many evaluations. `trace` gives the converged run of a
-    few of them, `edge_costs` what a few of them say of approximating calls, `cost_model` what schedules cost; each is
-    None where nothing makes it. `guided` and `converges` are the evaluator's. `given` are labels and schedules that the
-    user wants tried first. The budget is left out: a study that is resumed with a larger one must take the same course
-    up to there.
+    few of them, `edge_costs` what a few of them say of approximating calls, `branch_tables` how the outputs of branches
+    change in them, `cost_model` what schedules cost; each is None where nothing makes it. `guided` and `converges` are
+    the evaluator's. `given` are labels and schedules that the user wants tried first. The budget is left out: a study
+    that is resumed with a larger one must take the same course up to there.
     """
 
     condition: Condition
@@ -43,6 +44,7 @@ class SearchContext:
     fit: Callable[[Schedule, FitColumn], ColumnFit] = _refuse_fit
     trace: Callable[[], Trace] | None = None
     edge_costs: Callable[[], EdgeCosts] | None = None
+    branch_tables: Callable[[], BranchTables] | None = None
     guided: bool = False
     converges: bool = True
     cost_model: Callable[[], CostModel] | None = None

@@ -1,13 +1,14 @@
-"""What searchers may ask of the workers besides scores: fits, traces, edge costs and the cost model."""
+"""What searchers may ask of the workers besides scores: fits, traces, edge costs, branch tables, the cost model."""
 
 import statistics
 
 from autotune.evaluators.cost_measurement import N_RUNS
-from autotune.evaluators.job import CostModelJob, EdgeCostJob, FitJob, TraceJob
+from autotune.evaluators.job import BranchTablesJob, CostModelJob, EdgeCostJob, FitJob, TraceJob
 from autotune.evaluators.pool import WorkerPool
 from autotune.search.dispatcher import Dispatcher
 from autotune.search.spending import Spending
 from autotune.search.study_plan import StudyPlan
+from autotune.spaces.branch_tables import BranchTables
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.cost_model import CostModel
 from autotune.spaces.edge_costs import EdgeCosts, replayed_calls
@@ -74,6 +75,22 @@ class SearcherJobs:
         costs = self._dispatcher.call(EdgeCostJob(fidelity=self._plan.calibration, n_prompts=n))
         assert isinstance(costs, EdgeCosts)
         return costs
+
+    def _branch_calls(self, n_prompts: int) -> int:
+        return n_prompts * len(self._pool.own_timesteps(self._pool.condition.n_steps))
+
+    def affords_branches(self) -> bool:
+        """Whether recording branches takes a quarter of the budget of network calls at most, if there is one."""
+        limit = self._plan.budget.network_calls
+        return limit is None or 4 * self._branch_calls(N_TRACED) <= limit
+
+    def branch_tables(self) -> BranchTables:
+        """Record branches in default runs of a few calibration prompts; the network calls count."""
+        n = min(N_TRACED, len(self._plan.calibration.prompts))
+        self._spending.note_calls(self._branch_calls(n))
+        tables = self._dispatcher.call(BranchTablesJob(fidelity=self._plan.calibration, n_prompts=n))
+        assert isinstance(tables, BranchTables)
+        return tables
 
     def cost_model(self) -> CostModel:
         """The study's cost model, measured once on a batch of calibration prompts; the network calls count."""

@@ -124,6 +124,7 @@ class StudyLoop:
             fit=lambda schedule, column: self._jobs.fit(schedule, column, self._reserve_s()),
             trace=self._jobs.trace if self._pool.converges else None,
             edge_costs=self._jobs.edge_costs if self._jobs.affords_edges() else None,
+            branch_tables=self._jobs.branch_tables if self._jobs.affords_branches() else None,
             cost_model=self._jobs.cost_model if self._jobs.affords_costs(self._baseline) else None,
             objectives=self._plan.objectives,
             constraints=self._plan.constraints,

@@ -46,11 +46,15 @@ class Site:
 
 @dataclass(frozen=True, kw_only=True)
 class Inventory:
-    """All sites of one denoiser class, and the multiply-accumulates of one whole call for one image of one branch."""
+    """All sites of one denoiser class, and the multiply-accumulates of one whole call for one image of one branch.
+
+    With `ungated`, a block adds exactly the sum of its leaves' values that feed no other, whatever the timestep.
+    """
 
     denoiser_class: str
     sites: tuple[Site, ...]
     total_macs: int = field(default=0)
+    ungated: bool = False
 
     def __post_init__(self) -> None:
         names = [site.name for site in self.sites]
@@ -101,7 +105,8 @@ class Inventory:
     def to_json(self) -> dict[str, object]:
         """A JSON object that `inventory_from_json` reads back."""
         rows = [[s.name, s.block, s.component, s.macs, s.parent, s.relation] for s in self.sites]
-        return {"denoiser_class": self.denoiser_class, "sites": rows, "total_macs": self.total_macs}
+        data = {"denoiser_class": self.denoiser_class, "sites": rows, "total_macs": self.total_macs}
+        return data | ({"ungated": True} if self.ungated else {})
 
 
 def inventory_from_json(data: dict[str, object]) -> Inventory:
@@ -113,4 +118,9 @@ def inventory_from_json(data: dict[str, object]) -> Inventory:
         Site(name=n, block=b, component=c, macs=m, parent=p, relation=None if r is None else Relation(r))
         for n, b, c, m, p, r in rows
     )
-    return Inventory(denoiser_class=str(data["denoiser_class"]), sites=sites, total_macs=int(str(data["total_macs"])))
+    return Inventory(
+        denoiser_class=str(data["denoiser_class"]),
+        sites=sites,
+        total_macs=int(str(data["total_macs"])),
+        ungated=data.get("ungated") is True,
+    )

@@ -54,6 +54,7 @@ def context(evaluator: TabulatedEvaluator) -> SearchContext:
         own_timesteps=evaluator.own_timesteps,
         fit=lambda schedule, column: evaluator.fit(schedule, column, CALIBRATION),
         edge_costs=lambda: evaluator.edge_costs(CALIBRATION, 1),
+        branch_tables=lambda: evaluator.branch_tables(CALIBRATION, 1),
     )
 
 

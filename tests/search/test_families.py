@@ -18,7 +18,7 @@ FIDELITY = Fidelity(name="calibration", prompts=("a cat", "a dog"), seeds=(0, 1)
 FAILURE = Failure(kind=FailureKind.OUT_OF_MEMORY, reason="too large")
 N = 70
 MOST = {
-    "cache-plan": 24, "cachequant": 20, "given": 0, "teacache": 14, "first-block": 28, "magcache": 42,
+    "cache-plan": 24, "cachequant": 20, "bac": 47, "given": 0, "teacache": 14, "first-block": 28, "magcache": 42,
     "diffusers-caches": 46,
 }  # fmt: skip
 """Schedules that a family has for the tabulated evaluator, where it has fewer than `N`."""
@@ -104,6 +104,7 @@ context = SearchContext(
     own_timesteps=evaluator.own_timesteps,
     fit=lambda schedule, column: evaluator.fit(schedule, column, fidelity),
     edge_costs=lambda: evaluator.edge_costs(fidelity, 1),
+    branch_tables=lambda: evaluator.branch_tables(fidelity, 1),
 )
 for family in sys.argv[1:]:
     searcher = make_searcher(family, context, 9)
@@ -130,6 +131,7 @@ def test_seeds_differ(family: str, context: SearchContext, evaluator: TabulatedE
 
 def test_an_unknown_family_is_refused_with_the_known_ones(context: SearchContext) -> None:
     with pytest.raises(
-        UsageError, match=r"joint, ecad, ecad-published, cache-plan, cachequant, s3, optuna, dc, .*; got 'genetic'"
+        UsageError,
+        match=r"joint, ecad, ecad-published, cache-plan, cachequant, bac, evo, s3, optuna, dc, .*; got 'genetic'",
     ):
         make_searcher("genetic", context)
