@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.evaluators.surrogate import Surrogate
-from autotune.spaces.front import DEVIATION_FLOOR
+from autotune.spaces.error_scale import ERROR_FLOOR
 
 Array = NDArray[np.float64]
 Map = Callable[[Array], Array]
 
 
 def _log(values: Array) -> Array:
-    return np.asarray(np.log(np.maximum(values, DEVIATION_FLOOR)))
+    return np.asarray(np.log(np.maximum(values, ERROR_FLOOR)))
 
 
 def _log_distance_to_1(values: Array) -> Array:
