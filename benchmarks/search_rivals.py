@@ -17,8 +17,8 @@ from autotune.search.optuna_search import OptunaSettings, Sampler
 from autotune.search.random_search import RandomSearcher
 from autotune.search.searcher import Proposal, Result, SearchContext, Searcher
 from autotune.spaces.cache_plan import CachePlan
-from autotune.spaces.evaluation import Measurement
 from autotune.spaces.error_scale import ERROR_FLOOR
+from autotune.spaces.evaluation import Measurement
 from autotune.spaces.schedule import Schedule, canonical_schedule
 
 Mask = NDArray[np.bool_]

@@ -112,7 +112,6 @@ def show(
     study: StudyArgument, pick: PickOption = None, storage: StorageOption = None, form: FormatOption = Format.TABLE
 ) -> None:
     """Show a study: what was asked, how far it got, its picks and its failures; with --pick one schedule of it."""
-    from autotune.reports.given_table import given_rows
     from autotune.reports.summary import summarise
 
     record = load_record(study, storage)
@@ -123,7 +122,7 @@ def show(
     if form is Format.TABLE:
         print_table([{"field": k, "value": v} for k, v in summary.items()], {"field": "field", "value": "value"})
         print_front(record, Format.TABLE)
-        print_given(given_rows(record))
+        print_given(record)
     else:
         print_rows([summary], {}, form)
 
@@ -202,25 +201,27 @@ def print_front(record: "StudyRecord", form: Format) -> None:
 
 def print_front_rows(rows: "list[dict[str, object]]", form: Format) -> None:
     """Print rows of a front."""
-    from autotune.reports.tables import TITLES, number_text, optional_columns
+    from autotune.reports.tables import number_text, quality_columns
 
-    columns = FRONT_COLUMNS | {name: TITLES.get(name, name) for name in optional_columns(rows)}
+    columns = quality_columns(rows, FRONT_COLUMNS)
     if form is not Format.TABLE:
         print_rows(rows, columns, form)
         return
     rows = [
         {**row, "schedule_hash": str(row["schedule_hash"])[:8], "overfit": number_text("overfit", row["overfit"])}
+        | {name: number_text(name, row[name]) for name in ("success",) if name in row}
         for row in rows
     ]
     print_table(rows, columns, optional=OPTIONAL_FRONT_COLUMNS)
 
 
-def print_given(rows: "list[dict[str, object]]") -> None:
+def print_given(record: "StudyRecord") -> None:
     """Print what became of the schedules that a study was given; nothing if there were none."""
-    from autotune.reports.given_table import COLUMNS
+    from autotune.reports.given_table import given_columns, given_rows
 
+    rows = given_rows(record)
     if rows:
-        print_table(rows, COLUMNS)
+        print_table(rows, given_columns(record))
         print_warnings(str(remark) for row in rows for remark in cast("list[str]", row.get("remarks", [])))
 
 

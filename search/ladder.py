@@ -72,9 +72,9 @@ class Ladder:
     What is decided is whether the full measurement would be worth it, so the bounds are those of the mean over all
     prompts (`lower_bound`, of successes `failure_bound`). For each quality objective the differences to a full result
     are taken prompt by prompt, same prompt and same seed, and must, plus the margin, lie above 0 with confidence; all
-    of them must, which needs no correction (an intersection-union test, Berger 1982). `alpha` is shared evenly by the rungs below the top. With one
-    quality objective the candidate is compared with the best of the full results that cost no more, chosen before its
-    values are looked at; with several, with all of these, which share alpha too.
+    of them must, which needs no correction (an intersection-union test, Berger 1982). `alpha` is shared evenly by the
+    rungs below the top. With one quality objective the candidate is compared with the best of the full results that
+    cost no more, chosen before its values are looked at; with several, with all of these, which share alpha too.
 
     A full result costs no more if it does so within the margin. Latency and energy on few runs are noisier than that,
     so of these the margin is left out. A peak memory, which grows with the prompts that run together, can only have

@@ -1,5 +1,6 @@
 """The error of a candidate: which one it is, what searches minimise of it, and how people read it."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -26,9 +27,10 @@ class ErrorScale:
     units: str
     is_share: bool = False
 
-    def natural(self, error: float) -> float:
-        """The metric's value at an error."""
-        return 1.0 - error if self.is_share else error
+    @property
+    def largest(self) -> float:
+        """The largest error that there can be."""
+        return 1.0 if self.is_share else math.inf
 
     def tick(self, error: float) -> str:
         """An error on an axis: `0.05`, or the success `95 %`."""
