@@ -194,16 +194,13 @@ def report(
 
 def print_front(record: "StudyRecord", form: Format) -> None:
     """Print a record's front, and below it the members that the held-out values took off it."""
-    from autotune.reports.tables import front_rows, refuted_rows
+    from autotune.reports.tables import front_rows, number_text, quality_columns, refuted_rows
+    from autotune.reports.wording import wording
+    from autotune.spaces.error_scale import error_scale
 
-    print_front_rows([*front_rows(record), *refuted_rows(record)], form)
-
-
-def print_front_rows(rows: "list[dict[str, object]]", form: Format) -> None:
-    """Print rows of a front."""
-    from autotune.reports.tables import number_text, quality_columns
-
-    columns = quality_columns(rows, FRONT_COLUMNS)
+    rows = [*front_rows(record), *refuted_rows(record)]
+    run = wording(error_scale(record)).run
+    columns = quality_columns(rows, FRONT_COLUMNS | {"latency_ms": f"ms/{run}"})
     if form is not Format.TABLE:
         print_rows(rows, columns, form)
         return

@@ -137,7 +137,7 @@ def bench_tables(result: BenchResult) -> tuple[TextTable, ...]:
         "label": "what",
         "network_calls": "calls",
         **shown,
-        "difference": f"{words.relative} vs rival",
+        "difference": f"{words.errors} vs rival",
     }
     contest = TextTable(name="bench", title=f"{result.source} on {result.condition.model}", columns=columns, rows=rows,
                         notes=notes)  # fmt: skip

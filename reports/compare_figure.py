@@ -61,7 +61,7 @@ def draw_comparison(comparison: Comparison, absolute: bool, narrow: bool) -> Fig
     axes = figure.add_subplot()
     words = comparison.words
     axes.set_xlabel(f"ms per {words.run}" if absolute else "latency over the default run's")
-    axes.set_ylabel(words.metric if absolute else f"{words.relative} over the default run's")
+    axes.set_ylabel(words.scale.metric if absolute else f"{words.errors} over the default run's")
     if not shown:
         axes.text(0.5, 0.5, "No default run was measured.", ha="center", va="center", transform=axes.transAxes)
         return figure

@@ -4,11 +4,11 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from autotune.reports.compare_wording import CompareWording, compare_wording
 from autotune.reports.contender import Contender, family_contenders, point_resamples, study_contenders
 from autotune.reports.point import HELD_OUT, volume
 from autotune.reports.tables import Row
 from autotune.reports.text_table import TextTable
-from autotune.reports.wording import Wording, wording
 from autotune.spaces.error_scale import common_scale
 from autotune.spaces.hypervolume_interval import difference_interval
 from autotune.spaces.statistics import percentile_interval
@@ -29,9 +29,9 @@ class Comparison:
         return f"families of {names[0]}" if self.by_family else ", ".join(names)
 
     @property
-    def words(self) -> Wording:
+    def words(self) -> CompareWording:
         """What its errors are called: those that all contenders have in common."""
-        return wording(common_scale(contender.scale for contender in self.contenders))
+        return compare_wording(common_scale(contender.scale for contender in self.contenders))
 
 
 def compare(records: Sequence[StudyRecord]) -> Comparison:

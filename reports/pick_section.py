@@ -84,7 +84,7 @@ def advice(picks: Sequence[PickSection], baseline: Row | None, words: Wording) -
     row = chosen.row
     text = (
         f"Start with the pick balanced ({row['label']}): {figure_text(row, 'speedup')} as fast as the pipeline's "
-        f"default run, {words.result.format(figure_text(row, words.metric))}"
+        f"default run, {words.result.format(figure_text(row, words.metric), row.get('episodes'))}"
     )
     if baseline is not None:
         text += f", where the default run has {figure_text(baseline, words.metric)}"
