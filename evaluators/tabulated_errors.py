@@ -15,7 +15,7 @@ LONGEST = 8
 
 KINDS = (CacheAction.REUSE, CacheAction.TAYLOR_1, CacheAction.TAYLOR_2)
 
-FAILURES_PER_DEVIATION = 2.0
+FAILURES_PER_DEVIATION = 12.0
 """Share of episodes that fail per unit of deviation."""
 
 Array = NDArray[np.float64]

@@ -35,8 +35,8 @@ def made(evaluation: Evaluation, n: int, seed: int, fidelity: str) -> Evaluation
     )
 
 
-def make_policy_record(*, held_out: bool = True) -> StudyRecord:
-    """The study of `make_record` as a policy's; with `held_out` its front and default run were run in new episodes."""
+def make_policy_record() -> StudyRecord:
+    """The study of `make_record` as a policy's, whose front and default run were run in new episodes too."""
     base = make_record(held_out=False)
     candidates = [
         dataclasses.replace(c, calibration=made(c.calibration, N_CALIBRATION, 1, "calibration"))
@@ -49,8 +49,6 @@ def make_policy_record(*, held_out: bool = True) -> StudyRecord:
         condition=dataclasses.replace(base.condition, model="push-policy"),
         settings={**base.settings, "objectives": ["latency", "success"], "held_out": ["push"] * N_HELD_OUT},
     )
-    if not held_out:
-        return record
     again = {c.number for c in calibration_front(record)} | {0}
     verified = (
         dataclasses.replace(c, held_out=made(base.candidates[c.number].calibration, N_HELD_OUT, 2, "held_out"))
