@@ -31,7 +31,8 @@ Family = Annotated[str, typer.Option("--family", help="What to search, and how; 
 Objective = Annotated[
     str,
     typer.Option(
-        "--objective", help="What to optimise, a cost first: latency, energy, macs...; deviation, psnr, clip-score..."
+        "--objective",
+        help="What to optimise, a cost first: latency, energy, macs...; deviation, psnr, clip-score..., success.",
     ),
 ]
 Constraints = Annotated[

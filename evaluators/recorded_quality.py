@@ -25,11 +25,16 @@ def _same(values: Array) -> Array:
     return values
 
 
+def _share(values: Array) -> Array:
+    return np.clip(values, 0.0, 1.0)
+
+
 SCALES: Mapping[str, tuple[Map, Map]] = MappingProxyType(
     {
         "deviation": (_log, np.exp),
         "ssim": (_log_distance_to_1, lambda scaled: 1.0 - np.exp(scaled)),
-        "alignment": (_same, lambda scaled: np.clip(scaled, 0.0, 1.0)),
+        "alignment": (_same, _share),
+        "success": (_same, _share),
     }
 )
 """Per metric the scale on which it is predicted, and the way back; others are predicted as they are."""

@@ -90,8 +90,8 @@ def test_csv_and_markdown_have_the_columns_of_episodes(policy: StudyRecord, reco
     assert "| success | action error | over-fit |" in header
     assert "deviation" not in header
     assert f"| {100 * float(cells[0]['success']):.1f} % [" in to_markdown(rows).splitlines()[2]
-    header = next(csv.reader(io.StringIO(to_csv(front_rows(record)))))
-    assert not {"success", "action-error", "calibration_success", "episodes"} & set(header)
+    of_images = next(csv.reader(io.StringIO(to_csv(front_rows(record)))))
+    assert not {"success", "action-error", "calibration_success", "episodes"} & set(of_images)
 
 
 def test_the_terminal_shows_success_and_hides_what_was_not_measured(
@@ -186,7 +186,7 @@ def test_two_policies_are_compared_at_levels_of_success_paired_by_episode(policy
         assert "deviation" not in row
     for row in hypervolume_table(comparison).rows:
         low, high = row["intervals"]["hypervolume"]  # type: ignore[index]
-        assert low < row["hypervolume"] < high  # type: ignore[operator]
+        assert low < row["hypervolume"] < high
     (difference,) = difference_table(comparison).rows
     assert difference["difference"] > 0.0  # type: ignore[operator]
     json.dumps(comparison_json(comparison, {}), allow_nan=False)
@@ -227,7 +227,7 @@ def test_columns_are_worth_the_failures_that_they_save(policy: StudyRecord) -> N
     assert picks is not None
     (row,) = table.rows
     low, high = row["intervals"]["worth"]  # type: ignore[index]
-    assert 0.0 < low < row["worth"] < high  # type: ignore[operator]
+    assert 0.0 < low < row["worth"] < high
     assert picks.columns["success"] == "success"
     assert picks.texts()[0]["without_success"].startswith("50.0 % [")
 

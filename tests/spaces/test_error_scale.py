@@ -32,7 +32,7 @@ def episodes(n: int, failed: int) -> tuple[float, ...]:
 
 def policy_record(points: list[tuple[float, int]], n: int = 100, **settings: object) -> StudyRecord:
     """A study of candidates at (relative latency, failures among n episodes); the first is the default run."""
-    base = record([(cost, 0.1) for cost, _ in points], **settings)
+    base = record([(cost, 0.1) for cost, _ in points])
 
     def made(candidate: Candidate, failed: int) -> Candidate:
         own = candidate.calibration.measurement
@@ -41,7 +41,7 @@ def policy_record(points: list[tuple[float, int]], n: int = 100, **settings: obj
         return dataclasses.replace(candidate, calibration=dataclasses.replace(candidate.calibration, outcome=outcome))
 
     candidates = (made(c, failed) for c, (_, failed) in zip(base.candidates, points, strict=True))
-    return dataclasses.replace(base, candidates=tuple(candidates))
+    return dataclasses.replace(base, settings=settings, candidates=tuple(candidates))
 
 
 @pytest.mark.parametrize(
