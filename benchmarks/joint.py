@@ -145,7 +145,7 @@ def compare(bench: Benchmark, storage: str, model: str, prompts: Path | None) ->
 
 def hypervolume(points: Sequence[Point]) -> float:
     """Of points at their own values."""
-    return volume([(point.cost, point.deviation) for point in points])
+    return volume([(point.cost, point.error) for point in points])
 
 
 def latency_at(points: Sequence[Point], psnr_db: float) -> float:

@@ -17,8 +17,8 @@ from autotune.search.optuna_search import OptunaSettings, Sampler
 from autotune.search.random_search import RandomSearcher
 from autotune.search.searcher import Proposal, Result, SearchContext, Searcher
 from autotune.spaces.cache_plan import CachePlan
+from autotune.spaces.error_scale import ERROR_FLOOR
 from autotune.spaces.evaluation import Measurement
-from autotune.spaces.front import DEVIATION_FLOOR
 from autotune.spaces.schedule import Schedule, canonical_schedule
 
 Mask = NDArray[np.bool_]
@@ -164,7 +164,7 @@ def objectives(result: Result) -> tuple[float, float]:
     """Relative MACs and the logarithm of the deviation, which all contestants minimise."""
     measurement = result.measurement
     assert isinstance(measurement, Measurement), result.outcome  # every cache plan can be predicted
-    return measurement.relative_macs, float(np.log10(max(measurement.mean("deviation"), DEVIATION_FLOOR)))
+    return measurement.relative_macs, float(np.log10(max(measurement.mean("deviation"), ERROR_FLOOR)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from autotune.search.progress import CandidateEvent, Phase
+from autotune.spaces.error_scale import error_text
 from autotune.spaces.evaluation import Failure
 
 LINE_EVERY_S = 5.0
@@ -23,7 +24,7 @@ def _outcome(event: CandidateEvent) -> str:
     if isinstance(event.outcome, Failure):
         return f"failed: {event.outcome.kind}"
     m = event.outcome
-    return f"latency {m.relative_latency:.3f}x, deviation {m.mean('deviation'):.4f}"
+    return f"latency {m.relative_latency:.3f}x, {error_text(m)}"
 
 
 class PlainProgress:

@@ -178,7 +178,7 @@ def _search_and_write(
         raise typer.Exit(EXIT_INTERRUPTED) from None
     print_front(study.record, form)
     if form is Format.TABLE:
-        print_given(study.given)
+        print_given(study.record)
     interrupted = study.record.state is StudyState.INTERRUPTED
     _say(f"study {study.name}: {len(study.record.candidates)} candidates in {study.record.wall_s:.0f} s")
     _say(f"report   {report}")

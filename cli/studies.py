@@ -112,7 +112,6 @@ def show(
     study: StudyArgument, pick: PickOption = None, storage: StorageOption = None, form: FormatOption = Format.TABLE
 ) -> None:
     """Show a study: what was asked, how far it got, its picks and its failures; with --pick one schedule of it."""
-    from autotune.reports.given_table import given_rows
     from autotune.reports.summary import summarise
 
     record = load_record(study, storage)
@@ -123,7 +122,7 @@ def show(
     if form is Format.TABLE:
         print_table([{"field": k, "value": v} for k, v in summary.items()], {"field": "field", "value": "value"})
         print_front(record, Format.TABLE)
-        print_given(given_rows(record))
+        print_given(record)
     else:
         print_rows([summary], {}, form)
 
@@ -195,32 +194,31 @@ def report(
 
 def print_front(record: "StudyRecord", form: Format) -> None:
     """Print a record's front, and below it the members that the held-out values took off it."""
-    from autotune.reports.tables import front_rows, refuted_rows
+    from autotune.reports.tables import front_rows, number_text, quality_columns, refuted_rows
+    from autotune.reports.wording import wording
+    from autotune.spaces.error_scale import error_scale
 
-    print_front_rows([*front_rows(record), *refuted_rows(record)], form)
-
-
-def print_front_rows(rows: "list[dict[str, object]]", form: Format) -> None:
-    """Print rows of a front."""
-    from autotune.reports.tables import TITLES, number_text, optional_columns
-
-    columns = FRONT_COLUMNS | {name: TITLES.get(name, name) for name in optional_columns(rows)}
+    rows = [*front_rows(record), *refuted_rows(record)]
+    run = wording(error_scale(record)).run
+    columns = quality_columns(rows, FRONT_COLUMNS | {"latency_ms": f"ms/{run}"})
     if form is not Format.TABLE:
         print_rows(rows, columns, form)
         return
     rows = [
         {**row, "schedule_hash": str(row["schedule_hash"])[:8], "overfit": number_text("overfit", row["overfit"])}
+        | {name: number_text(name, row[name]) for name in ("success",) if name in row}
         for row in rows
     ]
     print_table(rows, columns, optional=OPTIONAL_FRONT_COLUMNS)
 
 
-def print_given(rows: "list[dict[str, object]]") -> None:
+def print_given(record: "StudyRecord") -> None:
     """Print what became of the schedules that a study was given; nothing if there were none."""
-    from autotune.reports.given_table import COLUMNS
+    from autotune.reports.given_table import given_columns, given_rows
 
+    rows = given_rows(record)
     if rows:
-        print_table(rows, COLUMNS)
+        print_table(rows, given_columns(record))
         print_warnings(str(remark) for row in rows for remark in cast("list[str]", row.get("remarks", [])))
 
 

@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.evaluators.surrogate import Surrogate
-from autotune.spaces.front import DEVIATION_FLOOR
+from autotune.spaces.error_scale import ERROR_FLOOR
 
 Array = NDArray[np.float64]
 Map = Callable[[Array], Array]
 
 
 def _log(values: Array) -> Array:
-    return np.asarray(np.log(np.maximum(values, DEVIATION_FLOOR)))
+    return np.asarray(np.log(np.maximum(values, ERROR_FLOOR)))
 
 
 def _log_distance_to_1(values: Array) -> Array:
@@ -25,11 +25,16 @@ def _same(values: Array) -> Array:
     return values
 
 
+def _share(values: Array) -> Array:
+    return np.clip(values, 0.0, 1.0)
+
+
 SCALES: Mapping[str, tuple[Map, Map]] = MappingProxyType(
     {
         "deviation": (_log, np.exp),
         "ssim": (_log_distance_to_1, lambda scaled: 1.0 - np.exp(scaled)),
-        "alignment": (_same, lambda scaled: np.clip(scaled, 0.0, 1.0)),
+        "alignment": (_same, _share),
+        "success": (_same, _share),
     }
 )
 """Per metric the scale on which it is predicted, and the way back; others are predicted as they are."""

@@ -13,7 +13,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.evaluators.tabulated_errors import branch_changes, policy_effect, reuse_costs, reuse_error
+from autotune.evaluators.tabulated_errors import (
+    branch_changes,
+    episode_quality,
+    image_quality,
+    policy_effect,
+    reuse_costs,
+    reuse_error,
+)
 from autotune.spaces.branch_tables import BranchTables
 from autotune.spaces.cache_memory import CacheMemory
 from autotune.spaces.column_fit import ColumnFit, FitColumn
@@ -95,7 +102,8 @@ def small_flux_condition(inventory: Inventory, n_steps: int = 20) -> Condition:
 class TabulatedEvaluator:
     """An evaluator by formula; exact, or with seeded relative noise on the latency.
 
-    `clock`, if given, is advanced by what an evaluation would cost. `fails` may turn a schedule into a failure.
+    `clock`, if given, is advanced by what an evaluation would cost. `fails` may turn a schedule into a failure. With
+    `episodes` it measures what a policy's evaluator does, `success` and `action-error`, and nothing of images.
     """
 
     protocol = "tabulated-1"
@@ -108,13 +116,14 @@ class TabulatedEvaluator:
         clock: SimulatedTime | None = None,
         latency_noise: float = 0.0,
         fails: Callable[[Schedule], Failure | None] = lambda schedule: None,
+        episodes: bool = False,
     ) -> None:
         self.inventory = inventory or small_flux_inventory()
         self.condition = condition or small_flux_condition(self.inventory)
         self.guided, self.converges = self.condition.guidance_scale > 1.0, True
         self._clock = clock
         self._latency_noise = latency_noise
-        self._fails = fails
+        self._fails, self._episodes = fails, episodes
 
     def own_timesteps(self, n_steps: int) -> tuple[float, ...]:
         """The shifted flow grid of the pipeline, `n_steps` entries from 1000 down."""
@@ -143,15 +152,9 @@ class TabulatedEvaluator:
         failure = self._fails(canonical)
         if failure is not None:
             return failure
-        deviation = self._deviation(canonical) * _prompt_factors(fidelity)
-        psnr = 12.0 - 18.0 * np.log10(deviation)
+        deviation, factors = self._deviation(canonical), _prompt_factors(fidelity)
         return Measurement(
-            quality={
-                "deviation": tuple(deviation.tolist()),
-                "psnr": tuple(psnr.tolist()),
-                "ssim": tuple((1.0 / (1.0 + deviation)).tolist()),
-                "alignment": tuple((0.9 / (1.0 + deviation**2)).tolist()),
-            },
+            quality=episode_quality(deviation, factors) if self._episodes else image_quality(deviation * factors),
             latency_ms=tuple(latency.tolist()),
             baseline_latency_ms=tuple(baseline_latency.tolist()),
             macs=macs,

@@ -17,6 +17,9 @@ LONGEST = 8
 
 KINDS = (CacheAction.REUSE, CacheAction.TAYLOR_1, CacheAction.TAYLOR_2)
 
+FAILURES_PER_DEVIATION = 12.0
+"""Share of episodes that fail per unit of deviation."""
+
 Array = NDArray[np.float64]
 
 
@@ -95,3 +98,23 @@ def policy_effect(policy: CachePolicy) -> tuple[float, float]:
     strength = policy.threshold or 1.0 - 1.0 / policy.interval
     share = 0.8 * (1.0 - float(np.exp(-strength))) * (1.0 - 0.1 / policy.max_skips)
     return share, 0.3 * share**1.5 / policy.order
+
+
+def image_quality(deviation: Array) -> dict[str, tuple[float, ...]]:
+    """The metrics of images with these deviations."""
+    return {
+        "deviation": tuple(deviation.tolist()),
+        "psnr": tuple((12.0 - 18.0 * np.log10(deviation)).tolist()),
+        "ssim": tuple((1.0 / (1.0 + deviation)).tolist()),
+        "alignment": tuple((0.9 / (1.0 + deviation**2)).tolist()),
+    }
+
+
+def episode_quality(deviation: float, factors: Array) -> dict[str, tuple[float, ...]]:
+    """What a policy's schedule of some deviation does in episodes of these factors, 0.8 to 1.2, one per episode.
+
+    It fails in the share `FAILURES_PER_DEVIATION * deviation` of all episodes, those of the largest factors.
+    """
+    hardness = (factors - 0.8) / 0.4  # uniform in [0, 1]
+    success = hardness <= 1.0 - FAILURES_PER_DEVIATION * deviation
+    return {"success": tuple(map(float, success)), "action-error": tuple((deviation * factors).tolist())}

@@ -11,6 +11,7 @@ from autotune.evaluators.weightless import describe_model
 from autotune.spaces.claim import claim_of
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import AutotuneError, ScheduleMismatchError
+from autotune.spaces.evaluation import DEVIATION, SUCCESS
 from autotune.spaces.given_schedule import GivenSchedule
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.noise_schedule import Flow, KnownNoise
@@ -132,6 +133,7 @@ def _figures(file: ScheduleFile) -> dict[str, object]:
     }
     claim = claim_of(file.measured)
     if claim is not None:
-        source |= {"measured_on": claim.measured_on, "deviation": claim.quality.get("deviation")}
+        metric = SUCCESS if SUCCESS in claim.quality else DEVIATION
+        source |= {"measured_on": claim.measured_on, metric: claim.quality.get(metric)}
         source |= {name: getattr(claim, name) for name in ("speedup", "latency_ms", "network_calls")}
     return source

@@ -14,8 +14,10 @@ from autotune.reports.tables import (
     number_text,
 )
 from autotune.reports.text_table import TextTable
+from autotune.reports.wording import wording
 from autotune.spaces.bench_result import BenchResult, Contestant, paired_difference
 from autotune.spaces.claim import Claim, claim_of
+from autotune.spaces.error_scale import scale_of
 from autotune.spaces.schedule import schedule_hash
 
 _FIGURES = {
@@ -32,7 +34,7 @@ _FIGURES = {
 def bench_rows(result: BenchResult) -> list[Row]:
     """Rows of the default run, the schedule, the rival if there is one (`role`), with the figures of `front_rows`.
 
-    `difference` is the mean deviation less the rival's, paired by prompt; None where there is no rival, or it is that.
+    `difference` is the mean error less the rival's, paired by prompt; None where there is no rival, or it is that.
     """
     contestants = [("default", result.default), ("schedule", result.schedule)]
     if result.rival is not None and result.rival is not result.default:
@@ -89,19 +91,20 @@ def verdict(result: BenchResult) -> str:
     if rival is None:
         return f"No rival: all {len(result.rivals)} that were measured are slower than the schedule."
     name = "the default run" if rival is result.default else f"the rival ({rival.label})"
-    difference = paired_difference(own, rival.measurement)
+    difference, words = paired_difference(own, rival.measurement), wording(scale_of(own))
     if difference.interval is None:
-        return f"No verdict against {name}: one prompt says nothing of others."
+        return f"No verdict against {name}: one {words.unit} says nothing of others."
     low, high = difference.interval
     if low == high == 0.0:
-        return f"The schedule deviates as {name} does on every prompt."
+        return f"The schedule {words.alike.format(name)}."
     if low <= 0.0 <= high:
-        return f"The schedule and {name} can't be told apart by deviation on these {own.n_prompts} prompts."
-    change = abs(difference.mean) / rival.measurement.mean("deviation")
-    word = "less" if high < 0.0 else "more"
-    return (
-        f"The schedule deviates {100 * change:.0f} % {word} than {name}, which takes no more time or does no more work."
-    )
+        return f"The schedule and {name} can't be told apart by {words.metric} on these {own.n_prompts} {words.units}."
+    if words.scale.is_share:
+        what = f"fails in {100 * abs(difference.mean):.1f} points {'fewer' if high < 0.0 else 'more'} of the episodes"
+    else:
+        change = abs(difference.mean) / rival.measurement.error
+        what = f"deviates {100 * change:.0f} % {'less' if high < 0.0 else 'more'}"
+    return f"The schedule {what} than {name}, which takes no more time or does no more work."
 
 
 def shift(result: BenchResult, claim: Claim) -> dict[str, float]:
@@ -118,22 +121,23 @@ def shift(result: BenchResult, claim: Claim) -> dict[str, float]:
 
 def bench_tables(result: BenchResult) -> tuple[TextTable, ...]:
     """The contestants, and beside them what the file says of itself, for people."""
-    seeds, rows = result.fidelity.seeds, bench_rows(result)
+    seeds, rows, words = result.fidelity.seeds, bench_rows(result), wording(scale_of(result.schedule.measurement))
     notes = [
-        f"{len(seeds)} prompts of {result.prompts_from}, seeds {seeds[0]} to {seeds[-1]}; {result.repeats} timed runs "
-        "of each, in turn with the default run.",
-        f"The rival is the least deviation of {len(result.rivals) + 1} plain runs, among those that are not measurably "
+        f"{len(seeds)} {words.units} of {result.prompts_from}, seeds {seeds[0]} to {seeds[-1]}; {result.repeats} timed "
+        "runs of each, in turn with the default run.",
+        f"The rival is the {words.least} of {len(result.rivals) + 1} plain runs, among those that are not measurably "
         "slower than the schedule or do no more work. Speed-ups compare; latencies drift with the machine.",
         *result.failures,
         verdict(result),
     ]
-    shown = {name: title for name, title in _FIGURES.items() if any(row.get(name) is not None for row in rows)}
+    titles = _FIGURES | {"latency_ms": f"ms/{words.run}"}
+    shown = {name: title for name, title in titles.items() if any(row.get(name) is not None for row in rows)}
     columns = {
         "role": "",
         "label": "what",
         "network_calls": "calls",
         **shown,
-        "difference": "deviation vs rival",
+        "difference": f"{words.errors} vs rival",
     }
     contest = TextTable(name="bench", title=f"{result.source} on {result.condition.model}", columns=columns, rows=rows,
                         notes=notes)  # fmt: skip
@@ -168,7 +172,8 @@ def _claim_table(result: BenchResult) -> TextTable:
 
 def _conditions(result: BenchResult, claim: Claim) -> list[str]:
     on = claim.measured_on.replace("_", "-")
-    notes = [f"Measured on {on} prompts of its study; other prompts and seeds move figures too."]
+    units = wording(scale_of(result.schedule.measurement)).units
+    notes = [f"Measured on {on} {units} of its study; other {units} and seeds move figures too."]
     changed = ", ".join(
         name if isinstance(here, dict) else f"{name} (was {str(then)[:40]}, is {str(here)[:40]})"
         for name, (then, here) in result.differences.items()

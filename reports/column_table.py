@@ -6,15 +6,15 @@ It is a replay, not a search without the column: what a search would have found 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
+from autotune.reports.contender import measured_resamples
 from autotune.reports.point import volume
 from autotune.reports.tables import Row, intervals
 from autotune.reports.text_table import TextTable
 from autotune.spaces.ablation import COLUMNS, Removal
+from autotune.spaces.error_scale import error_scale
 from autotune.spaces.evaluation import Measurement
 from autotune.spaces.front import PICKS, pick, study_front
-from autotune.spaces.hypervolume_interval import Array, resampled_hypervolumes
+from autotune.spaces.hypervolume_interval import Array
 from autotune.spaces.statistics import percentile_interval
 from autotune.spaces.study_record import StudyRecord
 
@@ -24,8 +24,6 @@ TITLES = {
     "cache": "cache or policy",
     "guidance": "guidance",
 }
-
-_SHOWN = ("speedup", "deviation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +82,7 @@ def column_table(record: StudyRecord, removals: Sequence[Removal]) -> TextTable 
 
 def pick_table(record: StudyRecord, removals: Sequence[Removal]) -> TextTable | None:
     """Each pick with and without each of its columns; None where none of them was replayed."""
-    replay = _replay(record, removals)
+    replay, metric = _replay(record, removals), error_scale(record).metric
     names: dict[str, list[str]] = {}
     for name, candidate in pick(study_front(record), record).items():
         names.setdefault(candidate.schedule_hash, []).append(name)
@@ -95,14 +93,15 @@ def pick_table(record: StudyRecord, removals: Sequence[Removal]) -> TextTable | 
             if state in ("same", "left out", "open"):
                 continue
             own = replay.members[member]
-            figures = {**_figures(own, ""), **(_figures(rest, "without_") if rest is not None else {})}
-            found = {name: list(ends) for name, ends in intervals(own, _SHOWN).items()}
+            figures = {**_figures(own, metric, ""), **(_figures(rest, metric, "without_") if rest is not None else {})}
+            found = {name: list(ends) for name, ends in intervals(own, ("speedup", metric)).items()}
             if rest is not None:
-                found |= {f"without_{name}": list(ends) for name, ends in intervals(rest, _SHOWN).items()}
+                ends_without = intervals(rest, ("speedup", metric)).items()
+                found |= {f"without_{name}": list(ends) for name, ends in ends_without}
             what = TITLES[column] + (" (fails)" if rest is None else "")
             rows.append({"pick": " = ".join(picks), "title": what, **figures, "intervals": found})
     columns = {"pick": "pick", "title": "column", "speedup": "speed-up", "without_speedup": "without the column",
-               "deviation": "deviation", "without_deviation": "without the column"}  # fmt: skip
+               metric: metric, f"without_{metric}": "without the column"}  # fmt: skip
     title = f"Picks without a column: {record.name}"
     return TextTable(name="pick_columns", title=title, columns=columns, rows=rows) if rows else None
 
@@ -143,16 +142,15 @@ def _column_row(replay: _Replay, column: str) -> Row:
 
 
 def _volume(measurements: Sequence[Measurement]) -> float:
-    return volume([(m.relative_latency, m.mean("deviation")) for m in measurements])
+    return volume([(m.relative_latency, m.error) for m in measurements])
 
 
 def _resamples(measurements: Sequence[Measurement]) -> Array:
-    deviation = np.array([m.quality["deviation"] for m in measurements])
-    return resampled_hypervolumes([m.relative_latency for m in measurements], deviation)
+    return measured_resamples([m.relative_latency for m in measurements], measurements)
 
 
-def _figures(measurement: Measurement, prefix: str) -> Row:
+def _figures(measurement: Measurement, metric: str, prefix: str) -> Row:
     return {
         f"{prefix}speedup": 1.0 / measurement.relative_latency,
-        f"{prefix}deviation": measurement.mean("deviation"),
+        f"{prefix}{metric}": measurement.mean(metric),
     }

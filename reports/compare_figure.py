@@ -13,7 +13,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from autotune.reports import palette
 from autotune.reports.comparison import Comparison
 from autotune.reports.contender import UNION, Contender
-from autotune.reports.point import HELD_OUT, Interval, Point, cost_interval, deviation_interval, lower_front
+from autotune.reports.point import HELD_OUT, Interval, Point, cost_interval, error_interval, lower_front
+from autotune.spaces.error_scale import ERRORS, ErrorScale
 from autotune.spaces.front import RIVAL
 from autotune.spaces.statistics import bootstrap_interval, mean_ratio_interval
 
@@ -39,15 +40,15 @@ class _Series:
     absolute: bool
 
     def scale(self, source: str) -> float | None:
-        """What deviations measured on these prompts are divided by; None where that is not known."""
-        return 1.0 if self.absolute else self.contender.deviation_scale(source)
+        """What errors measured on these prompts are divided by; None where that is not known."""
+        return 1.0 if self.absolute else self.contender.default_error(source)
 
     def place(self, point: Point) -> Place:
         x = median(point.measurement.latency_ms) if self.absolute else point.cost
-        return x, point.deviation / (self.scale(point.source) or 1.0)
+        return x, point.error / (self.scale(point.source) or 1.0)
 
     def places(self, points: Sequence[Point]) -> list[Place]:
-        return [self.place(p) for p in points if p.deviation > 0]
+        return [self.place(p) for p in points if p.error > 0]
 
 
 def draw_comparison(comparison: Comparison, absolute: bool, narrow: bool) -> Figure:
@@ -58,8 +59,9 @@ def draw_comparison(comparison: Comparison, absolute: bool, narrow: bool) -> Fig
     shown = [s for s in _series(comparison, absolute) if s.contender.points and s.scale(s.contender.source) is not None]
     figure = Figure(figsize=(4.2, 5.6) if narrow else (8.6, 5.2), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_xlabel("ms per image" if absolute else "latency over the default run's")
-    axes.set_ylabel("deviation" if absolute else "deviation over the default run's")
+    words = comparison.words
+    axes.set_xlabel(f"ms per {words.run}" if absolute else "latency over the default run's")
+    axes.set_ylabel(words.scale.metric if absolute else f"{words.errors} over the default run's")
     if not shown:
         axes.text(0.5, 0.5, "No default run was measured.", ha="center", va="center", transform=axes.transAxes)
         return figure
@@ -74,7 +76,7 @@ def draw_comparison(comparison: Comparison, absolute: bool, narrow: bool) -> Fig
         axes.plot([], [], "s", ls=(0, (4, 2)), lw=1.2, ms=4, color=soft, mfc=paper, label="fewer steps, best solver")
     if stars:
         axes.plot([], [], "*", ms=12, color=soft, mec=paper, ls="none", label="default run")
-    _set_frame(axes, absolute)
+    _set_frame(axes, absolute, words.scale if absolute else ERRORS)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=1 if narrow else 4,
                   handletextpad=0.5, columnspacing=1.4)  # fmt: skip
     return figure
@@ -121,9 +123,9 @@ def _default_runs(shown: Sequence[_Series], by_family: bool) -> list[tuple[float
     found = []
     for series in shown[:1] if by_family else shown:
         default = series.contender.default_at(series.contender.source)
-        deviation = series.contender.deviation_scale(series.contender.source)
-        if default is not None and deviation is not None:
-            found.append((median(default.latency_ms), deviation, series.colour))
+        error = series.contender.default_error(series.contender.source)
+        if default is not None and error is not None:
+            found.append((median(default.latency_ms), error, series.colour))
     return found
 
 
@@ -143,19 +145,19 @@ def _across(series: _Series, point: Point) -> Interval | None:
 
 
 def _up(series: _Series, point: Point) -> Interval | None:
-    """Of the mean deviation, or of its ratio to the default run's, paired by prompt."""
+    """Of the mean error, or of its ratio to the default run's, paired by prompt."""
     default = series.contender.default_at(point.source)
     if series.absolute or default is None or point.measurement.n_prompts < 2:
-        return deviation_interval(point)
-    return mean_ratio_interval(point.measurement.quality["deviation"], default.quality["deviation"])
+        return error_interval(point)
+    return mean_ratio_interval(point.measurement.errors, default.errors, least=default.least_error)
 
 
 def _staircase(places: Sequence[Place]) -> tuple[list[float], list[float]]:
     """The line below which no shown point lies: level to the next point, then down to it."""
     x, y = [places[0][0]], [places[0][1]]
-    for cost, deviation in places[1:]:
+    for cost, error in places[1:]:
         x += [cost, cost]
-        y += [y[-1], deviation]
+        y += [y[-1], error]
     return x, y
 
 
@@ -163,26 +165,26 @@ def _columns(places: Sequence[Place]) -> tuple[list[float], list[float]]:
     return [x for x, _ in places], [y for _, y in places]
 
 
-def _set_frame(axes: Axes, absolute: bool) -> None:
-    """Logarithmic deviations with plain numbers; latency from 0 on, unless it spans too much for that."""
+def _set_frame(axes: Axes, absolute: bool, scale: ErrorScale) -> None:
+    """Logarithmic errors with plain numbers, or successes; latency from 0 on, unless it spans too much for that."""
     low, high = axes.dataLim.intervalx
     axes.set_yscale("log")
     if absolute and high > _WIDE_RANGE * low:
         axes.set_xscale("log")
         axes.set_xlim(low / 1.25, high * 1.25)
-        _plain_ticks(axes, across=True)
+        _plain_ticks(axes, ERRORS, across=True)
     else:
         axes.set_xlim(0.0, max(high * 1.06, 0.0 if absolute else 1.06))
     bottom, top = axes.dataLim.intervaly
     axes.set_ylim(bottom / 1.3, top * 1.3)
-    _plain_ticks(axes, across=False)
+    _plain_ticks(axes, scale, across=False)
     axes.grid(visible=True)
 
 
-def _plain_ticks(axes: Axes, *, across: bool) -> None:
+def _plain_ticks(axes: Axes, scale: ErrorScale, *, across: bool) -> None:
     axis = axes.xaxis if across else axes.yaxis
     low, high = axes.get_xlim() if across else axes.get_ylim()
     ticks = [t for t in _TICKS if low <= t <= high and (high / low < 200 or np.isclose(np.log10(t) % 1.0, 0.0))]
-    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_locator(FixedLocator([t for t in ticks if t <= scale.largest]))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: scale.tick(value)))

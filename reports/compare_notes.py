@@ -7,6 +7,7 @@ from autotune.reports.contender import Contender
 from autotune.reports.point import HELD_OUT
 from autotune.reports.tables import Row
 from autotune.reports.text_table import TextTable
+from autotune.spaces.error_scale import error_scale
 from autotune.spaces.front import record_constraints, record_objectives
 from autotune.spaces.study_record import StudyRecord
 
@@ -16,12 +17,6 @@ _UNTOLD = ("inventory_hash", "revision", "prediction", "start_timestep", "noise_
 FIELD = "condition/field"
 """The key of a row's own name in the table of what differs; its other keys are names of studies, without a slash."""
 
-AXES = (
-    "Normalised axes: latency over that of the study's own default run, measured in turn with it, and deviation over "
-    "the default run's own on the same prompts. A default run of more steps lies nearer to the converged one, so its "
-    "1 asks for more; the absolute axes, and every hypervolume, take the deviation as it is."
-)
-
 
 def notes(comparison: Comparison) -> tuple[str, ...]:
     """Sentences on the values that count and on what the contenders share, the most important first."""
@@ -29,7 +24,7 @@ def notes(comparison: Comparison) -> tuple[str, ...]:
     if not comparison.by_family:
         records = [c.record for c in comparison.contenders]
         found += [*_rival_notes(comparison), *_objective_notes(records), *_condition_notes(comparison)]
-    found.append(AXES)
+    found.append(comparison.words.axes)
     return tuple(found)
 
 
@@ -59,25 +54,26 @@ def _told(record: StudyRecord) -> dict[str, str]:
 def _measured_on(comparison: Comparison) -> str:
     first = comparison.contenders[0]
     if comparison.by_family:
-        n_prompts = f"{first.n_prompts} prompts"
+        n_prompts = f"{first.n_prompts} {first.scale.units}"
         if first.source == HELD_OUT:
             return f"Held-out values of every member of every family's own front, on {n_prompts}."
         return (
             f"Values of the {n_prompts} that the search chose by, which flatter all families alike, with single "
-            "timings: only what stood on the common front was measured again on held-out prompts."
+            f"timings: only what stood on the common front was measured again on held-out {first.scale.units}."
         )
     return " ".join(_members_note(contender) for contender in comparison.contenders)
 
 
 def _members_note(contender: Contender) -> str:
-    n, total = len(contender.points), contender.n_front
+    n, total, units = len(contender.points), contender.n_front, contender.scale.units
     if contender.source != HELD_OUT:
         return (
-            f"{contender.name} has no held-out values: its {n} members stand at those of the prompts that the search "
+            f"{contender.name} has no held-out values: its {n} members stand at those of the {units} that the search "
             "chose by, which flatter."
         )
     left = f"; the other {total - n} are left out" if n < total else ""
-    return f"{contender.name}: held-out values of {n} of {total} front members, on {contender.n_prompts} prompts{left}."
+    on = f"{contender.n_prompts} {units}"
+    return f"{contender.name}: held-out values of {n} of {total} front members, on {on}{left}."
 
 
 def _rival_notes(comparison: Comparison) -> list[str]:
@@ -90,7 +86,8 @@ def _rival_notes(comparison: Comparison) -> list[str]:
     if seen_again:
         found.append(
             f"Of the best fewer-steps runs, held-out values have {', '.join(seen_again)}. So they stand at the values "
-            "of the calibration prompts, which flatter them, and the gain over them is of such values on both sides."
+            f"of the calibration {comparison.words.units}, which flatter them, and the gain over them is of such "
+            "values on both sides."
         )
     return found
 
@@ -99,7 +96,7 @@ def _objective_notes(records: Sequence[StudyRecord]) -> list[str]:
     found = []
     for record in records:
         objectives = record_objectives(record)
-        missing = [name for name in ("latency", "deviation") if name not in objectives]
+        missing = [name for name in ("latency", error_scale(record).metric) if name not in objectives]
         if missing:
             found.append(
                 f"{record.name} minimised {', '.join(objectives)}: its front was not chosen by "
@@ -115,13 +112,14 @@ def _condition_notes(comparison: Comparison) -> list[str]:
     if len(conditions) > 1:
         found.append(
             "The conditions differ (see the table): speed-ups and hypervolumes are each study's against its own "
-            "default run, and PSNR and deviation are to its own converged run."
+            f"default run{comparison.words.own}."
         )
     if len({record.condition.device for record in records}) > 1:
         found.append("The devices differ: milliseconds say as much about them as about the schedules.")
+    units = comparison.words.units
     keys = [contender.prompts_key for contender in comparison.contenders]
     if len(set(keys)) > len(conditions):
-        found.append("Studies under one condition were measured on different prompts, which differ in difficulty.")
+        found.append(f"Studies under one condition were measured on different {units}, which differ in difficulty.")
     if None in keys or len(set(keys)) == len(keys):
-        found.append("No two studies share condition and prompts, so no difference of theirs has a paired interval.")
+        found.append(f"No two studies share condition and {units}, so no difference of theirs has a paired interval.")
     return found

@@ -15,13 +15,9 @@ from autotune.reports.folder import write_files
 from autotune.reports.tables import markdown_cell
 from autotune.reports.templates import template_environment
 
-RELATIVE = (
+_RELATIVE = (
     "Left and below is better; 1 is each study's own default run. Filled marks are held-out values, open ones those of "
-    "the calibration prompts. Bars are 95 % intervals."
-)
-ABSOLUTE = (
-    "Milliseconds per image, decoding included, on each study's own device, and the deviation from its own converged "
-    "run. Bars are 95 % intervals."
+    "the calibration {units}. Bars are 95 % intervals."
 )
 
 
@@ -42,13 +38,16 @@ def comparison_files(comparison: Comparison, removals: Removals, *, absolute: bo
     relative = render("relative", partial(draw_comparison, comparison, False))
     in_ms = render("absolute", partial(draw_comparison, comparison, True))
     tables = comparison_tables(comparison, removals, absolute=absolute)
+    words = comparison.words
+    of_relative = _RELATIVE.format(units=words.units)
+    of_absolute = f"{words.absolute} Bars are 95 % intervals."
     said, title = notes(comparison), f"Comparison: {comparison.title}"
-    figures = [("Relative to the default run", relative, RELATIVE), ("Absolute", in_ms, ABSOLUTE)]
+    figures = [("Relative to the default run", relative, of_relative), ("Absolute", in_ms, of_absolute)]
     template = template_environment().get_template("compare.html")
     light, dark = (Markup(palette.css_variables(scheme)) for scheme in (0, 1))
     page = template.render(title=title, notes=said, figures=figures, tables=tables, light=light, dark=dark)
-    paragraphs = [f"# {markdown_cell(title)}", *map(markdown_cell, said), "![Relative](relative.png)", RELATIVE]
-    paragraphs += ["![Absolute](absolute.png)", ABSOLUTE]
+    paragraphs = [f"# {markdown_cell(title)}", *map(markdown_cell, said), "![Relative](relative.png)", of_relative]
+    paragraphs += ["![Absolute](absolute.png)", of_absolute]
     parts = [*(f"{paragraph}\n" for paragraph in paragraphs), *(table.to_markdown() for table in tables)]
     return {
         "relative.png": relative.png,

@@ -46,7 +46,8 @@ def member_rows(comparison: Comparison) -> list[Row]:
     """One row per member of every front and per fewer-steps run that it is held against.
 
     `front` is the contender, `role` is `member` or `fewer-steps`; `relative_deviation` is over the default run's, None
-    where that was not measured. The other keys are those of `autotune front --format json`, less the picks.
+    where that was not measured; of a policy `relative_failures` is. The other keys are those of `autotune front
+    --format json`, less the picks.
     """
     rows: list[Row] = []
     for contender in comparison.contenders:
@@ -56,10 +57,12 @@ def member_rows(comparison: Comparison) -> list[Row]:
                 if point.source == CALIBRATION:  # whatever else is known of it
                     candidate = replace(candidate, held_out=None)
                 row = {k: v for k, v in candidate_row(candidate, []).items() if k != "picks"}
-                place = {"front": contender.name, "role": role, "study": contender.record.name}
-                scale = contender.deviation_scale(point.source)
-                relative = None if scale is None else point.deviation / scale
-                rows.append(place | {"relative_latency": point.cost, "relative_deviation": relative} | row)
+                place: Row = {"front": contender.name, "role": role, "study": contender.record.name}
+                scale = contender.default_error(point.source)
+                relative = None if scale is None else point.error / scale
+                is_share = contender.scale.is_share
+                place |= {"relative_latency": point.cost, "relative_deviation": None if is_share else relative}
+                rows.append(place | ({"relative_failures": relative} if is_share else {}) | row)
     return rows
 
 
@@ -67,13 +70,13 @@ def members_csv(comparison: Comparison) -> str:
     """`member_rows` as CSV: full precision, each interval as two columns at the end."""
     rows = member_rows(comparison)
     buffer = io.StringIO()
-    plain = [name for name in rows[0] if name != "intervals"]
+    plain = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "intervals"]
     with_interval = sorted({name for row in rows for name in row["intervals"]})  # type: ignore[attr-defined]
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([*plain, *(f"{name}_{end}" for name in with_interval for end in ("low", "high"))])
     for row in rows:
         ends = [row["intervals"].get(name, (None, None)) for name in with_interval]  # type: ignore[attr-defined]
-        writer.writerow([*(row[name] for name in plain), *(end for pair in ends for end in pair)])
+        writer.writerow([*(row.get(name) for name in plain), *(end for pair in ends for end in pair)])
     return buffer.getvalue()
 
 

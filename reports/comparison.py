@@ -4,10 +4,12 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from autotune.reports.compare_wording import CompareWording, compare_wording
 from autotune.reports.contender import Contender, family_contenders, point_resamples, study_contenders
 from autotune.reports.point import HELD_OUT, volume
 from autotune.reports.tables import Row
 from autotune.reports.text_table import TextTable
+from autotune.spaces.error_scale import common_scale
 from autotune.spaces.hypervolume_interval import difference_interval
 from autotune.spaces.statistics import percentile_interval
 from autotune.spaces.study_record import StudyRecord
@@ -25,6 +27,11 @@ class Comparison:
         """What is compared, in a few words."""
         names = [contender.record.name for contender in self.contenders]
         return f"families of {names[0]}" if self.by_family else ", ".join(names)
+
+    @property
+    def words(self) -> CompareWording:
+        """What its errors are called: those that all contenders have in common."""
+        return compare_wording(common_scale(contender.scale for contender in self.contenders))
 
 
 def compare(records: Sequence[StudyRecord]) -> Comparison:
@@ -57,7 +64,7 @@ def hypervolume_table(comparison: Comparison) -> TextTable:
             found["hypervolume"] = list(percentile_interval(resamples))
         if contender.rivals:
             sides = (contender.against, contender.rivals)
-            ours, theirs = (volume([(p.cost, p.deviation) for p in points]) for points in sides)
+            ours, theirs = (volume([(p.cost, p.error) for p in points]) for points in sides)
             row |= {"fewer_steps": theirs, "gain": ours - theirs}
             if contender.rivals[0].measurement.n_prompts > 1:
                 first, second = map(point_resamples, sides)
@@ -65,13 +72,14 @@ def hypervolume_table(comparison: Comparison) -> TextTable:
                 found |= {"gain": list(difference_interval(first, second))}
         row |= {"fewer_steps_members": len(contender.rivals), "fewer_steps_source": contender.rival_source}
         rows.append(row | {"intervals": found})
-    columns = {"name": "front", "model": "model", "members": "members", "source": "measured on", "prompts": "prompts",
+    words = comparison.words
+    columns = {"name": "front", "model": "model", "members": "members", "source": "measured on", "prompts": words.units,
                "hypervolume": "hypervolume", "fewer_steps": "fewer steps", "gain": "gain over them"}  # fmt: skip
     if comparison.by_family:
         columns = {key: title for key, title in columns.items() if key not in ("model", "fewer_steps", "gain")}
     note = (
-        "Fraction of the box from the default run's latency and deviation 1 down to no latency and deviation 0.001, "
-        "deviation on a logarithmic scale. Brackets: 95 % over prompts; latencies are taken as measured."
+        f"Fraction of the box from the default run's latency and {words.box[0]} down to no latency and {words.box[1]}, "
+        f"{words.on_log}. Brackets: 95 % over {words.units}; latencies are taken as measured."
     )
     return TextTable(name="hypervolume", title="Hypervolume", columns=columns, rows=rows, notes=(note,))
 
@@ -91,7 +99,8 @@ def difference_table(comparison: Comparison) -> TextTable:
         found = {"difference": list(difference_interval(first.resamples, second.resamples))} if paired else {}
         rows.append(row | {"intervals": found})
     columns = {"first": "front", "second": "less that of", "difference": "hypervolume"}
-    note = "Same condition, prompts and seeds. The interval is of the difference itself, prompt by prompt."
+    unit = comparison.words.unit
+    note = f"Same condition, prompts and seeds. The interval is of the difference itself, {unit} by {unit}."
     return TextTable(name="differences", title="Differences in hypervolume", columns=columns, rows=rows, notes=(note,))
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from autotune.reports.point import CALIBRATION, HELD_OUT, Point, cost_and_deviation, lower_front, volume
+from autotune.reports.point import CALIBRATION, HELD_OUT, Point, cost_and_error, lower_front, volume
+from autotune.spaces.error_scale import ErrorScale, error_scale
 from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import Evaluation, Measurement
 from autotune.spaces.front import BASELINE, RIVAL, baseline_of, calibration_front, study_front
@@ -21,7 +22,7 @@ JOINT = "joint"
 class Contender:
     """One front, all of it measured on the prompts that `source` names.
 
-    `points` are its members, the fastest first, at relative latency and mean deviation; `n_front` counts also those
+    `points` are its members, the fastest first, at relative latency and mean error; `n_front` counts also those
     without such values. `baseline` is the default run.
 
     `rivals` is the whole fewer-steps front of the same study. Only if all of it has held-out values, `n_verified` of
@@ -43,10 +44,15 @@ class Contender:
         """What was measured of the default run on the prompts of a source."""
         return None if self.baseline is None else _measured(self.baseline, source)
 
-    def deviation_scale(self, source: str) -> float | None:
-        """The default run's deviation there, which relative deviations are in; None where it is not known, or 0."""
+    def default_error(self, source: str) -> float | None:
+        """The default run's error there, which relative errors are in; None where it is not known, or 0."""
         default = self.default_at(source)
-        return default.mean("deviation") or None if default and default.quality.get("deviation") else None
+        return default.error or None if default and default.errors else None
+
+    @property
+    def scale(self) -> ErrorScale:
+        """What its errors are."""
+        return error_scale(self.record)
 
     @property
     def prompts_key(self) -> str | None:
@@ -70,7 +76,7 @@ class Contender:
     @property
     def hypervolume(self) -> float:
         """Of the members."""
-        return volume([(p.cost, p.deviation) for p in self.points])
+        return volume([(p.cost, p.error) for p in self.points])
 
     @property
     def resamples(self) -> Array:
@@ -80,9 +86,13 @@ class Contender:
 
 def point_resamples(points: Sequence[Point]) -> Array:
     """Hypervolumes of points on resamples of their prompts."""
-    return resampled_hypervolumes(
-        [p.cost for p in points], np.array([p.measurement.quality["deviation"] for p in points])
-    )
+    return measured_resamples([p.cost for p in points], [p.measurement for p in points])
+
+
+def measured_resamples(costs: Sequence[float], measurements: Sequence[Measurement]) -> Array:
+    """Hypervolumes of measurements at these costs on resamples of their prompts."""
+    least = max((m.least_error for m in measurements), default=0.0)
+    return resampled_hypervolumes(costs, np.array([m.errors for m in measurements]), least=least)
 
 
 def study_contenders(records: Sequence[StudyRecord]) -> tuple[Contender, ...]:
@@ -180,9 +190,9 @@ def _points(candidates: Sequence[Candidate], source: str) -> tuple[Point, ...]:
     points = []
     for candidate in candidates:
         measurement = _measured(candidate, source)
-        place = cost_and_deviation(measurement, "latency")
+        place = cost_and_error(measurement, "latency")
         if measurement is not None and place is not None:
             points.append(
-                Point(candidate=candidate, source=source, measurement=measurement, cost=place[0], deviation=place[1])
+                Point(candidate=candidate, source=source, measurement=measurement, cost=place[0], error=place[1])
             )
-    return tuple(sorted(points, key=lambda p: (p.cost, p.deviation)))
+    return tuple(sorted(points, key=lambda p: (p.cost, p.error)))

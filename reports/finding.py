@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from autotune.reports.growth import Arrival
-from autotune.reports.point import HELD_OUT, Point, cost_and_deviation, lower_front, volume
+from autotune.reports.point import HELD_OUT, Point, cost_and_error, lower_front, volume
+from autotune.reports.tables import number_text
+from autotune.reports.wording import wording
+from autotune.spaces.error_scale import scale_of
 from autotune.spaces.front import BASELINE, RIVAL
 from autotune.spaces.study_record import Candidate, StudyRecord
 
@@ -94,7 +97,7 @@ class _Table:
             on_front=sum(c.schedule_hash in self._on_front for c in tried),
             best=len(best),
             beaten=sum(any(beats(r, p, self._cost) for r in self._rivals) for p in best) if compared else None,
-            hypervolume=volume([(p.cost, p.deviation) for p in mine]),
+            hypervolume=volume([(p.cost, p.error) for p in mine]),
             added=added,
             share=added / self._total if self._total > 0 else 0.0,
         )
@@ -103,10 +106,10 @@ class _Table:
 def beats(rival: Point, point: Point, cost: str) -> bool:
     """Whether the rival dominates the point, on held-out values if both have them, else on calibration values."""
     if rival.source == point.source == HELD_OUT:
-        a, b = (rival.cost, rival.deviation), (point.cost, point.deviation)
+        a, b = (rival.cost, rival.error), (point.cost, point.error)
     else:
-        first = cost_and_deviation(rival.candidate.calibration.measurement, cost)
-        second = cost_and_deviation(point.candidate.calibration.measurement, cost)
+        first = cost_and_error(rival.candidate.calibration.measurement, cost)
+        second = cost_and_error(point.candidate.calibration.measurement, cost)
         if first is None or second is None:
             return False
         a, b = first, second
@@ -125,7 +128,7 @@ def sentences(rows: Sequence[FamilyRow], points: Sequence[Point], members: Seque
     if fewer is None or not fewer.best:
         found.append("No fewer-steps run was measured, so the front is not held against the strongest cheap rival.")
     elif members:
-        total = volume([(p.cost, p.deviation) for p in members])
+        total = volume([(p.cost, p.error) for p in members])
         found.append(
             f"Hypervolume: {total:.3f} for the whole front, {fewer.hypervolume:.3f} for fewer steps with the best "
             "solver alone."
@@ -149,13 +152,12 @@ def _shift(points: Sequence[Point]) -> str | None:
     baseline = next((p for p in points if p.family == BASELINE and p.source == HELD_OUT), None)
     if baseline is None or baseline.candidate.calibration.measurement is None:
         return None
-    before = baseline.candidate.calibration.measurement.quality.get("deviation")
-    if not before:
+    words = wording(scale_of(baseline.measurement))
+    both = (baseline.candidate.calibration.measurement, baseline.measurement)
+    if not all(m.quality.get(words.metric) for m in both):
         return None
-    return (
-        f"The default run deviates by {sum(before) / len(before):#.3g} on the calibration prompts and by "
-        f"{baseline.deviation:#.3g} on the held-out ones; marks of the two kinds differ by that much to begin with."
-    )
+    values = (number_text(words.metric, m.mean(words.metric)) for m in both)
+    return f"{words.shift.format(*values)}; marks of the two kinds differ by that much to begin with."
 
 
 def _count(n: int, noun: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from autotune.reports.front_figure import FrontPlot
 from autotune.reports.pick_section import export_line
 from autotune.reports.tables import Row, candidate_row, figure_text, source_text
+from autotune.reports.wording import wording
 from autotune.spaces.front import BASELINE
 
 
@@ -21,6 +22,7 @@ class FrontDot:
 
 def front_dots(plot: FrontPlot, rows: Mapping[str, Row], study: str, storage: str | None) -> tuple[FrontDot, ...]:
     """One per `FrontPlot.marked`; `rows` are those of the front by schedule hash."""
+    words = wording(plot.scale)
     dots = []
     for point in plot.marked:
         candidate = point.candidate
@@ -33,9 +35,10 @@ def front_dots(plot: FrontPlot, rows: Mapping[str, Row], study: str, storage: st
                 title=candidate.label,
                 picks=tuple(map(str, names)),
                 lines=(
-                    f"{figure_text(row, 'latency_ms')} ms per image, speed-up {figure_text(row, 'speedup')}",
-                    f"deviation {figure_text(row, 'deviation')}",
-                    f"{candidate.family}, {row['network_calls']} calls, {source_text(row)} prompts{_support(row)}",
+                    f"{figure_text(row, 'latency_ms')} ms per {words.run}, speed-up {figure_text(row, 'speedup')}",
+                    f"{words.metric} {figure_text(row, words.metric)}",
+                    f"{candidate.family}, {row['network_calls']} calls, {source_text(row)} {words.units}"
+                    f"{_support(row)}",
                 ),
                 export="" if default else export_line(study, str([*names, candidate.schedule_hash[:12]][0]), storage),
             )

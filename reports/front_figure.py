@@ -9,7 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from autotune.reports import palette
-from autotune.reports.point import HELD_OUT, Point, cost_interval, deviation_interval, lower_front
+from autotune.reports.point import HELD_OUT, Point, cost_interval, error_interval, lower_front
+from autotune.reports.wording import wording
+from autotune.spaces.error_scale import DEVIATIONS, ErrorScale, scale_of
 from autotune.spaces.front import BASELINE, RIVAL
 from autotune.spaces.study_record import Candidate
 
@@ -41,7 +43,12 @@ class FrontPlot:
     def marked(self) -> tuple[Point, ...]:
         """The points that tell about themselves on the page: the default run, the front, the fewer-steps curve."""
         chosen = [*([self.baseline] if self.baseline else []), *self.members, *self.fewer_steps]
-        return tuple({p.candidate.schedule_hash: p for p in chosen if p.deviation > 0}.values())
+        return tuple({p.candidate.schedule_hash: p for p in chosen if p.error > 0}.values())
+
+    @property
+    def scale(self) -> ErrorScale:
+        """What the error axis shows."""
+        return scale_of(self.points[0].measurement) if self.points else DEVIATIONS
 
     @property
     def baseline(self) -> Point | None:
@@ -55,8 +62,8 @@ def draw_front(plot: FrontPlot, narrow: bool) -> Figure:
     axes = figure.add_subplot()
     name = "MACs" if plot.cost == "macs" else "latency"
     axes.set_xlabel(f"{name} relative to the default run" + ("" if narrow else "  (faster to the left)"))
-    axes.set_ylabel("deviation" + ("" if narrow else " from the converged reference  (better below)"))
-    shown = [p for p in plot.points if p.deviation > 0]
+    axes.set_ylabel(plot.scale.metric if narrow else f"{wording(plot.scale).axis}  (better below)")
+    shown = [p for p in plot.points if p.error > 0]
     if not shown:
         axes.set_xticks([])
         axes.set_yticks([])
@@ -68,8 +75,8 @@ def draw_front(plot: FrontPlot, narrow: bool) -> Figure:
     _draw_fewer_steps(axes, plot.fewer_steps)
     _draw_members(axes, plot, styles)
     baseline = plot.baseline
-    if baseline is not None and baseline.deviation > 0:
-        axes.plot(baseline.cost, baseline.deviation, "*", ms=15, color=palette.light("ink"), mec=palette.light("paper"),
+    if baseline is not None and baseline.error > 0:
+        axes.plot(baseline.cost, baseline.error, "*", ms=15, color=palette.light("ink"), mec=palette.light("paper"),
                   mew=0.8, ls="none", zorder=7, label="default run")  # fmt: skip
     _annotate_picks(axes, plot)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2 if narrow else 4,
@@ -79,33 +86,33 @@ def draw_front(plot: FrontPlot, narrow: bool) -> Figure:
 
 def outside_frame(plot: FrontPlot) -> int:
     """How many candidates are so slow or so far off that the plot leaves them out."""
-    shown = [p for p in plot.points if p.deviation > 0]
+    shown = [p for p in plot.points if p.error > 0]
     if not shown:
         return len(plot.points)
     right, top = _limits(plot, shown)
-    return len(plot.points) - sum(p.cost <= right and p.deviation <= top for p in shown)
+    return len(plot.points) - sum(p.cost <= right and p.error <= top for p in shown)
 
 
 def _limits(plot: FrontPlot, shown: Sequence[Point]) -> tuple[float, float]:
     important = [*plot.members, *plot.fewer_steps, *([plot.baseline] if plot.baseline else [])] or list(shown)
     right = max(1.08, 1.1 * max(p.cost for p in important))
-    top = max(p.deviation for p in important) * 4.0
+    top = max(p.error for p in important) * 4.0
     return right, top
 
 
 def _set_frame(axes: Axes, plot: FrontPlot, shown: Sequence[Point], narrow: bool) -> None:
     right, top = _limits(plot, shown)
-    highest = min(top, max(p.deviation for p in shown) * 1.35)
+    highest = min(top, max(p.error for p in shown) * 1.35)
     axes.set_yscale("log")
     axes.set_xlim(0.0, right)
-    axes.set_ylim(min(p.deviation for p in shown) / 1.9, highest)
+    axes.set_ylim(min(p.error for p in shown) / 1.9, highest)
     low, high = axes.get_ylim()
     ticks = [m * 10.0**e for e in range(-9, 4) for m in (1, 2, 5)]
     if high / low > 100:
         ticks = [10.0**e for e in range(-9, 4)]
-    axes.yaxis.set_major_locator(FixedLocator([t for t in ticks if low <= t <= high]))
+    axes.yaxis.set_major_locator(FixedLocator([t for t in ticks if low <= t <= min(high, plot.scale.largest)]))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plot.scale.tick(value)))
     axes.grid(visible=True)
     if plot.cost == "latency":
         top_axis = axes.secondary_xaxis("top")
@@ -124,7 +131,7 @@ def _draw_dominated(axes: Axes, plot: FrontPlot, shown: Sequence[Point], styles:
         rest = [p for p in shown if p.family == family and p.candidate.schedule_hash not in plot.front]
         if not rest:
             continue
-        axes.plot([p.cost for p in rest], [p.deviation for p in rest], styles[family][1], ms=4.2, ls="none",
+        axes.plot([p.cost for p in rest], [p.error for p in rest], styles[family][1], ms=4.2, ls="none",
                   color=palette.light("dominated"), mew=0, zorder=2, alpha=0.85, rasterized=len(rest) > _RASTER_ABOVE,
                   label=f"{family}, dominated")  # fmt: skip
 
@@ -139,7 +146,7 @@ def _draw_fewer_steps(axes: Axes, curve: Sequence[Point]) -> None:
 
 
 def _draw_members(axes: Axes, plot: FrontPlot, styles: Mapping[str, tuple[str, str]]) -> None:
-    members = [p for p in plot.members if p.deviation > 0]
+    members = [p for p in plot.members if p.error > 0]
     if not members:
         return
     axes.plot(*_staircase(lower_front(members)), color=palette.light("front"), lw=1.8, zorder=3.5, label="front")
@@ -159,25 +166,25 @@ def _marks(axes: Axes, points: Sequence[Point], marker: str, size: float, colour
     for verified in (False, True):
         mine = [p for p in points if (p.source == HELD_OUT) == verified]
         fill, edge = (ink, paper) if verified else (paper, ink)
-        axes.plot([p.cost for p in mine], [p.deviation for p in mine], marker, ms=size, ls="none", zorder=6,
+        axes.plot([p.cost for p in mine], [p.error for p in mine], marker, ms=size, ls="none", zorder=6,
                   mfc=fill, mec=edge, mew=0.8 if verified else 1.3)  # fmt: skip
 
 
 def _staircase(points: Sequence[Point]) -> tuple[list[float], list[float]]:
     """The line below which no shown point lies: horizontal to the next point, then down to it."""
-    x, y = [points[0].cost], [points[0].deviation]
+    x, y = [points[0].cost], [points[0].error]
     for point in points[1:]:
         x += [point.cost, point.cost]
-        y += [y[-1], point.deviation]
+        y += [y[-1], point.error]
     return x, y
 
 
 def _error_bars(axes: Axes, point: Point, cost: str, colour: str) -> None:
-    for interval, across in ((cost_interval(point, cost), True), (deviation_interval(point), False)):
+    for interval, across in ((cost_interval(point, cost), True), (error_interval(point), False)):
         if interval is None:
             continue
         x = interval if across else (point.cost, point.cost)
-        y = (point.deviation, point.deviation) if across else interval
+        y = (point.error, point.error) if across else interval
         axes.plot(x, y, color=colour, lw=0.9, solid_capstyle="butt", zorder=5, alpha=0.7)
 
 
@@ -186,12 +193,12 @@ def _annotate_picks(axes: Axes, plot: FrontPlot) -> None:
     names: dict[str, list[str]] = {}
     for name, candidate in plot.picks.items():
         names.setdefault(candidate.schedule_hash, []).append(name)
-    members = [p for p in plot.members if p.candidate.schedule_hash in names and p.deviation > 0]
+    members = [p for p in plot.members if p.candidate.schedule_hash in names and p.error > 0]
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     before = -1.0
     for point in members:
         across = (point.cost - left) / (right - left)
-        up = float(np.log(point.deviation / low) / np.log(high / low))
+        up = float(np.log(point.error / low) / np.log(high / low))
         close = across - before < 0.2
         before = across
         place, side = (-14.0, -44.0 if close and up > 0.2 else -24.0), "right"
@@ -200,7 +207,7 @@ def _annotate_picks(axes: Axes, plot: FrontPlot) -> None:
         elif close and up <= 0.2 and across < 0.75:  # the one before has taken the room
             place, side = (10.0, -22.0), "left"
         axes.annotate(
-            " = ".join(names[point.candidate.schedule_hash]), (point.cost, point.deviation), xytext=place,
+            " = ".join(names[point.candidate.schedule_hash]), (point.cost, point.error), xytext=place,
             textcoords="offset points", ha=side, va="center", fontsize=9.5, fontweight="bold", zorder=8,
             arrowprops={"arrowstyle": "-", "color": palette.light("soft"), "lw": 0.9, "shrinkB": 5, "shrinkA": 1},
             bbox={"boxstyle": "round,pad=0.15", "fc": palette.light("paper"), "ec": "none", "alpha": 0.85},

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from autotune.reports.point import cost_and_deviation, cost_name
+from autotune.reports.point import cost_and_error, cost_name
 from autotune.spaces.pareto import BoxVolume
 from autotune.spaces.study_record import Candidate, StudyRecord
 
@@ -28,7 +28,7 @@ def arrivals(record: StudyRecord) -> tuple[Arrival, ...]:
     box, seconds, found = BoxVolume(), 0.0, []
     for candidate in sorted(record.candidates, key=lambda c: c.number):
         before, measurement = box.fraction, candidate.calibration.measurement
-        place = cost_and_deviation(measurement, cost) if candidate.number in whole else None
+        place = cost_and_error(measurement, cost) if candidate.number in whole else None
         if place is not None:
             box.add(*place)
         if measurement is not None:

@@ -11,14 +11,19 @@ from autotune.reports import palette
 from autotune.reports.figure import Rendered
 from autotune.reports.pick_section import PickSection
 from autotune.reports.provenance import duration_text, failure_rows, provenance_sections
-from autotune.reports.sample_grid import Sample, SampleGrid, data_uri, rank_text
+from autotune.reports.sample_grid import Sample, SampleGrid, data_uri, rank_text, sample_text
 from autotune.reports.tables import Row, interval_of, interval_text, number_text, source_text
 from autotune.reports.templates import template_environment
+from autotune.reports.wording import Wording
+from autotune.spaces.error_scale import ErrorScale
 from autotune.spaces.study_record import StudyRecord
 
 CARD_FIGURES = (
     ("speedup", "speed-up"),
     ("latency_ms", "latency, ms"),
+    ("success", "success"),
+    ("episodes", "of episodes"),
+    ("action-error", "action error"),
     ("deviation", "deviation"),
     ("psnr", "PSNR, dB"),
     ("ssim", "SSIM"),
@@ -32,6 +37,7 @@ _SCRIPT = Path(__file__).with_name("report.js")
 def render_page(
     record: StudyRecord,
     *,
+    words: Wording,
     picks: Sequence[PickSection],
     advice: str,
     baseline: Row | None,
@@ -49,6 +55,7 @@ def render_page(
     script = _SCRIPT.read_text(encoding="utf-8")
     return environment.get_template("report.html").render(
         record=record,
+        words=words,
         condition=record.condition,
         light=Markup(palette.css_variables(0)),
         dark=Markup(palette.css_variables(1)),
@@ -61,7 +68,7 @@ def render_page(
         card_figures=CARD_FIGURES,
         front=front,
         progress=progress,
-        samples=_samples(samples),
+        samples=_samples(samples, words.scale),
         failures=failures[:MAX_FAILURES],
         more_failures=sum(row.count for row in failures[MAX_FAILURES:]),
         n_failures=sum(row.count for row in failures),
@@ -69,7 +76,7 @@ def render_page(
     )
 
 
-def _samples(grid: SampleGrid) -> dict[str, object]:
+def _samples(grid: SampleGrid, scale: ErrorScale) -> dict[str, object]:
     """The grid as the template wants it."""
     return {
         "n_prompts": grid.n_prompts,
@@ -78,16 +85,16 @@ def _samples(grid: SampleGrid) -> dict[str, object]:
             {
                 "prompt": row.prompt,
                 "rank": None if row.rank is None else rank_text(row.rank, grid.n_prompts),
-                "samples": [_sample(title, s) for title, s in zip(grid.titles, row.samples, strict=True)],
+                "samples": [_sample(title, s, scale) for title, s in zip(grid.titles, row.samples, strict=True)],
             }
             for row in grid.rows
         ],
     }
 
 
-def _sample(title: str, sample: Sample) -> dict[str, object]:
+def _sample(title: str, sample: Sample, scale: ErrorScale) -> dict[str, object]:
     uri = None if sample.image is None else data_uri(sample.image)
-    return {"title": title, "uri": uri, "deviation": sample.deviation}
+    return {"title": title, "uri": uri, "error": sample_text(sample, scale) or "-"}
 
 
 def _interval(row: Row, name: str) -> str:

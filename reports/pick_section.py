@@ -10,7 +10,9 @@ from autotune.reports.figure import Rendered, render
 from autotune.reports.schedule_figure import draw_schedule
 from autotune.reports.schedule_text import schedule_text
 from autotune.reports.tables import Row, figure_text, interval_of, number_text
+from autotune.reports.wording import Wording
 from autotune.spaces.cache_action import CacheAction
+from autotune.spaces.error_scale import ErrorScale, error_scale
 from autotune.spaces.front import reported_measurement
 from autotune.spaces.study_record import Candidate, StudyRecord
 
@@ -25,8 +27,8 @@ PURPOSE = {
 class PickSection:
     """One pick: its row of the table, what it does, its figure and the lines that take it along.
 
-    `shift` compares calibration and held-out deviation, None without the latter; `same` are other names of the same
-    schedule, and `drawn_above` that of the pick whose figure shows it already.
+    `shift` compares calibration and held-out values of the error's metric, None without the latter; `same` are other
+    names of the same schedule, and `drawn_above` that of the pick whose figure shows it already.
     """
 
     name: str
@@ -50,7 +52,7 @@ def pick_sections(
     """
     drawn: dict[str, str] = {}
     figures: dict[str, Rendered] = {}
-    sections = []
+    sections, scale = [], error_scale(record)
     for name, candidate in picks.items():
         key = candidate.schedule_hash
         above = drawn.setdefault(key, name)
@@ -63,7 +65,7 @@ def pick_sections(
                 purpose=PURPOSE.get(name, ""),
                 row=row,
                 text=schedule_text(candidate.schedule, _reused(candidate, record)),
-                shift=_shift(row),
+                shift=_shift(row, scale),
                 same=tuple(other for other, c in picks.items() if c.schedule_hash == key and other != name),
                 export=export_line(record.name, name, storage),
                 apply=f'autotune.apply(pipe, "{file}")',
@@ -74,7 +76,7 @@ def pick_sections(
     return tuple(sections)
 
 
-def advice(picks: Sequence[PickSection], baseline: Row | None) -> str:
+def advice(picks: Sequence[PickSection], baseline: Row | None, words: Wording) -> str:
     """What to take, and what it costs, in a few sentences; "" without picks."""
     chosen = next((pick for pick in picks if pick.name == "balanced"), None)
     if chosen is None:
@@ -82,10 +84,10 @@ def advice(picks: Sequence[PickSection], baseline: Row | None) -> str:
     row = chosen.row
     text = (
         f"Start with the pick balanced ({row['label']}): {figure_text(row, 'speedup')} as fast as the pipeline's "
-        f"default run, with a deviation of {figure_text(row, 'deviation')} from the converged run"
+        f"default run, {words.result.format(figure_text(row, words.metric), row.get('episodes'))}"
     )
     if baseline is not None:
-        text += f", where the default run has {figure_text(baseline, 'deviation')}"
+        text += f", where the default run has {figure_text(baseline, words.metric)}"
     interval = interval_of(row, "speedup")
     if interval is not None and interval[0] <= 1.0 < interval[1]:
         text += ". The timings are too noisy, or the gain too small, to prove it faster"
@@ -114,8 +116,8 @@ def _reused(candidate: Candidate, record: StudyRecord) -> float | None:
     return None if states is None else float((states != CacheAction.RECOMPUTE).mean())
 
 
-def _shift(row: Row) -> str | None:
-    before, after = row["calibration_deviation"], row["deviation"]
+def _shift(row: Row, scale: ErrorScale) -> str | None:
+    before, after = row.get(f"calibration_{scale.metric}"), row.get(scale.metric)
     if row["source"] != "held_out" or not isinstance(before, float) or not isinstance(after, float) or before <= 0:
         return None
-    return f"{number_text('deviation', before)}, {after / before - 1:+.0%} on held-out ones"
+    return f"{number_text(scale.metric, before)}, {scale.change(before, after)} on held-out ones"

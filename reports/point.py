@@ -1,4 +1,4 @@
-"""Candidates as points of the front plot: relative cost against deviation, both minimised, with 95 % intervals."""
+"""Candidates as points of the front plot: relative cost against error, both minimised, with 95 % intervals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +7,12 @@ from math import isfinite
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.spaces.error_scale import scale_of
 from autotune.spaces.evaluation import Measurement
 from autotune.spaces.front import record_objectives, reported_measurement
 from autotune.spaces.objective import OBJECTIVES
 from autotune.spaces.pareto import front_hypervolume, non_dominated
-from autotune.spaces.statistics import bootstrap_interval, ratio_interval
+from autotune.spaces.statistics import bootstrap_interval, ratio_interval, share_interval
 from autotune.spaces.study_record import Candidate, StudyRecord
 
 Interval = tuple[float, float]
@@ -22,7 +23,7 @@ HELD_OUT = "held_out"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A complete candidate's place on the plot: `cost` relative to the pipeline's default run, and `deviation`.
+    """A complete candidate's place on the plot: `cost` relative to the pipeline's default run, and `error`.
 
     Both come from `measurement`, the held-out one where there is one, and `source` says which it is.
     """
@@ -31,7 +32,7 @@ class Point:
     source: str
     measurement: Measurement
     cost: float
-    deviation: float
+    error: float
 
     @property
     def family(self) -> str:
@@ -54,17 +55,17 @@ def cost_name(record: StudyRecord) -> str:
     return "macs" if first == "macs" else "latency"
 
 
-def cost_and_deviation(measurement: Measurement | None, cost: str) -> tuple[float, float] | None:
-    """Relative cost and mean deviation, or None where either was not measured or is not a finite number."""
-    if measurement is None or not measurement.quality.get("deviation"):
+def cost_and_error(measurement: Measurement | None, cost: str) -> tuple[float, float] | None:
+    """Relative cost and mean error, or None where either was not measured or is not a finite number."""
+    if measurement is None:
         return None
     x = measurement.relative_macs if cost == "macs" else measurement.relative_latency
-    y = measurement.mean("deviation")
+    y = measurement.error
     return (x, y) if isfinite(x) and isfinite(y) else None
 
 
 def study_points(record: StudyRecord) -> tuple[Point, ...]:
-    """All candidates measured in full with a finite cost and deviation, in the order in which they were tried."""
+    """All candidates measured in full with a finite cost and error, in the order in which they were tried."""
     cost = cost_name(record)
     points = []
     for candidate in record.whole:
@@ -72,11 +73,11 @@ def study_points(record: StudyRecord) -> tuple[Point, ...]:
         if final is None:
             continue
         source, measurement = final
-        place = cost_and_deviation(measurement, cost)
+        place = cost_and_error(measurement, cost)
         if place is None:
             continue
         x, y = place
-        points.append(Point(candidate=candidate, source=source, measurement=measurement, cost=x, deviation=y))
+        points.append(Point(candidate=candidate, source=source, measurement=measurement, cost=x, error=y))
     return tuple(points)
 
 
@@ -88,15 +89,20 @@ def cost_interval(point: Point, cost: str) -> Interval | None:
     return ratio_interval(measurement.latency_ms, measurement.baseline_latency_ms)
 
 
-def deviation_interval(point: Point) -> Interval | None:
-    """95 % interval of the mean deviation over prompts; None for a single prompt."""
-    values = point.measurement.quality["deviation"]
-    return bootstrap_interval(values) if len(values) > 1 else None
+def error_interval(point: Point) -> Interval | None:
+    """95 % interval of the mean error over prompts; None for a single prompt, and above 0 for episodes."""
+    measurement = point.measurement
+    if measurement.n_prompts < 2:
+        return None
+    if not scale_of(measurement).is_share:
+        return bootstrap_interval(measurement.errors)
+    low, high = share_interval(measurement.errors)
+    return max(low, measurement.least_error), high
 
 
 def coordinates(points: Sequence[Point]) -> NDArray[np.float64]:
-    """Cost and deviation as an array (n, 2)."""
-    return np.array([(p.cost, p.deviation) for p in points], np.float64).reshape(-1, 2)
+    """Cost and error as an array (n, 2)."""
+    return np.array([(p.cost, p.error) for p in points], np.float64).reshape(-1, 2)
 
 
 def lower_front(points: Sequence[Point]) -> tuple[Point, ...]:
@@ -104,11 +110,11 @@ def lower_front(points: Sequence[Point]) -> tuple[Point, ...]:
     if not points:
         return ()
     keep = non_dominated(coordinates(points))
-    return tuple(sorted((p for p, kept in zip(points, keep, strict=True) if kept), key=lambda p: (p.cost, p.deviation)))
+    return tuple(sorted((p for p, kept in zip(points, keep, strict=True) if kept), key=lambda p: (p.cost, p.error)))
 
 
 def volume(places: Sequence[tuple[float, float]]) -> float:
-    """Hypervolume, as a fraction of the box, of (relative cost, deviation) pairs; 0 for none."""
+    """Hypervolume, as a fraction of the box, of (relative cost, error) pairs; 0 for none."""
     if not places:
         return 0.0
     table = np.array(places, np.float64)

@@ -17,6 +17,8 @@ from autotune.reports.progress_figure import draw_progress
 from autotune.reports.report_markdown import report_markdown
 from autotune.reports.sample_grid import SampleGrid, draw_samples, make_grid, read_sheet, sample_columns
 from autotune.reports.tables import candidate_row, front_rows, refuted_rows, to_csv, to_markdown
+from autotune.reports.wording import wording
+from autotune.spaces.error_scale import error_scale
 from autotune.spaces.front import PICKS, baseline_of, pick, reported_measurement, study_front
 from autotune.spaces.study_record import Candidate, StudyRecord
 
@@ -57,12 +59,14 @@ def report_files(record: StudyRecord, load_artifact: LoadArtifact, storage: str 
     default = baseline_of(record)
     baseline = None if default is None or reported_measurement(default) is None else candidate_row(default, [])
     samples = _samples(record, default, picks, load_artifact)
-    figure = render("front", partial(draw_front, plot), [(p.cost, p.deviation) for p in plot.marked])
+    figure = render("front", partial(draw_front, plot), [(p.cost, p.error) for p in plot.marked])
     progress = render("progress", partial(draw_progress, history))
     sections = pick_sections(record, picks, by_hash, storage)
-    what_to_do = advice(sections, baseline)
+    words = wording(error_scale(record))
+    what_to_do = advice(sections, baseline, words)
     page = render_page(
         record,
+        words=words,
         picks=sections,
         advice=what_to_do,
         baseline=baseline,
@@ -70,7 +74,7 @@ def report_files(record: StudyRecord, load_artifact: LoadArtifact, storage: str 
             "figure": figure,
             "dots": front_dots(plot, by_hash, record.name, storage),
             "cost": cost,
-            "hypervolume": volume([(p.cost, p.deviation) for p in plot.members]),
+            "hypervolume": volume([(p.cost, p.error) for p in plot.members]),
             "outside": outside_frame(plot),
             "measured": len(points),
             "rows": rows,
@@ -83,12 +87,19 @@ def report_files(record: StudyRecord, load_artifact: LoadArtifact, storage: str 
         samples=samples,
     )
     text = report_markdown(
-        record, picks=sections, advice=what_to_do, rows=rows, baseline=baseline, families=families, findings=findings
+        record,
+        words=words,
+        picks=sections,
+        advice=what_to_do,
+        rows=rows,
+        baseline=baseline,
+        families=families,
+        findings=findings,
     )
     return {
         "front.png": figure.png,
         **{f"schedule-{s.name}.png": s.figure.png for s in sections if s.drawn_above is None},
-        "samples.png": render_png(partial(draw_samples, samples)),
+        "samples.png": render_png(partial(draw_samples, samples, words.scale)),
         "progress.png": progress.png,
         "table.md": to_markdown([*rows, *refuted_rows(record)]).encode(),
         "table.csv": to_csv([*rows, *refuted_rows(record)]).encode(),

@@ -6,13 +6,14 @@ from autotune.reports.finding import FamilyRow
 from autotune.reports.pick_section import PickSection
 from autotune.reports.provenance import duration_text, failure_rows
 from autotune.reports.tables import Row, figure_text, markdown_cell, number_text, source_text, to_markdown
+from autotune.reports.wording import Wording
 from autotune.spaces.study_record import StudyRecord, StudyState
 
 MAX_FAILURES = 10
 
 _FRONT_NOTE = (
     "Below and left is better. Filled coloured marks stand at held-out values, open and grey ones at those of the "
-    "calibration prompts; bars and brackets are 95 % intervals. Cheapest first:"
+    "calibration {units}; bars and brackets are 95 % intervals.{floor} Cheapest first:"
 )
 
 _SETTINGS = ("objectives", "constraints", "family", "seed")
@@ -21,6 +22,7 @@ _SETTINGS = ("objectives", "constraints", "family", "seed")
 def report_markdown(
     record: StudyRecord,
     *,
+    words: Wording,
     picks: Sequence[PickSection],
     advice: str,
     rows: Sequence[Row],
@@ -38,44 +40,47 @@ def report_markdown(
     ]
     if record.state is not StudyState.DONE:
         parts.append(f"The study is {record.state}: these are the figures so far.")
-    parts += ["## What to use", *_picks(picks, advice, baseline)]
+    parts += ["## What to use", *_picks(picks, advice, baseline, words)]
     if rows:
-        parts += ["## Front", "![front](front.png)", _FRONT_NOTE, to_markdown(rows)]
+        note = _FRONT_NOTE.format(units=words.units, floor=words.floor)
+        parts += ["## Front", "![front](front.png)", note, to_markdown(rows)]
     if findings:
         parts.append("\n".join(f"- {markdown_cell(sentence)}" for sentence in findings))
-    parts += ["## Pictures", "![samples](samples.png)", "The worst prompt first; figures are deviations."]
+    parts += ["## Pictures", "![samples](samples.png)", f"The worst {words.unit} first; {words.captions}."]
     if picks:
         parts += ["## Schedules", *_schedules(picks)]
     if families:
-        parts += ["## What each family contributed", _families(families)]
+        parts += ["## What each family contributed", _families(families, words)]
     parts += ["## Progress", "![progress](progress.png)", "## Failures", *_failures(record)]
     parts += ["## Provenance", _provenance(record)]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
-def _picks(picks: Sequence[PickSection], advice: str, baseline: Row | None) -> list[str]:
+def _picks(picks: Sequence[PickSection], advice: str, baseline: Row | None, words: Wording) -> list[str]:
     if not picks:
         return ["No schedule to recommend: no candidate was measured, or none kept to the constraints."]
-    header = ("pick", "speed-up", "latency (ms)", "deviation", "PSNR (dB)", "measured on", "schedule", "chosen as")
+    figures = {"speedup": "speed-up", "latency_ms": "latency (ms)", words.metric: words.metric}
+    figures |= dict(list(words.others.items())[:1])
+    header = ("pick", *figures.values(), "measured on", "schedule", "chosen as")
     lines = []
     for pick in picks:
         label = f"{pick.row['label']} ({pick.row['family']})"
-        lines.append((pick.name, *_figures(pick.row), label, pick.purpose))
+        lines.append((pick.name, *_figures(pick.row, figures), label, pick.purpose))
     if baseline is not None:
-        lines.append(("default run", *_figures(baseline), str(baseline["label"]), "the pipeline as it comes"))
+        lines.append(("default run", *_figures(baseline, figures), str(baseline["label"]), "the pipeline as it comes"))
     exports = "\n".join(dict.fromkeys(pick.export for pick in picks))
     applies = next((pick.apply for pick in picks if pick.name == "balanced"), picks[0].apply)
     return [
         markdown_cell(advice),
         f"```\n{exports}\n```",
-        "Then, in the program that makes images (undo with `autotune.remove(pipe)`):",
+        f"Then, in the program that {words.program} (undo with `autotune.remove(pipe)`):",
         f"```python\nimport autotune\n\n{applies}\n```",
         _table(header, lines, text=("pick", "measured on", "schedule", "chosen as")),
     ]
 
 
-def _figures(row: Row) -> tuple[str, ...]:
-    return (*(figure_text(row, name) for name in ("speedup", "latency_ms", "deviation", "psnr")), source_text(row))
+def _figures(row: Row, names: Iterable[str]) -> tuple[str, ...]:
+    return (*(figure_text(row, name) for name in names), source_text(row))
 
 
 def _schedules(picks: Sequence[PickSection]) -> list[str]:
@@ -88,7 +93,7 @@ def _schedules(picks: Sequence[PickSection]) -> list[str]:
     return parts
 
 
-def _families(families: Sequence[FamilyRow]) -> str:
+def _families(families: Sequence[FamilyRow], words: Wording) -> str:
     header = ("family", "tried", "on the front", "hypervolume added", "hypervolume alone", "failed", "best of its own",
               "of these dominated by fewer steps")  # fmt: skip
     lines = []
@@ -101,7 +106,7 @@ def _families(families: Sequence[FamilyRow]) -> str:
         )  # fmt: skip
     note = (
         "Added is the hypervolume that a family's schedules brought beyond all that were tried before them, on "
-        "calibration prompts; who comes first has it easier. What is missing to 100% came from the default run."
+        f"calibration {words.units}; who comes first has it easier. What is missing to 100% came from the default run."
     )
     return _table(header, lines, text=("family",)) + "\n" + note
 

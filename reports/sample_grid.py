@@ -13,6 +13,7 @@ from PIL import Image
 
 from autotune.reports import palette
 from autotune.reports.tables import number_text
+from autotune.spaces.error_scale import ErrorScale, error_scale
 from autotune.spaces.study_record import Candidate, StudyRecord
 
 SMALL_HEIGHT = 64
@@ -28,22 +29,22 @@ MAX_CAPTION = 90
 class SampleColumn:
     """A schedule of the grid: its contact sheet, None where it was not kept or can't be read.
 
-    `deviation` holds a value per held-out prompt in their order, and is empty where they were not measured. `compared`
+    `errors` holds a value per held-out prompt in their order, and is empty where they were not measured. `compared`
     says that the schedule is a pick, whose worst prompts come first.
     """
 
     title: str
     sheet: Image.Image | None
-    deviation: tuple[float, ...]
+    errors: tuple[float, ...]
     compared: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One image and the deviation of its latents from the converged run; None where there is none."""
+    """One image and its error; None where there is none."""
 
     image: Image.Image | None
-    deviation: float | None
+    error: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,31 +81,30 @@ def sample_columns(
     for key, title in titles.items():
         evaluation = chosen[key].held_out
         measurement = None if evaluation is None else evaluation.measurement
-        deviation = () if measurement is None else tuple(measurement.quality.get("deviation", ()))
-        columns.append(
-            SampleColumn(title=title, sheet=sheets.get(key), deviation=deviation, compared=key in picked)
-        )  # fmt: skip
+        errors = () if measurement is None else measurement.errors
+        columns.append(SampleColumn(title=title, sheet=sheets.get(key), errors=errors, compared=key in picked))
     return tuple(columns)
 
 
 def make_grid(columns: Sequence[SampleColumn], record: StudyRecord) -> SampleGrid:
-    """The sheets cut into images, as rows of prompts; of all picks the largest deviation decides which is worst."""
+    """The sheets cut into images, as rows of prompts; of all picks the largest error decides which is worst."""
     condition = record.condition
     tiles = [[] if c.sheet is None else cut_sheet(c.sheet, condition.width / condition.height) for c in columns]
-    worst = _largest([c.deviation for c in columns if c.compared and c.deviation])
+    worst = _largest([c.errors for c in columns if c.compared and c.errors])
     order = sorted(range(len(worst)), key=lambda i: -worst[i])
     ranks = {prompt: rank for rank, prompt in enumerate(order, 1)}
     named = record.settings.get("held_out")
     prompts = [str(prompt) for prompt in named] if isinstance(named, list | tuple) else []
+    alike = error_scale(record).is_share  # what fails fails, so that there is a first episode, but no worst one
     n_shown = max((len(images) for images in tiles), default=0)
     rows = [
         PromptRow(
             prompt=prompts[i] if i < len(prompts) else None,
-            rank=ranks.get(i),
+            rank=None if alike else ranks.get(i),
             samples=tuple(
                 Sample(
                     image=images[i] if i < len(images) else None,
-                    deviation=column.deviation[i] if i < len(column.deviation) else None,
+                    error=column.errors[i] if i < len(column.errors) else None,
                 )
                 for column, images in zip(columns, tiles, strict=True)
             ),
@@ -151,7 +151,7 @@ def data_uri(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def draw_samples(grid: SampleGrid) -> Figure:
+def draw_samples(grid: SampleGrid, scale: ErrorScale) -> Figure:
     """The grid as a figure: prompts in two columns if there is room, each a row of images under its text."""
     if not grid.rows:
         figure = Figure(figsize=(8.6, 0.6))
@@ -172,13 +172,22 @@ def draw_samples(grid: SampleGrid) -> Figure:
         axes.text(left, top + LINE / 2, text, fontsize=7.5, va="center")
         for j, (title, sample) in enumerate(zip(grid.titles, row.samples, strict=True)):
             x, y = left + j * tile, top + 2 * LINE
-            figures = "" if sample.deviation is None else f"  {number_text('deviation', sample.deviation)}"
-            axes.text(x, y - LINE / 2, title + figures, fontsize=6.5, va="center", color=palette.light("soft"))
+            text = f"{title}  {sample_text(sample, scale)}".rstrip()
+            axes.text(x, y - LINE / 2, text, fontsize=6.5, va="center", color=palette.light("soft"))
             _draw_sample(axes, sample, (x, x + tile - GAP, y + tall, y))
     axes.set_xlim(0, WIDTH_INCHES)
     axes.set_ylim(height * -(-len(grid.rows) // across), 0)
     axes.set_aspect("auto")
     return figure
+
+
+def sample_text(sample: Sample, scale: ErrorScale) -> str:
+    """An image's error in a word: its deviation, or how its episode ended; "" where there is none."""
+    if sample.error is None:
+        return ""
+    if scale.is_share:
+        return "fails" if sample.error > 0.5 else "succeeds"
+    return number_text(scale.metric, sample.error)
 
 
 def caption(row: PromptRow, n_prompts: int, most: int = 10_000) -> str:

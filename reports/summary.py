@@ -34,6 +34,6 @@ def summarise(record: StudyRecord) -> dict[str, object]:
         "failures": dict(failures),
         "front_members": len(front),
         "held_up": dict(Counter(str(mark) for mark in front_support(record).values())),
-        "hypervolume": front_hypervolume([m.relative_latency for m in front], [m.mean("deviation") for m in front]),
+        "hypervolume": front_hypervolume([m.relative_latency for m in front], [m.error for m in front]),
         "device": record.condition.device,
     }

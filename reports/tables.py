@@ -7,8 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from math import isfinite, nan
 
 from autotune.reports.point import HELD_OUT, Interval, final_measurement
+from autotune.spaces.error_scale import percent
 from autotune.spaces.errors import UsageError
-from autotune.spaces.evaluation import Measurement
+from autotune.spaces.evaluation import DEVIATION, SUCCESS, Measurement
 from autotune.spaces.front import (
     PICKS,
     baseline_of,
@@ -20,18 +21,24 @@ from autotune.spaces.front import (
 )
 from autotune.spaces.held_out import Overfit, Support, overfit
 from autotune.spaces.objective import REWARDS
-from autotune.spaces.statistics import bootstrap_interval, ratio_interval
+from autotune.spaces.statistics import bootstrap_interval, ratio_interval, share_interval
 from autotune.spaces.study_record import Candidate, StudyRecord
 
 Row = dict[str, object]
 
 QUALITY = ("deviation", "psnr", "ssim", "alignment")
-OPTIONAL = (*REWARDS, "energy_j")
+OF_EPISODES = ("success", "action-error")
+"""What a policy's episodes measure in place of `QUALITY`."""
+
+OPTIONAL = (*OF_EPISODES, *REWARDS, "energy_j")
 """Figures that only some studies measure; tables have columns for those that are there."""
 
-TITLES = {"energy_j": "energy (J)"}
+TITLES = {"energy_j": "energy (J)", "action-error": "action error"}
 
 WITH_INTERVAL = ("latency_ms", "speedup", *QUALITY, "overfit")
+_USUAL = {"deviation": "deviation", "psnr": "PSNR (dB)", "ssim": "SSIM", "alignment": "alignment"}
+MEASURED = (*WITH_INTERVAL, *OF_EPISODES)
+"""What `intervals` are worked out of unless told otherwise."""
 COLUMNS = (
     "schedule_hash", "label", "family", "picks", "on_front", "support", "network_calls", "latency_ms", "speedup",
     "relative_macs", "macs", *QUALITY, "peak_memory_bytes", "source", "calibration_deviation", "overfit_metric",
@@ -44,9 +51,10 @@ def front_rows(record: StudyRecord) -> list[Row]:
 
     Figures are held-out where the member was re-measured, else from calibration; `source` says which. `latency_ms`
     is the median per image, `speedup` the baseline's median latency over it. A metric that was not measured, or is not
-    a finite number, is None; rewards and `energy_j` have a key only where the study measures them. `intervals` maps a
-    figure to its 95 % bootstrap interval [low, high], over prompts for quality and over timed runs for speed; a figure
-    with fewer than two values has none.
+    a finite number, is None; rewards and `energy_j` have a key only where the study measures them, and so have those of
+    a policy: `success`, `calibration_success`, `action-error`, and `episodes`, the number of them. `intervals` maps a
+    figure to its 95 % interval [low, high], over prompts for quality and over timed runs for speed; a figure with fewer
+    than two values has none.
 
     `support` is a `Support`. Of `overfit_metric`, the study's quality, `calibration_minus_held_out` and `overfit` are
     the `shift` and `excess` of `Overfit`; None where the member was not re-measured.
@@ -120,8 +128,10 @@ def candidate_row(candidate: Candidate, picks: list[str]) -> Row:
         "picks": picks,
         **figures_of(measurement),
         "source": source,
-        "calibration_deviation": None if calibration is None else _mean(calibration, "deviation"),
-    }
+        "calibration_deviation": None if calibration is None else _mean(calibration, DEVIATION),
+        **({} if calibration is None or SUCCESS not in calibration.quality else
+           {"calibration_success": _mean(calibration, SUCCESS)}),
+    }  # fmt: skip
 
 
 def figures_of(measurement: Measurement) -> Row:
@@ -134,7 +144,9 @@ def figures_of(measurement: Measurement) -> Row:
         "macs": measurement.macs,
     }
     row |= {metric: _mean(measurement, metric) for metric in QUALITY}
-    row |= {metric: _mean(measurement, metric) for metric in REWARDS if metric in measurement.quality}
+    others = (*OF_EPISODES, *REWARDS)
+    row |= {metric: _mean(measurement, metric) for metric in others if metric in measurement.quality}
+    row |= {"episodes": measurement.n_prompts} if SUCCESS in measurement.quality else {}
     row |= {"energy_j": statistics.median(measurement.energy_j)} if measurement.energy_j else {}
     return row | {
         "peak_memory_bytes": measurement.peak_memory_bytes,
@@ -142,8 +154,8 @@ def figures_of(measurement: Measurement) -> Row:
     }
 
 
-def intervals(measurement: Measurement, names: Collection[str] = WITH_INTERVAL) -> dict[str, Interval]:
-    """95 % bootstrap intervals of some of a measurement's figures, by the names of the table's columns."""
+def intervals(measurement: Measurement, names: Collection[str] = MEASURED) -> dict[str, Interval]:
+    """95 % intervals, bootstrap or Wilson's, of some of a measurement's figures, by the names of the columns."""
     found: dict[str, Interval] = {}
     if len(measurement.latency_ms) > 1 and not {"latency_ms", "speedup"}.isdisjoint(names):
         found["latency_ms"] = bootstrap_interval(measurement.latency_ms, statistic="median")
@@ -151,10 +163,10 @@ def intervals(measurement: Measurement, names: Collection[str] = WITH_INTERVAL) 
             found["speedup"] = ratio_interval(measurement.baseline_latency_ms, measurement.latency_ms)
     if len(measurement.energy_j) > 1 and "energy_j" in names:
         found["energy_j"] = bootstrap_interval(measurement.energy_j, statistic="median")
-    for metric in (name for name in (*QUALITY, *REWARDS) if name in names):
+    for metric in (name for name in (*QUALITY, *OF_EPISODES, *REWARDS) if name in names):
         values = measurement.quality.get(metric, ())
         if len(values) > 1 and all(map(isfinite, values)):
-            found[metric] = bootstrap_interval(values)
+            found[metric] = share_interval(values) if metric == SUCCESS else bootstrap_interval(values)
     return found
 
 
@@ -171,12 +183,13 @@ def to_csv(rows: Sequence[Mapping[str, object]]) -> str:
     """
     extra = optional_columns(rows)
     figures = (*WITH_INTERVAL, *extra)
-    names = [*COLUMNS, *extra, *(f"{name}_{end}" for name in figures for end in ("low", "high"))]
+    plain = [*COLUMNS, *extra, *(name for name in ("calibration_success", "episodes") if _is_there(name, rows))]
+    names = [*plain, *(f"{name}_{end}" for name in figures for end in ("low", "high"))]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, names, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        cells: Row = {name: row.get(name) for name in (*COLUMNS, *extra)}
+        cells: Row = {name: row.get(name) for name in plain}
         cells["picks"] = ";".join(_names(row["picks"]))
         for name in figures:
             cells[f"{name}_low"], cells[f"{name}_high"] = interval_of(row, name) or (None, None)
@@ -186,15 +199,23 @@ def to_csv(rows: Sequence[Mapping[str, object]]) -> str:
 
 def optional_columns(rows: Sequence[Mapping[str, object]]) -> tuple[str, ...]:
     """The figures of `OPTIONAL` that some row has."""
-    return tuple(name for name in OPTIONAL if any(name in row for row in rows))
+    return tuple(name for name in OPTIONAL if _is_there(name, rows))
+
+
+def _is_there(name: str, rows: Sequence[Mapping[str, object]]) -> bool:
+    return any(name in row for row in rows)
+
+
+def quality_columns(rows: Sequence[Mapping[str, object]], columns: Mapping[str, str] = _USUAL) -> dict[str, str]:
+    """Columns of a table for people, with their headings: these, of episodes without `QUALITY`, and `OPTIONAL` ones."""
+    hidden = QUALITY if _is_there(SUCCESS, rows) else ()
+    shown = {name: heading for name, heading in columns.items() if name not in hidden}
+    return shown | {name: TITLES.get(name, name) for name in optional_columns(rows)}
 
 
 def to_markdown(rows: Sequence[Mapping[str, object]]) -> str:
     """The rows as a Markdown table for people: rounded figures, 95 % intervals in brackets."""
-    extra = optional_columns(rows)
-    figures = {"speedup": "speed-up", "latency_ms": "latency (ms)", "deviation": "deviation", "psnr": "PSNR (dB)",
-               "ssim": "SSIM", "alignment": "alignment", **{name: TITLES.get(name, name) for name in extra},
-               "overfit": "over-fit"}  # fmt: skip
+    figures = {"speedup": "speed-up", "latency_ms": "latency (ms)", **quality_columns(rows), "overfit": "over-fit"}
     header = ("pick", "schedule", "family", "calls", *figures.values(), "MACs", "measured on", "held up", "hash")
     lines = [
         "| " + " | ".join(header) + " |",
@@ -232,6 +253,8 @@ def number_text(name: str, value: object) -> str:
         return f"{value:.2f}x"
     if name == "overfit":
         return f"{100 * value:+.1f} %"
+    if name == SUCCESS:
+        return percent(value)
     if name in decimals:
         return format(value, decimals[name])
     return format(value, "#.3g").removesuffix(".") if 0 < abs(value) < 1000 else f"{value:.0f}"

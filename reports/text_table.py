@@ -5,7 +5,13 @@ from dataclasses import dataclass
 
 from autotune.reports.tables import Row, interval_of, interval_text, markdown_cell, number_text
 
-_SHOWN_AS = {"rival_speedup": "speedup", "without_speedup": "speedup", "rival_psnr": "psnr"}
+_SHOWN_AS = {
+    "rival_speedup": "speedup",
+    "without_speedup": "speedup",
+    "rival_psnr": "psnr",
+    "rival_success": "success",
+    "without_success": "success",
+}
 _SIGNED = ("difference", "gain", "worth")
 
 

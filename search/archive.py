@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from autotune.search.searcher import Proposal, Result
 from autotune.spaces.bucketed_front import BucketedFront
+from autotune.spaces.error_scale import ERROR_OBJECTIVES
 from autotune.spaces.evaluation import Measurement
 from autotune.spaces.objective import OBJECTIVES, Constraint, objective_value, total_violation
 from autotune.spaces.pareto import BoxVolume
@@ -39,7 +40,8 @@ class ParetoArchive:
             del self._members[number]
         self._members[self._n_arrived] = result.proposal, measurement
         self._n_arrived += 1
-        if {self._cost, "deviation"} <= set(self._objectives) and self._volume is not None:
+        is_plane = self._cost in self._objectives and not set(ERROR_OBJECTIVES).isdisjoint(self._objectives)
+        if is_plane and self._volume is not None:
             # Where both axes are objectives, the new member dominates in them what the removed ones did.
             self._count(self._volume, measurement)
         else:
@@ -61,7 +63,7 @@ class ParetoArchive:
 
     @property
     def hypervolume(self) -> float:
-        """The project's hypervolume of the front: deviation against relative latency, or MACs where those are set."""
+        """The project's hypervolume of the front: error against relative latency, or MACs where those are set."""
         if self._volume is None:
             self._volume = BoxVolume()
             for _, measurement in self._members.values():
@@ -73,7 +75,7 @@ class ParetoArchive:
         return OBJECTIVES[self._cost].natural(measurement)
 
     def _count(self, volume: BoxVolume, measurement: Measurement) -> None:
-        volume.add(self.cost_of(measurement), measurement.mean("deviation"))
+        volume.add(self.cost_of(measurement), measurement.error)
 
 
 class _PlaneFront:

@@ -18,6 +18,7 @@ from autotune.search.searcher import SearchContext
 from autotune.search.worker_setup import load_instruments
 from autotune.spaces.bench_result import BenchResult, Contestant, affordable_calls, is_no_slower, probe_calls
 from autotune.spaces.condition import Condition
+from autotune.spaces.error_scale import error_text
 from autotune.spaces.errors import EvaluatorError, ModelNotFoundError, UsageError
 from autotune.spaces.evaluation import Failure, Fidelity
 from autotune.spaces.schedule import Schedule, canonical_schedule
@@ -191,8 +192,7 @@ class _Bench:
             self.failures.append(f"{label} failed: {outcome.kind}, {outcome.reason}")
             self._on_measured(self.failures[-1])
             return None
-        figures = f"latency {outcome.relative_latency:.3f}x, deviation {outcome.mean('deviation'):.4f}"
-        self._on_measured(f"{label}: {figures}")
+        self._on_measured(f"{label}: latency {outcome.relative_latency:.3f}x, {error_text(outcome)}")
         return Contestant(label=label, measurement=outcome)
 
 

@@ -106,8 +106,8 @@ class FewerStepsSearcher(PlannedSearcher):
                 yield recipe, n
 
     def _ranked(self, recipes: Sequence[Recipe], n_steps: int) -> list[Recipe]:
-        """Recipes by their deviation at `n_steps`, the best first; what failed comes last."""
-        return sorted(recipes, key=lambda recipe: self._deviation.get(recipe.label(n_steps), float("inf")))
+        """Recipes by their error at `n_steps`, the best first; what failed comes last."""
+        return sorted(recipes, key=lambda recipe: self._error.get(recipe.label(n_steps), float("inf")))
 
 
 def step_counts(default: int) -> list[int]:

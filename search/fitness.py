@@ -5,15 +5,15 @@ from functools import cached_property
 
 from autotune.search.searcher import SearchContext
 from autotune.spaces.cost_model import CostModel
+from autotune.spaces.error_scale import error_value
 from autotune.spaces.evaluation import Measurement
-from autotune.spaces.front import DEVIATION_FLOOR
 from autotune.spaces.objective import needs_cost_model, objective_value, total_violation
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.schedule_macs import schedule_macs
 
 
 class Fitness:
-    """The study's objectives, the deviation as its logarithm.
+    """The study's objectives, an error (deviation, failed episodes) as its logarithm.
 
     With `modelled`, the latency is the one that the cost model gives, if there is one, in place of the measured one,
     whose noise would let lucky timings live.
@@ -42,7 +42,8 @@ class Fitness:
                 value = self._costs.relative_latency(schedule)
             else:
                 value = objective_value(name, measurement)
-            values.append(math.log10(max(value, DEVIATION_FLOOR)) if name == "deviation" else value)
+            error = error_value(name, measurement)
+            values.append(value if error is None else math.log10(error))
         return tuple(values)
 
     def expected_cost(self, schedule: Schedule) -> float:

@@ -55,9 +55,9 @@ class FittedSearcher(PlannedSearcher):
         """The recipe's mean rank among the others over the step counts where it was measured; 1000 where it was not."""
         ranks = []
         for n in step_counts(self._context.condition.n_steps):
-            own = self._deviation.get(recipe.label(n))
+            own = self._error.get(recipe.label(n))
             if own is not None:
-                ranks.append(sum(self._deviation.get(other.label(n), own) < own for other in RECIPES))
+                ranks.append(sum(self._error.get(other.label(n), own) < own for other in RECIPES))
         return sum(ranks) / len(ranks) if ranks else 1000.0
 
 

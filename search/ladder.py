@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.search.paired_bound import lower_bound
+from autotune.search.paired_bound import failure_bound, least_count, lower_bound
 from autotune.search.prompt_effects import PromptEffects
 from autotune.spaces.errors import EvaluatorError, UsageError
-from autotune.spaces.evaluation import Measurement
+from autotune.spaces.evaluation import SUCCESS, Measurement
 from autotune.spaces.objective import OBJECTIVES, REWARDS, Constraint, objective_value, total_violation
 
 Array = NDArray[np.float64]
@@ -70,11 +70,11 @@ class Ladder:
     """Decides, rung by rung, whether a candidate is worth more prompts.
 
     What is decided is whether the full measurement would be worth it, so the bounds are those of the mean over all
-    prompts (`lower_bound`). For each quality objective the differences to a full result are taken prompt by prompt,
-    same prompt and same seed, and must, plus the margin, lie above 0 with confidence; all of them must, which needs no
-    correction (an intersection-union test, Berger 1982). `alpha` is shared evenly by the rungs below the top. With one
-    quality objective the candidate is compared with the best of the full results that cost no more, chosen before its
-    values are looked at; with several, with all of these, which share alpha too.
+    prompts (`lower_bound`, of successes `failure_bound`). For each quality objective the differences to a full result
+    are taken prompt by prompt, same prompt and same seed, and must, plus the margin, lie above 0 with confidence; all
+    of them must, which needs no correction (an intersection-union test, Berger 1982). `alpha` is shared evenly by the
+    rungs below the top. With one quality objective the candidate is compared with the best of the full results that
+    cost no more, chosen before its values are looked at; with several, with all of these, which share alpha too.
 
     A full result costs no more if it does so within the margin. Latency and energy on few runs are noisier than that,
     so of these the margin is left out. A peak memory, which grows with the prompts that run together, can only have
@@ -164,14 +164,21 @@ class Ladder:
             return False
         if len(self._qualities) == 1:
             rivals = rivals[[int(np.argmin(self._means[rivals, 0]))]]
-        differences = self._signed(measurement) - self._values[rivals, :, :k]
-        bounds = lower_bound(differences, self._n_prompts, self._alpha / len(rivals))
+        bounds = self._bounds(self._signed(measurement), self._values[rivals], self._alpha / len(rivals))
         return bool((bounds + self._margins(self._means[rivals]) > 0.0).all(axis=1).any())
+
+    def _bounds(self, own: Array, rivals: Array, alpha: float) -> Array:
+        """Of the mean differences of signed values (n_qualities, k) to rivals (n, n_qualities, n_prompts), in all."""
+        bounds = lower_bound(own - rivals[:, :, : own.shape[1]], self._n_prompts, alpha)
+        for i, name in enumerate(self._qualities):
+            if name == SUCCESS:
+                bounds[:, i] = [failure_bound(1.0 + own[i], 1.0 + rival[i], alpha) for rival in rivals]
+        return bounds
 
     def _margins(self, means: Array) -> Array:
         """What counts as no gain on signed means (n, n_qualities), in their units."""
         share = self._settings.quality_margin
-        columns = [_margin(name, means[:, i], share) for i, name in enumerate(self._qualities)]
+        columns = [_margin(name, means[:, i], share, self._n_prompts) for i, name in enumerate(self._qualities)]
         return np.array(columns).reshape(len(columns), len(means)).T
 
     def _breaks_constraint(self, measurement: Measurement) -> bool:
@@ -180,6 +187,10 @@ class Ladder:
     def _breaks(self, constraint: Constraint, measurement: Measurement) -> bool:
         """Whether a constraint is confidently broken; a lower limit of the memory can't be, on few prompts."""
         name, sign = constraint.metric, 1.0 if constraint.operator == "<=" else -1.0
+        if name == SUCCESS:
+            ones = sum(value > 0.5 if sign > 0.0 else value < 0.5 for value in _values_of(measurement, name))
+            limit = constraint.limit if sign > 0.0 else 1.0 - constraint.limit
+            return least_count(ones, measurement.n_prompts, self._n_prompts, self._alpha) > limit * self._n_prompts
         if name in OBJECTIVES and not OBJECTIVES[name].is_cost:
             excess = sign * (np.asarray(_values_of(measurement, name), np.float64) - constraint.limit)
             return bool(lower_bound(excess, self._n_prompts, self._alpha) > 0.0)
@@ -230,10 +241,11 @@ def _sign(name: str) -> float:
     return -1.0 if OBJECTIVES[name].higher_is_better else 1.0
 
 
-def _margin(name: str, means: Array, share: float) -> Array:
+def _margin(name: str, means: Array, share: float, n_prompts: int) -> Array:
     """The gain on signed means (n,) that corresponds to a deviation that is smaller by a share.
 
-    Of a PSNR that is the gain in dB; metrics up to 1 count by their distance to it. Of rewards, which differ little
+    Of a PSNR that is the gain in dB; metrics up to 1 count by their distance to it, which for successes is half a
+    failure at least: where nothing fails there is nothing to gain. Of rewards, which differ little
     beside their size, every gain counts.
     """
     if name in REWARDS:
@@ -241,5 +253,5 @@ def _margin(name: str, means: Array, share: float) -> Array:
     if name == "psnr":
         return np.full(len(means), -20.0 * math.log10(1.0 - share))
     if OBJECTIVES[name].higher_is_better:
-        return share * np.maximum(1.0 + means, 0.0)
+        return share * np.maximum(1.0 + means, 0.5 / n_prompts if name == SUCCESS else 0.0)
     return share * means

@@ -14,9 +14,9 @@ from optuna.trial import Trial, TrialState, create_trial
 from autotune.search.fewer_steps import N_FIRST, RECIPES, coarse_counts, recipe_schedule, step_counts
 from autotune.search.searcher import Proposal, Result, SearchContext
 from autotune.search.solver_encoding import BOUNDS, MAX_ORDER, SolverEncoding, SolverPoint
+from autotune.spaces.error_scale import error_value
 from autotune.spaces.errors import ScheduleError, UsageError
 from autotune.spaces.evaluation import Failure, Measurement
-from autotune.spaces.front import DEVIATION_FLOOR
 from autotune.spaces.objective import objective_value
 from autotune.spaces.schedule import canonical_schedule, schedule_hash
 from autotune.spaces.solver_program import compile_program
@@ -74,7 +74,7 @@ class OptunaSettings:
 class OptunaSearcher:
     """Ask and tell of an Optuna study that lives in memory; our database is the record.
 
-    The study minimises the context's objectives, the deviation by its logarithm, and is told by how much each
+    The study minimises the context's objectives, an error by its logarithm, and is told by how much each
     constraint is broken; a failure ends its trial as FAIL. A trial that stands for a known schedule gets the known
     result. Results of other families become trials where a point has their formulas and nearly their grid.
     """
@@ -184,8 +184,8 @@ class OptunaSearcher:
         values = {name: objective_value(name, outcome) for name in self._context.objectives}
         if any(math.isnan(value) for value in values.values()):
             return None
-        if "deviation" in values:
-            values["deviation"] = math.log(max(values["deviation"], DEVIATION_FLOOR))
+        errors = {name: error for name in values if (error := error_value(name, outcome)) is not None}
+        values |= {name: math.log(error) for name, error in errors.items()}
         return [_finite(value) for value in values.values()]
 
     def _violations(self, measurement: Measurement) -> dict[str, float]:

@@ -1,10 +1,12 @@
 """What the first prompts say of all: exact bounds on a mean, from a part of its terms."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
+from scipy.stats import hypergeom
 
 
 def lower_bound(values: ArrayLike, n_total: int, alpha: float) -> NDArray[np.float64]:
@@ -33,3 +35,35 @@ def lower_bound(values: ArrayLike, n_total: int, alpha: float) -> NDArray[np.flo
 def student_quantile(degrees: int, alpha: float) -> float:
     """The value that Student's t of so many degrees of freedom exceeds with probability `alpha`."""
     return float(-stdtrit(degrees, alpha))
+
+
+def failure_bound(own: Sequence[float], rival: Sequence[float], alpha: float) -> float:
+    """A bound that the mean of own - rival over all episodes falls below with probability `alpha` at most.
+
+    Both are 1 where an episode failed, else 0: `own` in the first k episodes, `rival` in all. Nothing is normal here,
+    and a few episodes that went alike say little: a sample without spread is no certainty. But the rival's failures are
+    known. So what is unknown are two counts, of own failures where the rival succeeded and where it failed, and each
+    has an exact bound (`least_count`). They share `alpha` by how many episodes each is of.
+    """
+    failed = np.asarray(rival) > 0.5
+    seen, k, n = np.asarray(own) > 0.5, len(own), len(failed)
+    if not 1 <= k <= n:
+        raise ValueError(f"the episodes must be 1 .. {n} of all; got {k}")
+    bound = 0
+    for part in (failed, ~failed):
+        size = int(part.sum())
+        bound += least_count(int(seen[part[:k]].sum()), int(part[:k].sum()), size, alpha * size / n)
+    return (bound - int(failed.sum())) / n
+
+
+@lru_cache(maxsize=65536)
+def least_count(seen: int, k: int, n_total: int, alpha: float) -> int:
+    """A bound that the number of ones among `n_total` terms falls below with probability `alpha` at most.
+
+    `seen` of the first k terms are 1. It is the least number of ones in all of which as many in a sample of k, drawn
+    without replacement, are no rarer than `alpha`: an exact, hypergeometric limit (Cochran 1977, section 3.6). With
+    k = n_total it is `seen`.
+    """
+    counts = np.arange(seen, n_total - (k - seen) + 1)
+    chances = hypergeom.sf(seen - 1, n_total, counts, k)
+    return int(counts[np.argmax(chances > alpha)])

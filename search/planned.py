@@ -15,7 +15,7 @@ class PlannedSearcher(ABC):
     def __init__(self, context: SearchContext, seed: int = 0) -> None:
         self._context = context
         self._novelty = Novelty(context.inventory)
-        self._deviation: dict[str, float] = {}
+        self._error: dict[str, float] = {}
         self._plan = self._candidates()
 
     def ask(self, n: int) -> list[Proposal]:
@@ -31,11 +31,11 @@ class PlannedSearcher(ABC):
         return proposals
 
     def tell(self, results: Sequence[Result]) -> None:
-        """Note the deviation by label; a failure counts as the worst."""
+        """Note the error by label; a failure counts as the worst."""
         for result in results:
             self._novelty.mark(result.proposal)
             if result.measurement is not None:
-                self._deviation[result.proposal.label] = result.measurement.mean("deviation")
+                self._error[result.proposal.label] = result.measurement.error
 
     @abstractmethod
     def _candidates(self) -> Iterator[tuple[str, Schedule]]:

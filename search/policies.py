@@ -29,7 +29,7 @@ class PolicySearcher(PlannedSearcher):
     """Goes through the policies of one family, each at many thresholds; nothing that the model does not support.
 
     The middle of a gap is the geometric mean of two neighbouring thresholds; the widest gap is where the logarithm of
-    the deviation and the relative multiply-accumulates differ most.
+    the error and the relative multiply-accumulates differ most.
     """
 
     def __init__(self, context: SearchContext, seed: int = 0) -> None:
@@ -74,8 +74,8 @@ class PolicySearcher(PlannedSearcher):
         found = [self._measured.get(replace(policy, threshold=threshold).text) for threshold in pair]
         if found[0] is None or found[1] is None:
             return 0.0, width
-        deviations = [max(result.mean("deviation"), 1e-12) for result in found if result is not None]
-        apart = abs(math.log10(deviations[1] / deviations[0])) + abs(found[1].relative_macs - found[0].relative_macs)
+        errors = [max(result.error, 1e-12) for result in found if result is not None]
+        apart = abs(math.log10(errors[1] / errors[0])) + abs(found[1].relative_macs - found[0].relative_macs)
         return apart, width
 
     @property

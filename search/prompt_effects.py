@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.spaces.front import DEVIATION_FLOOR
+from autotune.spaces.error_scale import ERROR_FLOOR
+from autotune.spaces.evaluation import DEVIATION, SUCCESS
 
 Array = NDArray[np.float64]
 
-LOGARITHMIC = ("deviation",)
+LOGARITHMIC = (DEVIATION,)
 """Metrics whose values are a level of the schedule times a factor of the prompt; of others, they are a sum."""
 
 
@@ -38,6 +39,8 @@ class PromptEffects:
         """The values of the first k prompts as if each were of mean difficulty: their mean estimates that of all.
 
         Where the layout holds without noise it is that mean. Nothing changes before the first `note`, or at k = all.
+        Of successes, which are 0 or 1, all become the estimated share, in [0, 1]: corrected one by one they would not
+        stay in between, and to cut each off would bias the mean.
         """
         if metric not in self._sums or len(values) == self._n_prompts:
             return tuple(values)
@@ -48,9 +51,11 @@ class PromptEffects:
             corrected = np.asarray(values, np.float64) * np.exp(-own) * np.exp(effect).mean()
         else:
             corrected = np.asarray(values, np.float64) - own
+        if metric == SUCCESS:
+            corrected = np.full(len(corrected), np.clip(corrected.mean(), 0.0, 1.0))
         return tuple(corrected.tolist())
 
 
 def _scaled(metric: str, values: Sequence[float]) -> Array:
     row = np.asarray(values, np.float64)
-    return np.log(np.maximum(row, DEVIATION_FLOOR)) if metric in LOGARITHMIC else row
+    return np.log(np.maximum(row, ERROR_FLOOR)) if metric in LOGARITHMIC else row

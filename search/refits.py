@@ -13,7 +13,7 @@ from autotune.spaces.pareto import front_hypervolume
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
 
 PRIOR_RATIO = {FitColumn.SOLVER: 0.6, FitColumn.CORRECTION: 0.9}
-"""What a fit is expected to leave of a deviation before the first one has been seen; it counts as one fit."""
+"""What a fit is expected to leave of an error before the first one has been seen; it counts as one fit."""
 
 PRIOR_RUNS = 2000.0
 """Runs over one prompt that a fit is expected to take."""
@@ -29,7 +29,7 @@ class _Experience:
 
     @property
     def ratio(self) -> float:
-        """Geometric mean of the deviations after and before."""
+        """Geometric mean of the errors after and before."""
         return math.exp(self.log_ratio / self.n)
 
 
@@ -39,7 +39,7 @@ class _Chance:
 
     schedule: Schedule
     column: FitColumn
-    deviation: float
+    error: float
     label: str
     gain: float
 
@@ -47,7 +47,7 @@ class _Chance:
 class Refits:
     """Fits times and factors of front members, then, of what came of it, the coefficients (`FitColumn`).
 
-    The next one is the member that promises most hypervolume for what a fit costs, were its deviation to fall as that
+    The next one is the member that promises most hypervolume for what a fit costs, were its error to fall as that
     of those before. Members that leave the solver to the pipeline have nothing to fit.
     """
 
@@ -103,7 +103,7 @@ class Refits:
             self._n_results, self._n_prompts = self._n_results + 1, self._n_prompts + measurement.n_prompts
             if chance is not None:
                 known = self._known[chance.column]
-                known.log_ratio += math.log(max(measurement.mean("deviation"), 1e-12) / chance.deviation)
+                known.log_ratio += math.log(max(measurement.error, 1e-12) / chance.error)
                 known.n += 1
 
     def _fitted(self, chance: _Chance) -> Schedule | None:
@@ -120,8 +120,8 @@ class Refits:
     def _chances(self) -> list[_Chance]:
         """All front members that may be fitted."""
         costs = [self._archive.cost_of(m) for m in self._archive.measurements]
-        deviations = [m.mean("deviation") for m in self._archive.measurements]
-        before = front_hypervolume(costs, deviations)
+        errors = [m.error for m in self._archive.measurements]
+        before = front_hypervolume(costs, errors)
         # On a ladder most evaluations end after a few prompts.
         prompts_per_evaluation = self._n_prompts / max(self._n_results, 1)
         chances = []
@@ -129,10 +129,10 @@ class Refits:
             schedule = proposal.schedule
             column = self._next.get(proposal.schedule_hash, FitColumn.SOLVER)
             fixed = schedule.time is None or schedule.policy is not None or schedule.tables  # tables fit one solver
-            if column is None or fixed or deviations[i] <= 0.0:
+            if column is None or fixed or errors[i] <= 0.0:
                 continue
             known = self._known[column]
-            after = front_hypervolume([*costs, costs[i]], [*deviations, deviations[i] * known.ratio])
+            after = front_hypervolume([*costs, costs[i]], [*errors, errors[i] * known.ratio])
             price = 1.0 + known.runs / prompts_per_evaluation
-            chances.append(_Chance(schedule, column, deviations[i], proposal.label, (after - before) / price))
+            chances.append(_Chance(schedule, column, errors[i], proposal.label, (after - before) / price))
         return chances

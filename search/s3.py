@@ -12,8 +12,9 @@ from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
 from autotune.search.solver_predictor import SolverPredictor, held_out_tau
 from autotune.search.solver_variation import SolverVariation
 from autotune.spaces.column_fit import FitColumn
+from autotune.spaces.error_scale import error_value, scale_of
 from autotune.spaces.errors import ScheduleError
-from autotune.spaces.front import DEVIATION_FLOOR
+from autotune.spaces.evaluation import Measurement
 from autotune.spaces.objective import OBJECTIVES, objective_value, total_violation
 from autotune.spaces.program_encoding import encode_program
 from autotune.spaces.schedule import Schedule, canonical_schedule
@@ -108,7 +109,7 @@ class _Population:
 class S3Searcher:
     """Evolution of the columns `time` and `solver`, stage by stage, at several step counts in turn.
 
-    The score is the study's first objective of quality, by default the deviation; results that failed or break a
+    The score is the study's first objective of quality, by default the error; results that failed or break a
     constraint are left out. We deviate from the paper in the predictor, a Gaussian process on the compiled coefficients
     and on their errors on a trace, and in the gradient that now and then finishes what evolution has begun.
     """
@@ -122,7 +123,7 @@ class S3Searcher:
         condition = context.condition
         self._noise, self._prediction = condition.noise_schedule, condition.prediction
         self._variation = SolverVariation(self._noise, condition.start_timestep)
-        self._quality = next((name for name in context.objectives if not OBJECTIVES[name].is_cost), "deviation")
+        self._quality = next((name for name in context.objectives if not OBJECTIVES[name].is_cost), None)
         counts = self._settings.step_counts or by_importance(STEP_COUNTS, condition.n_steps)
         self._populations = {n: _Population(lag=LAG * i) for i, n in enumerate(counts)}
         self.stages: list[Stage] = []
@@ -162,9 +163,13 @@ class S3Searcher:
             if population is None or measurement is None or encoding is None:
                 continue
             if total_violation(self._context.constraints, measurement) == 0.0:
-                value = objective_value(self._quality, measurement)
-                score = float(np.log(max(value, DEVIATION_FLOOR))) if self._quality == "deviation" else value
-                population.members.append(_Member(schedule, encoding, score))
+                population.members.append(_Member(schedule, encoding, self._score(measurement)))
+
+    def _score(self, measurement: Measurement) -> float:
+        """The quality, less is better; of an error its logarithm."""
+        quality = self._quality or scale_of(measurement).metric
+        error = error_value(quality, measurement)
+        return objective_value(quality, measurement) if error is None else float(np.log(error))
 
     def _begin_stage(self, count: int, population: _Population) -> None:
         population.stage += 1

@@ -39,11 +39,11 @@ class BenchResult:
 
     @property
     def rival(self) -> Contestant | None:
-        """The least deviation among the rivals and the default run, of those that are no slower than the schedule."""
+        """The least error among the rivals and the default run, of those that are no slower than the schedule."""
         no_slower = [
             one for one in (self.default, *self.rivals) if is_no_slower(one.measurement, self.schedule.measurement)
         ]
-        return min(no_slower, key=lambda one: one.measurement.mean("deviation"), default=None)
+        return min(no_slower, key=lambda one: one.measurement.error, default=None)
 
     @property
     def differences(self) -> Mapping[str, tuple[object, object]]:
@@ -60,9 +60,9 @@ class PairedDifference:
     interval: tuple[float, float] | None
 
 
-def paired_difference(own: Measurement, other: Measurement, metric: str = "deviation") -> PairedDifference:
-    """How much more of a metric one measurement has than another of the same prompts and seeds."""
-    values = [a - b for a, b in zip(own.quality[metric], other.quality[metric], strict=True)]
+def paired_difference(own: Measurement, other: Measurement) -> PairedDifference:
+    """How much larger the errors of one measurement are than those of another of the same prompts and seeds."""
+    values = [a - b for a, b in zip(own.errors, other.errors, strict=True)]
     interval = bootstrap_interval(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
     return PairedDifference(mean=math.fsum(values) / len(values), interval=interval)
 

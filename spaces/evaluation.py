@@ -136,10 +136,12 @@ class Measurement:
         So it is above 0 wherever episodes were run, and a logarithm can be taken.
         """
         errors = self.errors
-        if not errors:
-            return math.nan
-        mean = statistics.fmean(errors)
-        return max(mean, 0.5 / len(errors)) if SUCCESS in self.quality else mean
+        return max(statistics.fmean(errors), self.least_error) if errors else math.nan
+
+    @property
+    def least_error(self) -> float:
+        """What the mean error counts as at least: that of half a failure where episodes were run, else 0."""
+        return 0.5 / len(self.quality[SUCCESS]) if self.quality.get(SUCCESS) else 0.0
 
     @property
     def not_finite(self) -> tuple[str, ...]:

@@ -7,11 +7,13 @@ say so, or to say that a member is dominated by nothing, is another question, wh
 Calibration and held-out values are never compared with each other to decide dominance, since their prompts differ.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.spaces.error_scale import error_scale, error_value
 from autotune.spaces.evaluation import Measurement
 from autotune.spaces.held_out import Support, judge
 from autotune.spaces.objective import (
@@ -40,13 +42,10 @@ PICKS = ("quality", "balanced", "fast")
 QUALITY_COST = 1.5
 """The pick `quality` may cost this many times as much as the default run."""
 
-DEVIATION_FLOOR = 1e-6
-"""Smaller deviations count as this one where a logarithm is taken."""
-
 
 def record_objectives(record: StudyRecord) -> tuple[str, ...]:
-    """The study's objectives, from its settings; `latency,deviation` if they name none."""
-    names = record.settings.get("objectives") or "latency,deviation"
+    """The study's objectives, from its settings; latency and the metric of its error if they name none."""
+    names = record.settings.get("objectives") or f"latency,{error_scale(record).metric}"
     return parse_objectives(names if isinstance(names, str) else ",".join(_strings(names)))
 
 
@@ -104,8 +103,9 @@ def refuted_members(record: StudyRecord) -> tuple[Candidate, ...]:
 
 
 def quality_name(record: StudyRecord) -> str:
-    """The study's first quality objective; `deviation`, which is always measured, if it has none."""
-    return next((name for name in record_objectives(record) if not OBJECTIVES[name].is_cost), "deviation")
+    """The study's first quality objective; the metric of its error, which is always measured, if it has none."""
+    named = next((name for name in record_objectives(record) if not OBJECTIVES[name].is_cost), None)
+    return error_scale(record).metric if named is None else named
 
 
 def reported_measurement(candidate: Candidate) -> Measurement | None:
@@ -139,7 +139,7 @@ def pick(front: Sequence[Candidate], record: StudyRecord, *, unverified: bool = 
 
     `quality` is the best of those that cost at most `QUALITY_COST` times as much as the baseline. The other two cost
     no more than the baseline. They are the knee (the member farthest below the chord between the ends, in relative cost
-    and quality, of a deviation its log10, both scaled to [0, 1]) and the cheapest that is not measurably worse than the
+    and quality, of an error its log10, both scaled to [0, 1]) and the cheapest that is not measurably worse than the
     baseline: the 95 % bootstrap interval of the paired difference in quality includes 0 or a gain. `fast` is the
     cheaper of the two, `balanced` the other. A limit that no member keeps does not count.
 
@@ -154,8 +154,7 @@ def pick(front: Sequence[Candidate], record: StudyRecord, *, unverified: bool = 
     members = [c for c in members if relative_cost(c, record) <= 1.0] or members
     cost = np.array([relative_cost(c, record) for c in members])
     quality = np.array([_quality(c, record) for c in members])
-    on_log_scale = quality_name(record) == "deviation"
-    knee = _knee(cost, np.log10(np.maximum(quality, DEVIATION_FLOOR)) if on_log_scale else quality)
+    knee = _knee(cost, np.array([_on_its_scale(c, record) for c in members]))
     good = np.flatnonzero([not _is_worse(c, record) for c in members])
     as_good = good[np.lexsort((quality[good], cost[good]))[0]] if len(good) else knee
     fast, balanced = sorted((knee, as_good), key=lambda i: float(cost[i]))
@@ -220,6 +219,14 @@ def _scaled(values: Array) -> Array:
 def _quality(candidate: Candidate, record: StudyRecord) -> float:
     measurement = reported_measurement(candidate)
     return float("inf") if measurement is None else objective_value(quality_name(record), measurement)
+
+
+def _on_its_scale(candidate: Candidate, record: StudyRecord) -> float:
+    """The quality, less is better, of an error its log10."""
+    measurement = reported_measurement(candidate)
+    assert measurement is not None  # members have one
+    error = error_value(quality_name(record), measurement)
+    return _quality(candidate, record) if error is None else math.log10(error)
 
 
 def _strings(values: object) -> tuple[str, ...]:

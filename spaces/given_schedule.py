@@ -21,7 +21,7 @@ class GivenSchedule:
     """A canonical schedule of a file, re-timed for the study's run.
 
     `source` says what the file measured, JSON types only: model, n_steps, height, width, guidance_scale, and, if it was
-    measured, latency_ms, speedup, deviation and measured_on. `remarks` are sentences on what was left out.
+    measured, latency_ms, speedup, deviation or success, and measured_on. `remarks` are sentences on what was left out.
     """
 
     label: str
@@ -68,7 +68,7 @@ def record_given(record: StudyRecord) -> tuple[GivenSchedule, ...]:
 class GivenComparison:
     """A given schedule, and what there is at no more cost: the best that the search found, and the best plain rival.
 
-    `refined` is the given schedule itself where nothing is better. Both are chosen by the deviation on the calibration
+    `refined` is the given schedule itself where nothing is better. Both are chosen by the error on the calibration
     prompts, among the candidates with held-out values if the given one has some.
     """
 
@@ -98,8 +98,8 @@ def compare_given(record: StudyRecord, hashes: Collection[str]) -> tuple[GivenCo
         found.append(
             GivenComparison(
                 given=given,
-                refined=min(refined, key=_calibration_deviation),
-                rival=min(rivals, key=_calibration_deviation, default=None),
+                refined=min(refined, key=_calibration_error),
+                rival=min(rivals, key=_calibration_error, default=None),
             )
         )
     return tuple(found)
@@ -114,6 +114,6 @@ def _is_verified(candidate: Candidate) -> bool:
     return candidate.held_out is not None and candidate.held_out.measurement is not None
 
 
-def _calibration_deviation(candidate: Candidate) -> float:
+def _calibration_error(candidate: Candidate) -> float:
     measurement = candidate.calibration.measurement
-    return float("inf") if measurement is None else measurement.mean("deviation")
+    return float("inf") if measurement is None else measurement.error

@@ -9,9 +9,9 @@ from autotune.spaces.dominance import unbeaten_by_earlier
 from autotune.spaces.staircase import DominatedArea
 
 COST_REFERENCE = 1.0
-LOG_DEVIATION_REFERENCE = 0.0
-LOG_DEVIATION_FLOOR = -3.0
-"""The project's hypervolume box: relative cost in [0, 1], log10 of the deviation in [-3, 0]."""
+LOG_ERROR_REFERENCE = 0.0
+LOG_ERROR_FLOOR = -3.0
+"""The project's hypervolume box: relative cost in [0, 1], log10 of the error in [-3, 0]."""
 
 
 def non_dominated(points: ArrayLike) -> NDArray[np.bool_]:
@@ -53,28 +53,28 @@ def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:
 class BoxVolume:
     """The fraction of the project's box that a front dominates while it grows.
 
-    The axes are relative cost (latency or MACs over the baseline's) and log10 of the deviation; the reference point
+    The axes are relative cost (latency or MACs over the baseline's) and log10 of the error; the reference point
     is (1.0, 0.0), and the box reaches down to (0.0, -3.0). Points beyond the lower edges count as lying on them, those
     beyond the upper ones, or with a NaN, not at all.
     """
 
     def __init__(self) -> None:
-        self._area = DominatedArea(COST_REFERENCE, LOG_DEVIATION_REFERENCE)
+        self._area = DominatedArea(COST_REFERENCE, LOG_ERROR_REFERENCE)
 
-    def add(self, relative_cost: float, deviation: float) -> None:
+    def add(self, relative_cost: float, error: float) -> None:
         """Take a point in."""
-        self._area.add(max(relative_cost, 0.0), math.log10(max(deviation, 10.0**LOG_DEVIATION_FLOOR)))
+        self._area.add(max(relative_cost, 0.0), math.log10(max(error, 10.0**LOG_ERROR_FLOOR)))
 
     @property
     def fraction(self) -> float:
         """In [0, 1]."""
-        return self._area.value / (COST_REFERENCE * (LOG_DEVIATION_REFERENCE - LOG_DEVIATION_FLOOR))
+        return self._area.value / (COST_REFERENCE * (LOG_ERROR_REFERENCE - LOG_ERROR_FLOOR))
 
 
-def front_hypervolume(relative_cost: ArrayLike, deviation: ArrayLike) -> float:
+def front_hypervolume(relative_cost: ArrayLike, error: ArrayLike) -> float:
     """Fraction of the project's box that points dominate, in [0, 1]; see `BoxVolume`. Both arguments: shape (n,)."""
     volume = BoxVolume()
-    points = np.stack([np.asarray(relative_cost, np.float64), np.asarray(deviation, np.float64)], axis=-1)
+    points = np.stack([np.asarray(relative_cost, np.float64), np.asarray(error, np.float64)], axis=-1)
     for x, y in points.tolist():
         volume.add(x, y)
     return volume.fraction

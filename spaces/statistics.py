@@ -1,7 +1,9 @@
 """Bootstrap intervals. The sampling unit is a prompt (or a timed run), never an image."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -76,10 +78,36 @@ def mean_draws(values: Sequence[float], seed: int) -> Array:
     return resampled_means([values], seed=seed)[:, 0]
 
 
+def share_interval(values: Sequence[float], *, level: float = 0.95) -> tuple[float, float]:
+    """Interval (low, high) in [0, 1] of the mean of values that are 1 or 0, one per episode.
+
+    Wilson's score interval (Wilson 1927, JASA 22(158)): it has a width where all values are equal, where a bootstrap
+    would claim to be certain. For values in between it is too wide.
+
+    Raises:
+        UsageError: no values, one outside [0, 1], or a level outside (0, 1).
+    """
+    data = _checked(values, level)
+    if (data < 0.0).any() or (data > 1.0).any():
+        raise UsageError(f"a share is of values from 0 to 1; got {values!r}")
+    n, share = len(data), float(data.mean())
+    z2 = NormalDist().inv_cdf(0.5 + level / 2.0) ** 2
+    centre = (share + z2 / (2.0 * n)) / (1.0 + z2 / n)
+    half = math.sqrt(z2 * (share * (1.0 - share) / n + z2 / (4.0 * n**2))) / (1.0 + z2 / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
 def mean_ratio_interval(
-    numerator: Sequence[float], denominator: Sequence[float], *, seed: int = 0, level: float = 0.95
+    numerator: Sequence[float],
+    denominator: Sequence[float],
+    *,
+    least: float = 0.0,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> tuple[float, float]:
     """Percentile bootstrap interval (low, high) of mean(numerator) / mean(denominator), paired by prompt.
+
+    Means below `least` count as that (`Measurement.least_error`).
 
     Raises:
         UsageError: an empty side, sides of different length, a value that is not finite, a mean of the denominator
@@ -88,10 +116,10 @@ def mean_ratio_interval(
     top, bottom = _checked(numerator, level), _checked(denominator, level)
     if len(top) != len(bottom):
         raise UsageError(f"paired values must be equally many; got {len(top)} and {len(bottom)}")
-    means = mean_draws(bottom.tolist(), seed)
+    means = np.maximum(mean_draws(bottom.tolist(), seed), least)
     if (means <= 0).any():
         raise UsageError(f"the denominator of a ratio must be positive; got a mean of {means.min()}")
-    return percentile_interval(mean_draws(top.tolist(), seed) / means, level)
+    return percentile_interval(np.maximum(mean_draws(top.tolist(), seed), least) / means, level)
 
 
 def resampled_means(table: ArrayLike, *, seed: int = 0) -> Array:

@@ -95,8 +95,8 @@ def test_every_row_is_of_the_prompts_that_it_names(comparison: Comparison) -> No
     for row, point in zip(rows, points, strict=True):
         scale = scales[point.source]
         assert scale is not None
-        assert (row["source"], row["deviation"]) == (point.source, point.deviation)
-        assert row["relative_deviation"] == pytest.approx(point.deviation / scale.mean("deviation"))
+        assert (row["source"], row["deviation"]) == (point.source, point.error)
+        assert row["relative_deviation"] == pytest.approx(point.error / scale.mean("deviation"))
 
 
 def test_text_of_the_studies_can_not_become_markup(record: StudyRecord) -> None:

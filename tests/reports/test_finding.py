@@ -70,7 +70,7 @@ def test_calibration_and_held_out_values_are_never_compared(record: StudyRecord)
         candidate=dataclasses.replace(rival.candidate, held_out=held_out),
         source="held_out",
         measurement=worse,
-        deviation=0.07,
+        error=0.07,
     )
     assert beats(verified, mine, "latency")
 

@@ -41,7 +41,7 @@ def test_front_rival_and_default_run_tell_their_figures_with_intervals_and_how_t
 def test_places_are_those_of_the_marks_and_none_outside_the_frame(record: StudyRecord) -> None:
     plot = make_plot(record)
     outside = (50.0, 0.05)
-    rendered = render("x", partial(draw_front, plot), [*((p.cost, p.deviation) for p in plot.marked), outside])
+    rendered = render("x", partial(draw_front, plot), [*((p.cost, p.error) for p in plot.marked), outside])
     for found in (rendered.wide_places, rendered.narrow_places):
         assert found[-1] is None
         places = found[:-1]

@@ -12,7 +12,7 @@ def test_hypervolume_is_that_of_all_so_far_and_every_gain_belongs_to_one_candida
     assert [a.candidate.number for a in history] == list(range(len(search_only.candidates)))
     points = study_points(search_only)
     for i in (0, 5, 20, len(history) - 1):
-        so_far = [(p.cost, p.deviation) for p in points if p.candidate.number <= i]
+        so_far = [(p.cost, p.error) for p in points if p.candidate.number <= i]
         assert history[i].hypervolume == pytest.approx(volume(so_far))
         assert sum(a.added for a in history[: i + 1]) == pytest.approx(history[i].hypervolume)
     assert min(a.added for a in history) >= 0.0

@@ -15,6 +15,7 @@ from autotune.reports.sample_grid import (
     rank_text,
     read_sheet,
 )
+from autotune.spaces.error_scale import DEVIATIONS
 from autotune.spaces.study_record import StudyRecord
 
 
@@ -50,8 +51,8 @@ def sheet_of(*levels: int) -> Image.Image:
     return Image.fromarray(np.repeat(np.repeat([levels], 8, axis=0), 8, axis=1).astype(np.uint8)).convert("RGB")
 
 
-def column(title: str, sheet: Image.Image | None, *deviation: float, compared: bool = True) -> SampleColumn:
-    return SampleColumn(title=title, sheet=sheet, deviation=deviation, compared=compared)
+def column(title: str, sheet: Image.Image | None, *errors: float, compared: bool = True) -> SampleColumn:
+    return SampleColumn(title=title, sheet=sheet, errors=errors, compared=compared)
 
 
 @pytest.fixture
@@ -74,13 +75,13 @@ def test_the_prompt_on_which_a_pick_deviates_most_comes_first_whatever_the_defau
     for row, level, deviation in zip(grid.rows, (30, 20, 10), (0.5, 0.1, 0.2), strict=True):
         shades = [s.image.getpixel((4, 4)) for s in row.samples if s.image is not None]
         assert shades == [(level + i,) * 3 for i in range(3)]
-        assert row.samples[2].deviation == deviation
+        assert row.samples[2].error == deviation
 
 
 def test_a_sheet_that_is_not_there_leaves_its_cells_empty(square: StudyRecord) -> None:
     grid = make_grid([column("default run", None, compared=False), column("fast", sheet_of(1, 2), 0.1, 0.2)], square)
     assert [row.samples[0].image for row in grid.rows] == [None, None]
-    texts = [text.get_text() for axes in draw_samples(grid).axes for text in axes.texts]
+    texts = [text.get_text() for axes in draw_samples(grid, DEVIATIONS).axes for text in axes.texts]
     assert texts.count("not available") == 2
     assert "a dog (worst of 4)" in texts
 
@@ -93,7 +94,7 @@ def test_without_held_out_values_the_prompts_keep_their_order_and_have_no_rank(s
 def test_without_sheets_or_prompts_there_is_still_a_figure(square: StudyRecord) -> None:
     empty = make_grid([column("fast", None, 0.1, 0.2)], square)
     assert empty.rows == ()
-    assert len(draw_samples(empty).texts) == 1
+    assert len(draw_samples(empty, DEVIATIONS).texts) == 1
     unnamed = make_grid([column("fast", sheet_of(1, 2), 0.1, 0.2)], dataclasses.replace(square, settings={}))
     assert caption(unnamed.rows[0], unnamed.n_prompts) == "prompt unknown (worst of 2)"
 

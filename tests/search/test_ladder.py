@@ -158,6 +158,58 @@ def test_a_constraint_that_is_surely_broken_stops_and_its_breakers_stop_nobody()
     assert climb(ladder, measurement(0.02 * HARDNESS, latency=0.79)) == N
 
 
+def successes(chance: float, rng: np.random.Generator, **changes: object) -> Measurement:
+    return measurement((rng.random(N) < chance).astype(float), "success", **changes)  # type: ignore[arg-type]
+
+
+def test_a_few_episodes_do_not_stop_what_fails_as_rarely_and_do_stop_what_fails_often() -> None:
+    rng, alpha, n_trials = np.random.default_rng(6), 0.5, 400
+    ends, worth, bad = [], [], []
+    for _ in range(n_trials):
+        ladder = Ladder(N, ("macs", "success"), (), LadderSettings(alpha=alpha))
+        rival, candidate = successes(0.96, rng), successes(0.95, rng)
+        ladder.note(rival)
+        ends.append(climb(ladder, candidate))
+        if candidate.mean("success") > rival.mean("success"):
+            worth.append(ends[-1] < N)
+        bad.append(climb(ladder, successes(0.3, rng)))
+    noise = 3.0 * np.sqrt(alpha * (1.0 - alpha) / n_trials)
+    assert np.mean(np.array(ends) <= 8) <= alpha + noise
+    assert len(worth) > 80
+    assert np.mean(worth) <= alpha / 4  # of those whose full result is better: hardly any
+    assert np.mean(np.array(bad) <= 8) > 0.95
+    assert max(bad) < N
+
+
+def test_where_the_rival_never_fails_nothing_is_left_to_gain() -> None:
+    ladder = Ladder(N, ("macs", "success"), ())
+    ladder.note(measurement(np.ones(N), "success"))
+    assert climb(ladder, measurement(np.ones(N), "success")) == 4
+    assert climb(ladder, measurement(np.ones(N), "success", latency=0.9)) == N
+
+
+def test_a_limit_on_success_stops_what_surely_breaks_it_only() -> None:
+    ladder = Ladder(N, ("macs", "success"), [parse_constraint("success>=0.3")])
+    values = np.array([0.0] * 4 + [1.0] * 60)
+    assert climb(ladder, measurement(values, "success")) == N  # four failures in a row are no proof of less than 0.3
+    assert climb(ladder, measurement(np.zeros(N), "success")) == 8
+    ladder = Ladder(N, ("macs", "success"), [parse_constraint("success<=0.3")])
+    assert climb(ladder, measurement(np.ones(N), "success")) == 4
+
+
+def test_the_estimate_of_a_success_stays_in_0_to_1() -> None:
+    ladder = Ladder(N, ("macs", "success"), ())
+    hard_first = np.array([0.0] * 4 + [1.0] * 60)
+    ladder.note(measurement(hard_first, "success"))
+    estimate = ladder.estimate(first(measurement(np.ones(N), "success"), 4))
+    assert estimate.quality["success"] == (1.0,) * 4
+    assert estimate.error == 0.125
+    ladder.note(measurement(1.0 - hard_first, "success"))
+    ladder.note(measurement(1.0 - hard_first, "success"))
+    estimate = ladder.estimate(first(measurement(np.zeros(N), "success"), 4))
+    assert estimate.quality["success"] == (0.0,) * 4
+
+
 def test_the_estimate_of_a_partial_result_is_corrected_for_its_prompts() -> None:
     ladder = Ladder(N, ("macs", "deviation"), ())
     full = measurement(0.3 * HARDNESS, wall_s=7.0)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from autotune.search.paired_bound import lower_bound, student_quantile
+from autotune.search.paired_bound import failure_bound, least_count, lower_bound, student_quantile
 
 
 def test_the_bound_is_that_of_students_one_sample_test() -> None:
@@ -36,3 +36,37 @@ def test_all_terms_give_their_mean_and_one_gives_nothing() -> None:
 def test_a_part_has_one_term_or_more_and_no_more_than_the_whole(values: list[float]) -> None:
     with pytest.raises(ValueError, match=r"1 \.\. 3 of all; got"):
         lower_bound(values, 3, 0.05)
+
+
+@pytest.mark.parametrize(("k", "n"), [(4, 64), (16, 64), (8, 17), (17, 17)])
+@pytest.mark.parametrize("alpha", [0.3, 0.05])
+def test_as_many_ones_as_were_seen_are_rarer_than_alpha_below_the_least_count(k: int, n: int, alpha: float) -> None:
+    for seen in range(k + 1):
+        least = least_count(seen, k, n, alpha)
+        assert seen <= least <= n - (k - seen)
+        assert stats.hypergeom.sf(seen - 1, n, least, k) > alpha
+        if least > seen:
+            assert stats.hypergeom.sf(seen - 1, n, least - 1, k) <= alpha
+
+
+@pytest.mark.parametrize("rate", [0.04, 0.3, 0.7])
+@pytest.mark.parametrize("k", [4, 16])
+def test_the_bound_on_failures_is_above_the_truth_in_alpha_of_the_cases_at_most(rate: float, k: int) -> None:
+    """With hard episodes that both fail in more often, and in any order."""
+    rng, n, alpha, n_drawn = np.random.default_rng(k), 64, 0.125, 2000
+    above = 0
+    for _ in range(n_drawn):
+        chance = np.clip(rate * rng.choice([0.2, 2.0], n), 0.0, 1.0)
+        own, rival = (rng.random((2, n)) < chance).astype(float)
+        above += failure_bound(own[:k], rival, alpha) > own.mean() - rival.mean() + 1e-12
+    assert above / n_drawn <= alpha + 3.0 * np.sqrt(alpha * (1.0 - alpha) / n_drawn)
+
+
+def test_episodes_that_went_alike_are_no_certainty_and_all_of_them_are() -> None:
+    rival = [0.0] * 60 + [1.0] * 4
+    assert failure_bound([0.0] * 4, rival, 0.125) == -4 / 64  # the four that the rival fails in may all succeed
+    assert failure_bound([0.0] * 4, [0.0] * 64, 0.125) == 0.0  # better than without a failure nobody is
+    assert failure_bound([1.0] * 4, rival, 0.125) > 0.3
+    assert failure_bound([*[0.0] * 58, *[1.0] * 6], rival, 0.125) == pytest.approx(2 / 64)
+    with pytest.raises(ValueError, match=r"1 \.\. 2 of all; got 3"):
+        failure_bound([0.0] * 3, [0.0] * 2, 0.1)

@@ -56,3 +56,21 @@ def test_a_value_that_is_not_finite_teaches_nothing() -> None:
 def test_a_part_of_the_prompts_teaches_nothing_either() -> None:
     with pytest.raises(ValueError, match="each of 3 prompts; got 2"):
         PromptEffects(3).note({"psnr": (30.0, 20.0)})
+
+
+def test_an_estimated_success_stays_in_0_to_1_and_has_no_bias() -> None:
+    rng = np.random.default_rng(3)
+    hardness = rng.random(N_PROMPTS)
+    errors = []
+    for _ in range(600):
+        effects = PromptEffects(N_PROMPTS)
+        table = (rng.random((N_SCHEDULES, N_PROMPTS)) > 0.6 * hardness).astype(float)
+        for row in table[1:]:
+            effects.note({"success": row.tolist()})
+        corrected = effects.corrected("success", table[0, :6].tolist())
+        assert len(corrected) == 6
+        assert 0.0 <= min(corrected) <= max(corrected) <= 1.0
+        errors.append(np.mean(corrected) - (1.0 - 0.6 * hardness.mean()))
+    assert abs(np.mean(errors)) < 4.0 * np.std(errors) / np.sqrt(len(errors))
+    plain = 0.6 * hardness.mean() - 0.6 * hardness[:6].mean()
+    assert abs(plain) > 0.04  # what the first six prompts say uncorrected is off by that

@@ -57,5 +57,5 @@ def test_a_front_differs_by_nothing_from_itself_and_by_little_noise_from_a_scale
 
 def test_no_members_have_no_volume_and_a_wrong_shape_is_named() -> None:
     assert not resampled_hypervolumes([], np.empty((0, 3))).any()
-    with pytest.raises(UsageError, match=r"2 members needs a deviation per prompt; got the shape \(1, 3\)"):
+    with pytest.raises(UsageError, match=r"2 members needs an error per prompt; got the shape \(1, 3\)"):
         resampled_hypervolumes([0.1, 0.2], [[0.1, 0.2, 0.3]])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from autotune.spaces.errors import UsageError
-from autotune.spaces.statistics import bootstrap_interval, ratio_interval
+from autotune.spaces.statistics import bootstrap_interval, mean_ratio_interval, ratio_interval, share_interval
 
 
 def test_one_value_is_its_own_interval() -> None:
@@ -56,3 +56,34 @@ def test_bad_values_are_refused(values: list[float]) -> None:
 def test_a_denominator_must_be_positive() -> None:
     with pytest.raises(UsageError, match="denominator"):
         ratio_interval([1.0], [0.0])
+
+
+def test_a_share_has_wilsons_interval_also_where_nothing_differs() -> None:
+    """Against the roots of (p - share)^2 = z^2 p (1 - p) / n."""
+    assert share_interval([1.0] * 10) == pytest.approx((1.0 / (1.0 + 1.959964**2 / 10), 1.0), rel=1e-6)
+    low, high = share_interval([1.0] * 97 + [0.0] * 3)
+    for end in (low, high):
+        assert (end - 0.97) ** 2 == pytest.approx(1.959964**2 * end * (1.0 - end) / 100, rel=1e-5)
+    assert 0.91 < low < 0.92
+    assert 0.98 < high < 0.99
+    with pytest.raises(UsageError, match="values from 0 to 1"):
+        share_interval([0.5, 1.1])
+
+
+def test_a_share_is_covered_about_as_often_as_is_said() -> None:
+    rng = np.random.default_rng(5)
+    for share in (0.5, 0.95):
+        inside = 0
+        for _ in range(800):
+            low, high = share_interval((rng.random(64) < share).astype(float).tolist())
+            inside += low <= share <= high
+        assert inside / 800 > 0.92
+
+
+def test_a_ratio_of_means_that_may_be_0_counts_from_the_least_on() -> None:
+    default = [0.0] * 20 + [1.0]
+    low, high = mean_ratio_interval([0.0] * 21, default, least=0.5 / 21)
+    assert 0.0 < low < 0.5
+    assert high == 1.0  # where no failure of the default run is drawn, both are taken for half a failure
+    with pytest.raises(UsageError, match="must be positive"):
+        mean_ratio_interval([0.0] * 21, default)
