@@ -18,8 +18,10 @@ from autotune.evaluators.tabulated_errors import (
     episode_quality,
     image_quality,
     policy_effect,
+    prompt_factors,
     reuse_costs,
     reuse_error,
+    unit_noise,
 )
 from autotune.spaces.branch_tables import BranchTables
 from autotune.spaces.cache_memory import CacheMemory
@@ -143,7 +145,7 @@ class TabulatedEvaluator:
         baseline = Schedule(n_steps=self.condition.n_steps)
         macs, baseline_macs = self._macs(canonical), self._macs(baseline)
         n_calls = len(canonical.time or self.own_timesteps(canonical.n_steps))
-        jitter = _unit_noise(f"{digest}/{fidelity.hash}", 2 * repeats) * self._latency_noise
+        jitter = unit_noise(f"{digest}/{fidelity.hash}", 2 * repeats) * self._latency_noise
         latency = (1.0 + jitter[:repeats]) * self._latency_ms(macs, n_calls)
         baseline_latency = (1.0 + jitter[repeats:]) * self._latency_ms(baseline_macs, self._n_calls)
         wall_s = (float(latency.sum() + baseline_latency.sum()) + len(fidelity.prompts) * float(latency[0])) / 1000.0
@@ -152,7 +154,7 @@ class TabulatedEvaluator:
         failure = self._fails(canonical)
         if failure is not None:
             return failure
-        deviation, factors = self._deviation(canonical), _prompt_factors(fidelity)
+        deviation, factors = self._deviation(canonical), prompt_factors(fidelity)
         return Measurement(
             quality=episode_quality(deviation, factors) if self._episodes else image_quality(deviation * factors),
             latency_ms=tuple(latency.tolist()),
@@ -214,7 +216,7 @@ class TabulatedEvaluator:
         levels = levels_of(times, condition.noise_schedule)
         prediction: Prediction = condition.prediction
         pairs = zip(fidelity.first(n_prompts).prompts, fidelity.seeds, strict=False)
-        z = np.stack([_unit_noise(f"{prompt}/{seed}", 16) for prompt, seed in pairs])
+        z = np.stack([unit_noise(f"{prompt}/{seed}", 16) for prompt, seed in pairs])
         alpha, sigma = (np.array(level)[:, None, None] for level in (levels.alpha, levels.sigma))
         spread = np.sqrt((0.5 * alpha) ** 2 + sigma**2)
         states = 0.5 * alpha + spread * z
@@ -289,15 +291,3 @@ class TabulatedEvaluator:
         if schedule.policy is not None:
             cache_error = policy_effect(schedule.policy)[1]
         return float(np.hypot(solver_error, cache_error))
-
-
-def _prompt_factors(fidelity: Fidelity) -> Array:
-    """One factor around 1 per prompt and seed."""
-    pairs = zip(fidelity.prompts, fidelity.seeds, strict=True)
-    return np.array([1.0 + 0.2 * float(_unit_noise(f"{prompt}/{seed}", 1)[0]) for prompt, seed in pairs])
-
-
-def _unit_noise(name: str, n: int) -> Array:
-    """`n` numbers in [-1, 1] that depend on the name alone."""
-    digest = hashlib.sha256(name.encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:8], "big")).uniform(-1.0, 1.0, n)

@@ -1,5 +1,7 @@
 """What approximating network calls costs in the tabulated evaluator, by formula."""
 
+import hashlib
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,7 @@ from autotune.spaces.cache_plan import CachePlan, cell_use
 from autotune.spaces.cache_policy import CachePolicy
 from autotune.spaces.cache_unit import cache_units
 from autotune.spaces.edge_costs import EdgeCosts
+from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.policy_calibration import PolicyCalibration
 
@@ -118,3 +121,15 @@ def episode_quality(deviation: float, factors: Array) -> dict[str, tuple[float, 
     hardness = (factors - 0.8) / 0.4  # uniform in [0, 1]
     success = hardness <= 1.0 - FAILURES_PER_DEVIATION * deviation
     return {"success": tuple(map(float, success)), "action-error": tuple((deviation * factors).tolist())}
+
+
+def prompt_factors(fidelity: Fidelity) -> Array:
+    """One factor around 1 per prompt and seed."""
+    pairs = zip(fidelity.prompts, fidelity.seeds, strict=True)
+    return np.array([1.0 + 0.2 * float(unit_noise(f"{prompt}/{seed}", 1)[0]) for prompt, seed in pairs])
+
+
+def unit_noise(name: str, n: int) -> Array:
+    """`n` numbers in [-1, 1] that depend on the name alone."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "big")).uniform(-1.0, 1.0, n)

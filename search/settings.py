@@ -105,7 +105,7 @@ def make_settings(
 ) -> Settings:
     """Checked settings of a study.
 
-    `objectives` are latency and the model's quality by default, which is deviation, or success for a policy.
+    `objectives` are latency and the preset's quality by default.
     `budget` is a wall time such as `2h`, `cost` money at `price` per worker and hour; several budgets may be given, the
     first one to be used up ends the search. Without `ladder` no candidate is stopped before it has seen all prompts.
     With `correct` cache schedules of the front are tried once more with what they hand out corrected. `prompts` is a
@@ -120,8 +120,10 @@ def make_settings(
     check_run_numbers(steps=steps, resolution=resolution, guidance=guidance)
     if seed < 0:
         raise UsageError(f"seed must be at least 0; got {seed}")
-    names = parse_objectives(objectives or f"latency,{preset.quality}")
-    bounds = [parse_constraint(text) for text in constraints]
+    names, bounds = (
+        parse_objectives(objectives or f"latency,{preset.quality}"),
+        list(map(parse_constraint, constraints)),
+    )
     choices = asked_metrics(metrics, names, bounds)
     calibration, held_out = _split_prompts(preset, prompts)
     return Settings(
