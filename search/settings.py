@@ -105,13 +105,12 @@ def make_settings(
 ) -> Settings:
     """Checked settings of a study.
 
-    `objectives` are latency and the preset's quality by default.
     `budget` is a wall time such as `2h`, `cost` money at `price` per worker and hour; several budgets may be given, the
-    first one to be used up ends the search. Without `ladder` no candidate is stopped before it has seen all prompts.
-    With `correct` cache schedules of the front are tried once more with what they hand out corrected. `prompts` is a
-    text file with one prompt per line, of which every second one is held out; a line that comes again counts once.
-    `metrics` are measured besides the usual ones, such as `clip-score`, `hps=FOLDER` or `energy`; those of objectives
-    and constraints need not be named.
+    first one to be used up ends the search. `objectives` are latency and the preset's quality by default. Without
+    `ladder` no candidate is stopped before it has seen all prompts. With `correct` cache schedules of the front are
+    tried once more, corrected. `prompts` is a text file with one prompt per line, of which every second one is held
+    out; a line that comes again counts once, but for a policy. `metrics` are measured besides the usual ones, such as
+    `clip-score`, `hps=FOLDER` or `energy`; those of objectives and constraints need not be named.
 
     Raises:
         UsageError: an argument is wrong; the message names it.
@@ -120,11 +119,8 @@ def make_settings(
     check_run_numbers(steps=steps, resolution=resolution, guidance=guidance)
     if seed < 0:
         raise UsageError(f"seed must be at least 0; got {seed}")
-    names, bounds = (
-        parse_objectives(objectives or f"latency,{preset.quality}"),
-        list(map(parse_constraint, constraints)),
-    )
-    choices = asked_metrics(metrics, names, bounds)
+    names = parse_objectives(objectives or f"latency,{preset.quality}")
+    choices = asked_metrics(metrics, names, [parse_constraint(text) for text in constraints])
     calibration, held_out = _split_prompts(preset, prompts)
     return Settings(
         model=_absolute(model),
