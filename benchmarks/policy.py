@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from harness import Benchmark, parse_arguments, spread
@@ -184,7 +185,7 @@ def measured(bench: Benchmark, worker: Worker, contender: Contender, held_out: F
     cached = schedule.cache is not None and schedule.n_steps == 100 and schedule.time is None
     share = refreshed_share(schedule.cache, worker.inventory).branches if cached else float("nan")  # type: ignore[arg-type]
     row = Row(contender=contender, success=success, latency=statistics.median(ratios), share=share)
-    what = {"kind": contender.kind, "schedule": contender.label}
+    what: dict[str, Any] = {"kind": contender.kind, "schedule": contender.label}
     bench.row("success", row.mean, share_interval(success), **what)
     for i, task in enumerate(TASKS):
         bench.row(f"success, {task}", statistics.fmean(success[i :: len(TASKS)]), **what)

@@ -14,7 +14,6 @@ def make_policy(n_layers: int = 3) -> PolicyPipeline:
         for parameter in network.parameters():  # those of the beginning leave the branches with next to nothing
             parameter.add_(0.2 * torch.randn_like(parameter))
     pipe = PolicyPipeline(network.eval().requires_grad_(False), noise_scheduler())
-    pipe.set_progress_bar_config(disable=True)
     return pipe
 
 

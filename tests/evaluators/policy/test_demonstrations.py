@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from autotune.evaluators.policy.demonstrations import Demonstration, record_demonstrations
 from autotune.evaluators.policy.training import noise_scheduler, train_policy, training_windows
@@ -24,10 +25,12 @@ def test_labels_are_clean_on_states_that_noise_led_to() -> None:
 
 
 def made(n: int, disturbed: list[int]) -> Demonstration:
-    times = np.arange(n, dtype=np.float32)
+    times: NDArray[np.float32] = np.arange(n, dtype=np.float32)
     flags = np.zeros(n, bool)
     flags[disturbed] = True
-    return Demonstration(observations=times[:, None] + 100.0, actions=times[:, None] / n, disturbed=flags)
+    return Demonstration(
+        observations=times[:, None] + np.float32(100), actions=times[:, None] / np.float32(n), disturbed=flags
+    )
 
 
 def test_windows_begin_with_the_first_observation_and_repeat_the_ends() -> None:

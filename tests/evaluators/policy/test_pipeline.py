@@ -13,7 +13,7 @@ from autotune.evaluators.inventory import list_inventory, measure_inventory
 from autotune.evaluators.load import load_model
 from autotune.evaluators.model_folder import check_model_folder
 from autotune.evaluators.noise import noise_schedule_of, own_timesteps
-from autotune.evaluators.policy.pipeline import PolicyPipeline
+from autotune.evaluators.policy.pipeline import PolicyOutput, PolicyPipeline
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.errors import ModelNotFoundError
@@ -32,7 +32,9 @@ def pipe() -> PolicyPipeline:
 
 
 def act(pipe: PolicyPipeline, n_steps: int) -> torch.Tensor:
-    return pipe(observations(), num_inference_steps=n_steps, generator=generators()).actions
+    made = pipe(observations(), num_inference_steps=n_steps, generator=generators())
+    assert isinstance(made, PolicyOutput)
+    return made.actions
 
 
 @pytest.mark.parametrize("n_steps", [100, 10])
@@ -71,7 +73,7 @@ def test_a_reused_branch_is_the_one_of_the_call_before(pipe: PolicyPipeline) -> 
     table = np.zeros((4, len(names)), np.uint8)
     table[1:3, names.index("blocks.1.cross_attn")] = CacheAction.REUSE
     expected, values = [], []
-    branch = pipe.transformer.blocks[1].cross_attn
+    branch: Any = pipe.transformer.get_submodule("blocks.1.cross_attn")
 
     def replay(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
         values.append(output.clone())
