@@ -25,8 +25,8 @@ from harness import Benchmark, parse_arguments, spread
 from autotune.evaluators.load import load_model
 from autotune.evaluators.policy.simulator import TASKS
 from autotune.evaluators.policy.workload import ACTION_ERROR
+from autotune.evaluators.sampling import Purpose
 from autotune.evaluators.worker import Worker
-from autotune.evaluators.workload import Purpose
 from autotune.search.bac import bac_schedules
 from autotune.search.evo import EvoSearcher
 from autotune.search.joint import JointSearcher

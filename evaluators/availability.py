@@ -1,5 +1,6 @@
 """Whether a model can run on this machine, answered in milliseconds: nothing is loaded or downloaded."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -25,6 +26,8 @@ def can_run_here(preset: Preset) -> tuple[bool, str]:
         check_model_folder(folder)
     except ModelNotFoundError as error:
         return False, f"weights incomplete: {error}"
+    if preset.is_policy and importlib.util.find_spec("metaworld") is None:
+        return False, "simulator not installed: pip install 'diffusion-autotune[policy]'"
     where, available_gb = _largest_memory()
     # Half precision is widened on a processor, see load_model.
     need_gb = preset.memory_gb * (2 if where == "RAM" and preset.dtype == "float16" else 1)

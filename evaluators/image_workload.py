@@ -11,8 +11,7 @@ from autotune.evaluators.load import LoadedModel
 from autotune.evaluators.metrics import Metrics, RewardModel
 from autotune.evaluators.prompt_embedding import embed_prompts
 from autotune.evaluators.reference import reference_schedule
-from autotune.evaluators.sampling import Samples, run_pipeline
-from autotune.evaluators.workload import Purpose
+from autotune.evaluators.sampling import Purpose, Samples, run_pipeline
 from autotune.spaces.condition import Condition
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.schedule import Schedule

@@ -5,6 +5,7 @@ import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
 
 import torch
@@ -14,6 +15,19 @@ from autotune.evaluators.latent_scaling import denoiser_latents
 from autotune.evaluators.policy_runtime import PolicyUsage
 from autotune.evaluators.prompt_embedding import embeddings_of
 from autotune.spaces.evaluation import Fidelity
+
+
+class Purpose(Enum):
+    """What a run is for: images are drawn in the same way for all, of a policy more or less is run."""
+
+    TIMED = auto()
+    """Its cost: pipeline calls as production makes them."""
+
+    LATENTS = auto()
+    """Its final latents, as many at once as is quick."""
+
+    SCORED = auto()
+    """All that a schedule is judged by."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,15 +27,14 @@ from autotune.evaluators.metrics import RewardModel
 from autotune.evaluators.model_condition import condition_of
 from autotune.evaluators.noise import flow_mu, own_timesteps
 from autotune.evaluators.peak_memory import is_out_of_memory, measure_peak_memory
-from autotune.evaluators.policy.workload import PolicyWorkload, is_policy
 from autotune.evaluators.reference import ArtifactCache, References
-from autotune.evaluators.sampling import Deadline, RunCost, Samples
+from autotune.evaluators.sampling import Deadline, Purpose, RunCost, Samples
 from autotune.evaluators.schedule_table import TableStore
 from autotune.evaluators.schedule_work import ScheduleWork
 from autotune.evaluators.site_timing import StepTimer
 from autotune.evaluators.thumbnails import THUMBNAILS, Thumbnails
 from autotune.evaluators.trace import StepRecorder, Watcher, load_or_make_trace
-from autotune.evaluators.workload import Purpose, Workload
+from autotune.evaluators.workload import make_workload
 from autotune.spaces.branch_tables import BranchTables
 from autotune.spaces.cache_correction import CacheCorrection
 from autotune.spaces.column_fit import ColumnFit, FitColumn, fit_from_bytes
@@ -68,7 +67,7 @@ class Worker:
         meter: EnergyMeter | None = None,
     ) -> None:
         self._pipe, self._preset, self._meter = model.pipe, model.preset, meter
-        self._workload: Workload = PolicyWorkload(model) if is_policy(model.pipe) else ImageWorkload(model, rewards)
+        self._workload = make_workload(model, rewards)
         self.converges = self._workload.converges
         self.protocol = PROTOCOL + self._workload.identity + ("" if meter is None else f"+energy@{meter.source}")
         self._artifacts, self._timeout_s = artifacts, timeout_s

@@ -1,26 +1,18 @@
 """What is run of a model, and how the results are judged: images for prompts, or episodes of a policy."""
 
-from enum import Enum, auto
+from collections.abc import Sequence
 from typing import Protocol
 
 from autotune.evaluators.energy import EnergyMeter
-from autotune.evaluators.sampling import Samples
+from autotune.evaluators.image_workload import ImageWorkload
+from autotune.evaluators.load import LoadedModel
+from autotune.evaluators.metrics import RewardModel
+from autotune.evaluators.policy.workload import PolicyWorkload, is_policy
+from autotune.evaluators.sampling import Purpose, Samples
 from autotune.spaces.condition import Condition
+from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.schedule import Schedule
-
-
-class Purpose(Enum):
-    """What a run is for: images are drawn in the same way for all, of a policy more or less is run."""
-
-    TIMED = auto()
-    """Its cost: pipeline calls as production makes them."""
-
-    LATENTS = auto()
-    """Its final latents, as many at once as is quick."""
-
-    SCORED = auto()
-    """All that a schedule is judged by."""
 
 
 class Workload(Protocol):
@@ -56,3 +48,19 @@ class Workload(Protocol):
     def quality(self, samples: Samples, reference: Samples, fidelity: Fidelity) -> dict[str, tuple[float, ...]]:
         """The values by metric, one per prompt, of samples that were made to be scored."""
         ...
+
+
+def make_workload(model: LoadedModel, rewards: Sequence[RewardModel] = ()) -> Workload:
+    """The workload of a model; `rewards` judge its images too.
+
+    Raises:
+        UsageError: it is a policy, and its simulator is not installed, or rewards are asked for.
+    """
+    if not is_policy(model.pipe):
+        return ImageWorkload(model, rewards)
+    if rewards:
+        raise UsageError(
+            f"{' and '.join(reward.name for reward in rewards)} judge images; a policy has success and action-error: "
+            "leave the metric out"
+        )
+    return PolicyWorkload(model)

@@ -23,8 +23,7 @@ from autotune.evaluators.policy.simulator import (
     observe,
 )
 from autotune.evaluators.quality import score_deviation
-from autotune.evaluators.sampling import Samples, deadline, synchronize
-from autotune.evaluators.workload import Purpose
+from autotune.evaluators.sampling import Purpose, Samples, deadline, synchronize
 from autotune.spaces.condition import Condition
 from autotune.spaces.evaluation import SUCCESS, Fidelity
 from autotune.spaces.schedule import Schedule

@@ -1,0 +1,108 @@
+"""The trained policy in real episodes."""
+
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from autotune.evaluators.load import LoadedModel, load_model
+from autotune.evaluators.policy.simulator import TASKS
+from autotune.evaluators.policy.workload import ACTION_ERROR, N_TIMED
+from autotune.evaluators.worker import Worker
+from autotune.spaces.cache_action import CacheAction
+from autotune.spaces.cache_plan import CachePlan
+from autotune.spaces.column_fit import FitColumn
+from autotune.spaces.errors import EvaluatorError, ScheduleError, UsageError
+from autotune.spaces.evaluation import Fidelity, Measurement
+from autotune.spaces.schedule import Schedule
+from autotune.spaces.solvers import make_solver
+
+pytest.importorskip("metaworld")
+
+EPISODES = Fidelity(name="calibration", prompts=2 * TASKS, seeds=tuple(range(10)))
+
+
+@pytest.fixture(scope="module")
+def model() -> LoadedModel:
+    return load_model("mini-policy", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def worker(model: LoadedModel) -> Worker:
+    return Worker(model)
+
+
+def measured(worker: Worker, schedule: Schedule, fidelity: Fidelity = EPISODES) -> Measurement:
+    outcome = worker.score(schedule, fidelity)
+    assert isinstance(outcome, Measurement)
+    return outcome
+
+
+def ddim(worker: Worker, n: int) -> Schedule:
+    solver = make_solver("euler", n, worker.condition.noise_schedule)
+    return Schedule(n_steps=n, time=worker.own_timesteps(n), solver=solver)
+
+
+@pytest.mark.slow
+def test_the_policy_does_its_tasks_with_the_full_run(worker: Worker) -> None:
+    full = measured(worker, Schedule(n_steps=100))
+    assert full.mean("success") >= 0.8
+    assert full.quality[ACTION_ERROR] == (0.0,) * 10  # it is its own reference, from the same noise
+    assert len(full.latency_ms) == 1
+    assert full.network_calls == 100
+
+
+def test_a_few_steps_do_the_tasks_too_and_a_broken_cache_does_not(worker: Worker) -> None:
+    few = measured(worker, ddim(worker, 8))
+    assert few.mean("success") >= 0.8
+    assert few.relative_latency < 0.4
+    assert set(few.quality) == {"success", ACTION_ERROR}
+    table = np.zeros((100, len(worker.inventory)), np.uint8)
+    table[1:, [site.name for site in worker.inventory.sites].index("final")] = CacheAction.REUSE
+    frozen = measured(worker, Schedule(n_steps=100, cache=CachePlan.from_array(table)), EPISODES.first(5))
+    assert frozen.mean("success") <= 0.4
+    assert min(frozen.quality[ACTION_ERROR]) > 0.3
+
+
+def test_the_same_schedule_has_the_same_episodes(worker: Worker, model: LoadedModel) -> None:
+    one, other = (measured(each, ddim(worker, 4), EPISODES.first(5)) for each in (worker, Worker(model)))
+    assert one.quality == other.quality
+
+
+def test_latency_is_that_of_single_chunks(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    act = type(worker._pipe).__call__
+
+    def watched(pipe: object, observations: torch.Tensor, **options: object) -> object:
+        sizes.append(len(observations))
+        return act(worker._pipe, observations, **options)  # type: ignore[arg-type]
+
+    measured(worker, ddim(worker, 2), EPISODES.first(5))  # the baseline's timings and the reference are there now
+    monkeypatch.setattr(type(worker._pipe), "__call__", watched)
+    measured(worker, ddim(worker, 3), EPISODES.first(5))
+    assert sizes[: 1 + N_TIMED] == [5, *[1] * N_TIMED]
+    assert max(sizes) == 5
+
+
+def test_nothing_is_fitted_to_a_stochastic_run(worker: Worker) -> None:
+    assert not worker.converges
+    with pytest.raises(ScheduleError, match="converged run"):
+        worker.fit(ddim(worker, 4), FitColumn.SOLVER, EPISODES)
+
+
+def test_an_unknown_task_names_the_known_ones(worker: Worker) -> None:
+    with pytest.raises((UsageError, EvaluatorError), match="reach, push"):
+        worker.score(Schedule(n_steps=2), Fidelity(name="calibration", prompts=("juggle",), seeds=(0,)))
+
+
+@pytest.fixture
+def without_simulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(sys.modules, "metaworld", None)
+    yield
+
+
+def test_without_the_simulator_the_error_says_what_to_install(model: LoadedModel, without_simulator: None) -> None:
+    with pytest.raises(UsageError, match=r"pip install 'diffusion-autotune\[policy\]'"):
+        Worker(model)
