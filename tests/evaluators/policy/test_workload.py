@@ -1,7 +1,7 @@
 """The trained policy in real episodes."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -97,12 +97,20 @@ def test_an_unknown_task_names_the_known_ones(worker: Worker) -> None:
         worker.score(Schedule(n_steps=2), Fidelity(name="calibration", prompts=("juggle",), seeds=(0,)))
 
 
-@pytest.fixture
-def without_simulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def test_without_the_simulator_the_error_says_what_to_install(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "metaworld", None)
-    yield
-
-
-def test_without_the_simulator_the_error_says_what_to_install(model: LoadedModel, without_simulator: None) -> None:
     with pytest.raises(UsageError, match=r"pip install 'diffusion-autotune\[policy\]'"):
         Worker(model)
+
+
+def test_rewards_of_images_are_refused(model: LoadedModel) -> None:
+    class Reward:
+        name, identity = "hps", "0"
+
+        def score(self, images: torch.Tensor, prompts: Sequence[str], device: torch.device) -> tuple[float, ...]:
+            return (0.0,) * len(prompts)
+
+    with pytest.raises(UsageError, match="hps judge images"):
+        Worker(model, rewards=[Reward()])
