@@ -42,7 +42,9 @@ def test_package_ships_its_weights_prompts_and_type_marker() -> None:
     for weights in ("mini-flux/transformer", "mini-pixart/transformer", "mini-sd/unet"):
         data = zoo.joinpath(*weights.split("/"), "diffusion_pytorch_model.safetensors").read_bytes()
         assert len(data) > 7_000_000
-    for name in ("calibration", "held_out", "mini_calibration", "mini_held_out"):
+    policy = zoo.joinpath("mini-policy", "transformer", "diffusion_pytorch_model.safetensors").read_bytes()
+    assert 4_000_000 < len(policy) <= 6_000_000
+    for name in ("calibration", "held_out", "mini_calibration", "mini_held_out", "policy_calibration"):
         assert (package / "evaluators" / "prompts" / f"{name}.txt").is_file()
 
 

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 
-import numpy as np
 import pytest
 import torch
 
@@ -11,8 +10,6 @@ from autotune.evaluators.load import LoadedModel, load_model
 from autotune.evaluators.policy.simulator import TASKS
 from autotune.evaluators.policy.workload import ACTION_ERROR, N_TIMED
 from autotune.evaluators.worker import Worker
-from autotune.spaces.cache_action import CacheAction
-from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.column_fit import FitColumn
 from autotune.spaces.errors import EvaluatorError, ScheduleError, UsageError
 from autotune.spaces.evaluation import Fidelity, Measurement
@@ -54,21 +51,22 @@ def test_the_policy_does_its_tasks_with_the_full_run(worker: Worker) -> None:
     assert full.network_calls == 100
 
 
-def test_a_few_steps_do_the_tasks_too_and_a_broken_cache_does_not(worker: Worker) -> None:
+def test_a_few_steps_do_the_tasks_too_and_noise_taken_for_actions_does_not(worker: Worker) -> None:
     few = measured(worker, ddim(worker, 8))
     assert few.mean("success") >= 0.8
     assert few.relative_latency < 0.4
     assert set(few.quality) == {"success", ACTION_ERROR}
-    table = np.zeros((100, len(worker.inventory)), np.uint8)
-    table[1:, [site.name for site in worker.inventory.sites].index("final")] = CacheAction.REUSE
-    frozen = measured(worker, Schedule(n_steps=100, cache=CachePlan.from_array(table)), EPISODES.first(5))
-    assert frozen.mean("success") <= 0.4
-    assert min(frozen.quality[ACTION_ERROR]) > 0.3
+    solver = make_solver("euler", 1, worker.condition.noise_schedule)
+    noise = measured(worker, Schedule(n_steps=1, time=(5.0,), solver=solver), EPISODES.first(5))
+    assert noise.mean("success") <= 0.2
+    assert min(noise.quality[ACTION_ERROR]) > 0.5
 
 
 def test_the_same_schedule_has_the_same_episodes(worker: Worker, model: LoadedModel) -> None:
     one, other = (measured(each, ddim(worker, 4), EPISODES.first(5)) for each in (worker, Worker(model)))
-    assert one.quality == other.quality
+    assert one.quality["success"] == other.quality["success"]
+    # The references were made in batches of different sizes.
+    assert one.quality[ACTION_ERROR] == pytest.approx(other.quality[ACTION_ERROR], rel=1e-4)
 
 
 def test_latency_is_that_of_single_chunks(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
