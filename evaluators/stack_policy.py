@@ -174,7 +174,7 @@ def modulated_leaf(inventory: Inventory, spans: Mapping[str, Span]) -> str:
             "first-block policy"
         )
     first = spans[STACK].modules[0]
-    return next(site.name for site in inventory.sites if site.block == first and site.component.startswith("attn"))
+    return next(site.name for site in inventory.sites if site.block == first and "attn" in site.component)
 
 
 def attention_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:

@@ -34,7 +34,8 @@ def report_markdown(
     condition = record.condition
     parts = [
         f"# {markdown_cell(record.name)}",
-        f"{markdown_cell(condition.model)}, {condition.pipeline_class}, {condition.width} x {condition.height}, "
+        f"{markdown_cell(condition.model)}, {condition.pipeline_class}, "
+        f"{words.size.format(width=condition.width, height=condition.height)}, "
         f"{condition.n_steps} steps by default, guidance {condition.guidance_scale:g}, {condition.dtype}, "
         f"{markdown_cell(condition.device)}; {len(record.candidates)} candidates in {duration_text(record.wall_s)}.",
     ]

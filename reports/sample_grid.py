@@ -88,14 +88,14 @@ def sample_columns(
 
 def make_grid(columns: Sequence[SampleColumn], record: StudyRecord) -> SampleGrid:
     """The sheets cut into images, as rows of prompts; of all picks the largest error decides which is worst."""
-    condition = record.condition
-    tiles = [[] if c.sheet is None else cut_sheet(c.sheet, condition.width / condition.height) for c in columns]
+    alike = error_scale(record).is_share  # what fails fails, so that there is a first episode, but no worst one
+    aspect = 1.0 if alike else record.condition.width / record.condition.height  # pictures of episodes are square
+    tiles = [[] if c.sheet is None else cut_sheet(c.sheet, aspect) for c in columns]
     worst = _largest([c.errors for c in columns if c.compared and c.errors])
     order = sorted(range(len(worst)), key=lambda i: -worst[i])
     ranks = {prompt: rank for rank, prompt in enumerate(order, 1)}
     named = record.settings.get("held_out")
     prompts = [str(prompt) for prompt in named] if isinstance(named, list | tuple) else []
-    alike = error_scale(record).is_share  # what fails fails, so that there is a first episode, but no worst one
     n_shown = max((len(images) for images in tiles), default=0)
     rows = [
         PromptRow(

@@ -15,8 +15,8 @@ class Wording:
     where a result without any stands on it. `result` tells one figure, and of how many episodes it is, `shift` those of
     the default run on calibration and held-out units, `reference` what figures are held against. `box` are the corners
     of the hypervolume's box. `shown` says in what order pictures come and what stands below them, `captions` what
-    stands beside them. `program` is what runs in production, `run` what a latency is of. `least` is what makes the
-    rival of a bench, `alike` says that a schedule does in all units as another.
+    stands beside them. `program` is what runs in production, `run` what a latency is of, `size` how large it is.
+    `least` is what makes the rival of a bench, `alike` says that a schedule does in all units as another.
     """
 
     scale: ErrorScale
@@ -32,6 +32,7 @@ class Wording:
     captions: str
     program: str
     run: str
+    size: str
     least: str
     alike: str
 
@@ -66,6 +67,7 @@ IMAGES = Wording(
     captions="figures are deviations",
     program="makes images",
     run="image",
+    size="{width} x {height}",
     least="least deviation",
     alike="deviates as {} does on every prompt",
 )
@@ -82,7 +84,8 @@ EPISODES = Wording(
     shown="First come the episodes in which a pick fails; below each stands how it ended.",
     captions="the words say how it ended",
     program="runs the policy",
-    run="run",
+    run="chunk",
+    size="{height} actions of {width} numbers",
     least="highest success",
     alike="ends every episode as {} does",
 )

@@ -8,20 +8,22 @@ import torch
 import autotune
 from autotune.evaluators.load import load_model
 from autotune.spaces.front import record_objectives
+from autotune.spaces.schedule_file import load_schedule_file
 
 pytestmark = pytest.mark.slow
 
 
-def test_a_policy_is_searched_exported_and_applied(tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["bac", "joint"])
+def test_a_policy_is_searched_exported_and_applied(tmp_path: Path, family: str) -> None:
     pytest.importorskip("metaworld")
     tasks = tmp_path / "tasks.txt"
     tasks.write_text("reach\nreach\npush\ndrawer-open\n" * 2)
     study = autotune.tune(
-        "mini-policy", storage=f"sqlite:///{tmp_path / 'studies.db'}", study="p", evaluations=5, steps=20,
-        device="cpu", family="bac", prompts=tasks, ladder=False,
+        "mini-policy", storage=f"sqlite:///{tmp_path / 'studies.db'}", study="p", evaluations=6, steps=10,
+        device="cpu", family=family, prompts=tasks, ladder=False,
     )  # fmt: skip
     assert record_objectives(study.record) == ("latency", "success")
-    assert {c.family for c in study.record.candidates} == {"baseline", "fewer-steps", "bac"}
+    assert {c.family for c in study.record.candidates} == {"baseline", "fewer-steps", family}
     rows = study.front
     assert rows
     assert all(isinstance(row["success"], float) and row["deviation"] is None for row in rows)
@@ -31,8 +33,8 @@ def test_a_policy_is_searched_exported_and_applied(tmp_path: Path) -> None:
     study.export(file, "fast")
     pipe = load_model("mini-policy", device="cpu").pipe
     seen, noise = torch.zeros(1, 2, 26), lambda: torch.Generator().manual_seed(0)
-    plain = pipe(seen, num_inference_steps=20, generator=noise()).actions
+    plain = pipe(seen, num_inference_steps=10, generator=noise()).actions
     autotune.apply(pipe, file)
-    pipe(seen, num_inference_steps=20, generator=noise())
+    pipe(seen, num_inference_steps=load_schedule_file(file).schedule.n_steps, generator=noise())
     autotune.remove(pipe)
-    assert torch.equal(pipe(seen, num_inference_steps=20, generator=noise()).actions, plain)
+    assert torch.equal(pipe(seen, num_inference_steps=10, generator=noise()).actions, plain)

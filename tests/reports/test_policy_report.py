@@ -101,7 +101,7 @@ def test_the_terminal_shows_success_and_hides_what_was_not_measured(
     shown = capsys.readouterr().out
     assert " success " in shown
     assert "98.0 %" in shown
-    assert "ms/run" in shown
+    assert "ms/chunk" in shown
     assert "deviation" not in shown
     print_front(record, Format.TABLE)
     shown = capsys.readouterr().out
@@ -277,7 +277,7 @@ def test_a_bench_judges_by_episodes(own: int, rival: int, words: str) -> None:
     assert words in str(bench_json(result)["verdict"])
     table = bench_tables(result)[0]
     assert table.columns["difference"] == "failures vs rival"
-    assert table.columns["latency_ms"] == "ms/run"
+    assert table.columns["latency_ms"] == "ms/chunk"
     assert "deviation" not in table.columns
     assert not any("prompt" in note for note in table.notes)
 
@@ -294,4 +294,4 @@ def test_the_page_fits_and_its_points_tell_successes(policy_files: dict[str, byt
         tips = browser.value("[...document.querySelectorAll('.wide .tip')].map(e => e.textContent)")
     assert len(tips) > 4
     assert all(re.search(r"success \d+\.\d % \[", tip) for tip in tips)
-    assert all("episodes" in tip and "ms per run" in tip for tip in tips)
+    assert all("episodes" in tip and "ms per chunk" in tip for tip in tips)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -112,3 +113,13 @@ def test_rewards_of_images_are_refused(model: LoadedModel) -> None:
 
     with pytest.raises(UsageError, match="hps judge images"):
         Worker(model, rewards=[Reward()])
+
+
+def test_what_searchers_ask_for_is_measured_on_a_policy_too(model: LoadedModel) -> None:
+    worker = Worker(replace(model, preset=replace(model.preset, n_steps=8)))
+    edges, costs = worker.edge_costs(EPISODES, 2), worker.cost_model(EPISODES)
+    assert edges.n_calls == 8
+    assert set(edges.leaf_errors) == {"self_attn", "cross_attn", "ff"}
+    assert costs.relative_latency(Schedule(n_steps=8)) == pytest.approx(1.0, rel=0.05)
+    assert costs.relative_latency(Schedule(n_steps=4)) < 0.7
+    assert worker.branch_tables(EPISODES, 2).mean["cosine"].shape == (24, 8, 8)
