@@ -32,7 +32,11 @@ def test_a_policy_is_searched_exported_and_applied(tmp_path: Path, family: str) 
     file = tmp_path / "policy.schedule.json"
     study.export(file, "fast")
     pipe = load_model("mini-policy", device="cpu").pipe
-    seen, noise = torch.zeros(1, 2, 26), lambda: torch.Generator().manual_seed(0)
+    seen = torch.zeros(1, 2, 26)
+
+    def noise() -> torch.Generator:
+        return torch.Generator().manual_seed(0)
+
     plain = pipe(seen, num_inference_steps=10, generator=noise()).actions
     autotune.apply(pipe, file)
     pipe(seen, num_inference_steps=load_schedule_file(file).schedule.n_steps, generator=noise())

@@ -76,7 +76,7 @@ def test_latency_is_that_of_single_chunks(worker: Worker, monkeypatch: pytest.Mo
 
     def watched(pipe: object, observations: torch.Tensor, **options: object) -> object:
         sizes.append(len(observations))
-        return act(worker._pipe, observations, **options)  # type: ignore[arg-type]
+        return act(worker._pipe, observations, **options)
 
     measured(worker, ddim(worker, 2), EPISODES.first(5))  # the baseline's timings and the reference are there now
     monkeypatch.setattr(type(worker._pipe), "__call__", watched)
