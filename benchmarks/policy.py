@@ -44,8 +44,8 @@ N_TIMED = 5
 N_QUICK, N_FORMAL = 30, 100
 """Calibration episodes of the two tiers."""
 
-KEPT = 8
-"""Candidates that the formal tier sees."""
+KEPT, N_ACCEPTED = 8, 3
+"""Candidates that the formal tier sees at most, and that are shown."""
 
 TIERS = (500_000, 600_000)
 """First seeds of the two tiers; held-out seeds count from a million."""
@@ -94,9 +94,15 @@ def main() -> None:
     )
     contenders = [*known(worker), *planned(context)]
     bench.row("seconds to plan", time.perf_counter() - began)
+    n_quick, n_formal = (10, 20) if arguments.quick else (N_QUICK, N_FORMAL)
+    quick, formal = (
+        episodes("calibration", n // len(TASKS), seed) for n, seed in zip((n_quick, n_formal), TIERS, strict=True)
+    )
+    full = scored(worker, Schedule(n_steps=100), formal)
     for name, make in (("evo", EvoSearcher), ("joint", JointSearcher)):
         began = time.perf_counter()
-        contenders += searched(name, make(context, arguments.seed), worker, n_candidates, quick=arguments.quick)
+        tried = explored(make(context, arguments.seed), worker, quick, n_candidates)
+        contenders += accepted(name, tried, worker, formal, full)
         bench.row("seconds to search", time.perf_counter() - began, family=name)
     held_out = episodes("held_out", n_episodes, 1_000_000 * (1 + arguments.seed))
     rows = [measured(bench, worker, contender, held_out) for contender in contenders]
@@ -155,28 +161,33 @@ def ddpm_program(context: SearchContext) -> Schedule:
     return Schedule(n_steps=n, time=context.own_timesteps(n), solver=(row,) * n)
 
 
-def searched(name: str, searcher: Searcher, worker: Worker, n: int, *, quick: bool) -> list[Contender]:
-    """The members of a search's front that its formal tier finds no worse than two points below the full run."""
-    n_quick, n_formal = (10, 20) if quick else (N_QUICK, N_FORMAL)
-    first, second = (
-        episodes("calibration", k // len(TASKS), seed) for k, seed in zip((n_quick, n_formal), TIERS, strict=True)
-    )
-    tried: list[tuple[Schedule, Measurement]] = []
+Tried = list[tuple[Schedule, Measurement]]
+
+
+def explored(searcher: Searcher, worker: Worker, quick: Fidelity, n: int) -> Tried:
+    """What a search tries on the episodes of the quick tier."""
+    tried: Tried = []
     while len(tried) < n and (asked := searcher.ask(1)):
-        outcome = worker.score(asked[0].schedule, first)
+        outcome = worker.score(asked[0].schedule, quick)
         searcher.tell([Result(proposal=asked[0], outcome=outcome)])
         if isinstance(outcome, Measurement):
             tried.append((asked[0].schedule, outcome))
-    full = scored(worker, Schedule(n_steps=100), second)
+    return tried
+
+
+def accepted(name: str, tried: Tried, worker: Worker, formal_tier: Fidelity, full: Measurement) -> list[Contender]:
+    """The cheapest three that are no more than two points below the full run in the formal tier, too."""
     best = max(m.mean(SUCCESS) for _, m in tried)
     sound = sorted((m.macs, i) for i, (_, m) in enumerate(tried) if m.mean(SUCCESS) >= min(best, 0.9))[:KEPT]
     found = []
     for macs, i in sound:
-        formal = scored(worker, tried[i][0], second).mean(SUCCESS)
+        formal = scored(worker, tried[i][0], formal_tier).mean(SUCCESS)
         label = f"{name}, {macs / full.baseline_macs:.1%} of MACs, {formal:.0%} in the formal tier"
         if formal >= full.mean(SUCCESS) - 0.02:
             found.append(Contender(kind=name, label=label, schedule=tried[i][0]))
-    return found[:3]
+        if len(found) == N_ACCEPTED:
+            break
+    return found
 
 
 def scored(worker: Worker, schedule: Schedule, fidelity: Fidelity) -> Measurement:
