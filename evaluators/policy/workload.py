@@ -91,7 +91,7 @@ class PolicyWorkload:
                 return self._timed(episodes, n_steps, meter)
             actions = [self._act(episodes[i : i + LOCK_STEP], n_steps) for i in range(0, len(episodes), LOCK_STEP)]
             latents, blank = torch.cat(actions), torch.zeros(len(episodes), 3, 1, 1)
-            if purpose is Purpose.LATENTS:
+            if purpose is Purpose.LATENTS or not bool(torch.isfinite(latents).all()):  # which no arm can execute
                 return Samples(latents=latents, images=blank, seconds=0.0)
             timed = self._timed(episodes[: N_TIMED * self._batch_size], n_steps, meter)
             images, success = self._live(episodes, n_steps)
@@ -142,7 +142,7 @@ class PolicyWorkload:
         while batch.running:
             seeds = [(episodes[i].seed << 8) + 1 + n for i, n in zip(batch.running, batch.n_steps, strict=True)]
             actions = self._call(torch.from_numpy(batch.observations()), seeds, n_steps)
-            batch.act(actions[:, first : first + N_ACTIONS].numpy())
+            batch.act(actions[:, first : first + N_ACTIONS].nan_to_num().numpy())
         pictures = [draw_path(*seen) for seen in zip(batch.paths, batch.successes, strict=True)]
         return torch.stack(pictures), batch.successes
 

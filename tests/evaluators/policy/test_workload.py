@@ -13,8 +13,9 @@ from autotune.evaluators.policy.workload import ACTION_ERROR, N_TIMED
 from autotune.evaluators.worker import Worker
 from autotune.spaces.column_fit import FitColumn
 from autotune.spaces.errors import EvaluatorError, ScheduleError, UsageError
-from autotune.spaces.evaluation import Fidelity, Measurement
+from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
 from autotune.spaces.schedule import Schedule
+from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.solvers import make_solver
 
 pytest.importorskip("metaworld")
@@ -123,3 +124,10 @@ def test_what_searchers_ask_for_is_measured_on_a_policy_too(model: LoadedModel) 
     assert costs.relative_latency(Schedule(n_steps=8)) == pytest.approx(1.0, rel=0.05)
     assert costs.relative_latency(Schedule(n_steps=4)) < 0.7
     assert worker.branch_tables(EPISODES, 2).mean["cosine"].shape == (24, 8, 8)
+
+
+def test_actions_that_are_no_numbers_are_a_failure(worker: Worker) -> None:
+    row = SolverStep(view="data", domain="lambda", order=1, output_gain=1e30)
+    outcome = worker.score(Schedule(n_steps=4, time=worker.own_timesteps(4), solver=(row,) * 4), EPISODES.first(5))
+    assert isinstance(outcome, Failure)
+    assert outcome.kind is FailureKind.NAN
