@@ -79,7 +79,7 @@ def main() -> None:
     arguments = parse_arguments(__doc__, add_options)
     bench = Benchmark("policy", arguments)
     n_episodes = arguments.episodes or (6 if arguments.quick else 200)
-    n_candidates = arguments.candidates or (12 if arguments.quick else 150)
+    n_candidates = arguments.candidates if arguments.candidates is not None else 12 if arguments.quick else 150
     worker = Worker(load_model("mini-policy", device=arguments.device))
     began = time.perf_counter()
     tables = functools.cache(lambda: worker.branch_tables(episodes("calibration", 2, 0), 10))
@@ -98,10 +98,12 @@ def main() -> None:
     quick, formal = (
         episodes("calibration", n // len(TASKS), seed) for n, seed in zip((n_quick, n_formal), TIERS, strict=True)
     )
-    full = scored(worker, Schedule(n_steps=100), formal)
-    for name, make in (("evo", EvoSearcher), ("joint", JointSearcher)):
+    searches = {"evo": EvoSearcher, "joint": JointSearcher} if n_candidates else {}
+    full = scored(worker, Schedule(n_steps=100), formal) if searches else None
+    for name, make in searches.items():
         began = time.perf_counter()
         tried = explored(make(context, arguments.seed), worker, quick, n_candidates)
+        assert full is not None
         contenders += accepted(name, tried, worker, formal, full)
         bench.row("seconds to search", time.perf_counter() - began, family=name)
     held_out = episodes("held_out", n_episodes, 1_000_000 * (1 + arguments.seed))
@@ -112,7 +114,7 @@ def main() -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--episodes", type=int, help="held-out episodes per task")
-    parser.add_argument("--candidates", type=int, help="candidates of each search")
+    parser.add_argument("--candidates", type=int, help="candidates of each search; 0 leaves the searches out")
 
 
 def episodes(name: str, n_per_task: int, first_seed: int) -> Fidelity:

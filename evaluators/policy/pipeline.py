@@ -50,7 +50,7 @@ class PolicyPipeline(DiffusionPipeline):
         index = json.loads((Path(folder) / "model_index.json").read_text(encoding="utf-8"))
         scheduler = getattr(schedulers, index["scheduler"][1])
         load: Any = PolicyTransformer.from_pretrained
-        transformer = load(str(Path(folder) / "transformer"), torch_dtype=dtype, use_safetensors=True)
+        transformer = load(str(Path(folder) / "transformer"), dtype=dtype, use_safetensors=True)
         return cls(transformer, scheduler.from_pretrained(str(Path(folder) / "scheduler"), local_files_only=True))
 
     def prepare_latents(

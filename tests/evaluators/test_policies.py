@@ -151,7 +151,7 @@ def test_diffusers_caches_are_refused_where_diffusers_has_none(
 def test_the_denoisers_that_are_said_to_have_a_cache_mixin_have_one() -> None:
     import diffusers
 
-    classes = {name: getattr(diffusers, name) for name in ADAPTERS}
+    classes = {name: getattr(diffusers, name) for name in ADAPTERS if name != PolicyTransformer.__name__}
     assert {name for name, kind in classes.items() if issubclass(kind, CacheMixin)} == CACHE_MIXIN
 
 
