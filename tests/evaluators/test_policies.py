@@ -13,6 +13,7 @@ import autotune
 from autotune.evaluators.adapters import ADAPTERS
 from autotune.evaluators.apply import _attach, remove
 from autotune.evaluators.inventory import list_inventory
+from autotune.evaluators.policy.transformer import PolicyTransformer
 from autotune.evaluators.worker import Worker
 from autotune.spaces.cache_policy import CACHE_MIXIN, CachePolicy, PolicyKind, supports
 from autotune.spaces.errors import ScheduleMismatchError
