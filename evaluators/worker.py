@@ -145,8 +145,8 @@ class Worker:
         """
         reference = self.reference(fidelity)
         began = time.monotonic()
-        defaults = [self.timing.refresh(fidelity)] if repeats > 1 else self.timing.recent(fidelity)
         try:
+            defaults = [self.timing.refresh(fidelity)] if repeats > 1 else self.timing.recent(fidelity)
             with measure_peak_memory(self._pipe._execution_device) as peak:
                 limit = self._limit(defaults[-1], fidelity)
                 samples = self._run(schedule, fidelity, limit, purpose=Purpose.SCORED)
