@@ -1,63 +1,68 @@
 """What caching does to a robot policy's success: BAC, evolution, uniform refreshes, fewer steps, all on one table.
 
 `mini-policy` in Meta-World: the full DDPM run in 100 steps; DDIM and DPM-Solver++ in fewer; refreshes that are evenly
-spread; BAC's plans with 10 and 7 refreshes, with and without the bubbling union; the best plans that evolution found
-(family `evo`); and whole schedules of the joint search, which has fewer steps and caches together. Evolution and the
-joint search see calibration episodes, in two tiers of disjoint seeds; all are reported on held-out episodes, the same
-ones for each. Success with its Wilson interval; latency of one chunk of actions over the full run's, measured in turn
-with it; the share of the decoder's multiply-accumulates that is refreshed.
+spread; BAC's plans with 10 to 7 refreshes, with and without the bubbling union; the best plans that evolution found
+(family `evo`); and whole schedules of the joint search, which has fewer steps and caches together. Plans run on the
+full run's sampler as a solver program: the same samples, with less work around the network.
+
+Both searches have two tiers of disjoint calibration seeds. The quick one is, for plans of the full run, the error of
+one chunk of actions in many states, which needs no episode; for whole schedules, whose samples are others, success.
+The formal one is success. All are reported on held-out episodes, the same ones for each: success with its Wilson
+interval; latency of one chunk of actions over the full run's, measured in turn with it when nothing else runs; the
+share of the decoder's multiply-accumulates that is refreshed.
 
 Prints a table and takes `--quick` (few episodes, short searches), `--seed`, `--device`, `--json FILE`; `--episodes` and
-`--candidates` set both sizes.
+`--candidates` set both sizes; `--jobs` is the number of processes that run episodes, and `--keep FOLDER` keeps what
+each schedule scored, from which a benchmark that was cut off goes on.
 """
 
 import argparse
 import functools
+import json
 import math
+import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from harness import Benchmark, parse_arguments, spread
+from policy_contenders import Contender, as_program, branch_share, episodes, known, planned
 
 from autotune.evaluators.load import load_model
 from autotune.evaluators.policy.simulator import TASKS
 from autotune.evaluators.policy.workload import ACTION_ERROR
+from autotune.evaluators.quality import score_deviation
 from autotune.evaluators.sampling import Purpose
 from autotune.evaluators.worker import Worker
-from autotune.search.bac import bac_schedules
 from autotune.search.evo import EvoSearcher
 from autotune.search.joint import JointSearcher
 from autotune.search.searcher import Result, SearchContext, Searcher
-from autotune.spaces.blockwise_plan import blockwise_plan, refreshed_share, refreshes_to_fresh
-from autotune.spaces.cache_unit import cache_units
+from autotune.spaces.atomic_write import write_atomically
 from autotune.spaces.evaluation import SUCCESS, Fidelity, Measurement
-from autotune.spaces.schedule import Schedule, canonical_schedule
-from autotune.spaces.solver_step import SolverStep
-from autotune.spaces.solvers import make_solver
+from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
 from autotune.spaces.statistics import share_interval
 
 N_TIMED = 5
 N_QUICK, N_FORMAL = 30, 100
-"""Calibration episodes of the two tiers."""
+"""Calibration episodes of the two tiers, of the quick one for whole schedules."""
 
-KEPT, N_ACCEPTED = 8, 3
+N_STATES = 60
+"""States in which the quick tier compares the actions of a plan."""
+
+PLAN_SHARES = (0.05, 0.10)
+"""Refreshed shares of the decoder's MACs between which evolution's plans are taken."""
+
+KEPT, N_ACCEPTED = 6, 2
 """Candidates that the formal tier sees at most, and that are shown."""
 
 TIERS = (500_000, 600_000)
 """First seeds of the two tiers; held-out seeds count from a million."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contender:
-    """A schedule on the table."""
-
-    kind: str
-    label: str
-    schedule: Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,20 +99,21 @@ def main() -> None:
     )
     contenders = [*known(worker), *planned(context)]
     bench.row("seconds to plan", time.perf_counter() - began)
-    n_quick, n_formal = (10, 20) if arguments.quick else (N_QUICK, N_FORMAL)
-    quick, formal = (
-        episodes("calibration", n // len(TASKS), seed) for n, seed in zip((n_quick, n_formal), TIERS, strict=True)
-    )
-    searches = {"evo": EvoSearcher, "joint": JointSearcher} if n_candidates else {}
-    full = scored(worker, Schedule(n_steps=100), formal) if searches else None
-    for name, make in searches.items():
+    quick, formal = (10, 20) if arguments.quick else (N_QUICK, N_FORMAL)
+    score = functools.partial(scored, worker, arguments.keep)
+    for family, n in {"evo": 4 * n_candidates, "joint": n_candidates}.items() if n_candidates else ():
         began = time.perf_counter()
-        tried = explored(make(context, arguments.seed), worker, quick, n_candidates)
-        assert full is not None
-        contenders += accepted(name, tried, worker, formal, full)
-        bench.row("seconds to search", time.perf_counter() - began, family=name)
+        tier = episodes("calibration", quick // len(TASKS), TIERS[0])
+        found = (
+            evolved(context, worker, arguments.seed, n)
+            if family == "evo"
+            else searched(context, score, tier, arguments.seed, n)
+        )
+        contenders += accepted(family, found, score, episodes("calibration", formal // len(TASKS), TIERS[1]))
+        bench.row("seconds to search", time.perf_counter() - began, family=family)
     held_out = episodes("held_out", n_episodes, 1_000_000 * (1 + arguments.seed))
-    rows = [measured(bench, worker, contender, held_out) for contender in contenders]
+    outcomes = scored_by_all(arguments, worker, [contender.schedule for contender in contenders], held_out)
+    rows = [measured(bench, worker, *pair, held_out.first(1)) for pair in zip(contenders, outcomes, strict=True)]
     check(bench, rows)
     bench.finish()
 
@@ -115,104 +121,118 @@ def main() -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--episodes", type=int, help="held-out episodes per task")
     parser.add_argument("--candidates", type=int, help="candidates of each search; 0 leaves the searches out")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that run episodes")
+    parser.add_argument("--keep", type=Path, help="folder that keeps scores, to go on from")
 
 
-def episodes(name: str, n_per_task: int, first_seed: int) -> Fidelity:
-    """Episodes of all tasks in turn."""
-    n = n_per_task * len(TASKS)
-    return Fidelity(name=name, prompts=TASKS * n_per_task, seeds=tuple(range(first_seed, first_seed + n)))
-
-
-def known(worker: Worker) -> list[Contender]:
-    """The full run, fewer steps, and refreshes that are evenly spread."""
-    found = [Contender(kind="full", label="DDPM 100", schedule=Schedule(n_steps=100))]
-    found += [Contender(kind="ddpm", label=f"DDPM {n}", schedule=Schedule(n_steps=n)) for n in (20, 10)]
-    noise, inventory = worker.condition.noise_schedule, worker.inventory
-    for label, solver, counts in (("DDIM", "euler", (20, 16, 10, 5, 3)), ("DPM-Solver++ 2M", "dpmpp-2m", (8, 5, 3))):
-        for n in counts:
-            schedule = Schedule(n_steps=n, time=worker.own_timesteps(n), solver=make_solver(solver, n, noise))
-            found.append(Contender(kind="fewer steps", label=f"{label} {n}", schedule=schedule))
-    n_units = len(cache_units(inventory))
-    for count in (15, 10, 7):
-        calls = np.linspace(0, 100, count, endpoint=False).round().astype(int).tolist()
-        plan = blockwise_plan(refreshes_to_fresh([calls] * n_units, 100), inventory)
-        schedule = Schedule(n_steps=100, cache=plan)
-        found.append(Contender(kind="uniform", label=f"uniform, {count} refreshes", schedule=schedule))
-    return found
-
-
-def planned(context: SearchContext) -> list[Contender]:
-    """BAC with 10 and 7 refreshes, anchored cosine, with the paper's union and with none."""
-    assert context.branch_tables is not None
-    found, program = [], ddpm_program(context)
-    for label, schedule in bac_schedules(context, context.branch_tables()):
-        if "anchored cosine" not in label or "union of 3" in label or not label.startswith(("BAC, 10 of", "BAC, 7 of")):
-            continue
-        kind = "BAC" if "union of 0" in label else "BAC + union"
-        found.append(Contender(kind=kind, label=label, schedule=schedule))
-        if kind == "BAC + union":
-            found.append(
-                Contender(kind=f"{kind}, program", label=label, schedule=replace(program, cache=schedule.cache))
-            )
-    return found
-
-
-def ddpm_program(context: SearchContext) -> Schedule:
-    """The default sampler as a program: the same samples from the same noise, with less work around the network."""
-    row, n = SolverStep(view="data", domain="lambda", order=1, stochastic=1.0), context.condition.n_steps
-    return Schedule(n_steps=n, time=context.own_timesteps(n), solver=(row,) * n)
+Score = Callable[[Schedule, Fidelity], Measurement]
 
 
 Tried = list[tuple[Schedule, Measurement]]
 
 
-def explored(searcher: Searcher, worker: Worker, quick: Fidelity, n: int) -> Tried:
-    """What a search tries on the episodes of the quick tier."""
+def explored(searcher: Searcher, score: Callable[[Schedule], Measurement], n: int) -> Tried:
+    """What a search tries."""
     tried: Tried = []
     while len(tried) < n and (asked := searcher.ask(1)):
-        outcome = worker.score(asked[0].schedule, quick)
+        outcome = score(asked[0].schedule)
         searcher.tell([Result(proposal=asked[0], outcome=outcome)])
-        if isinstance(outcome, Measurement):
-            tried.append((asked[0].schedule, outcome))
+        tried.append((asked[0].schedule, outcome))
     return tried
 
 
-def accepted(name: str, tried: Tried, worker: Worker, formal_tier: Fidelity, full: Measurement) -> list[Contender]:
-    """The cheapest three that are no more than two points below the full run in the formal tier, too."""
-    best = max(m.mean(SUCCESS) for _, m in tried)
-    sound = sorted((m.macs, i) for i, (_, m) in enumerate(tried) if m.mean(SUCCESS) >= min(best, 0.9))[:KEPT]
-    found = []
-    for macs, i in sound:
-        formal = scored(worker, tried[i][0], formal_tier).mean(SUCCESS)
-        label = f"{name}, {macs / full.baseline_macs:.1%} of MACs, {formal:.0%} in the formal tier"
-        if formal >= full.mean(SUCCESS) - 0.02:
-            found.append(Contender(kind=name, label=label, schedule=tried[i][0]))
-        if len(found) == N_ACCEPTED:
-            break
-    return found
+def evolved(context: SearchContext, worker: Worker, seed: int, n: int) -> list[Schedule]:
+    """Evolution's plans of the shares that are wanted, those with the least error of actions first."""
+    states = episodes("calibration", N_STATES // len(TASKS), TIERS[0])
+    reference = worker.reference(states).latents
+    work = functools.cache(lambda: worker._work.macs(Schedule(n_steps=100)))
+
+    def score(schedule: Schedule) -> Measurement:
+        samples = worker._run(as_program(schedule, worker.own_timesteps), states, None)
+        macs = worker._work.macs(schedule)
+        return Measurement(
+            quality={ACTION_ERROR: score_deviation(samples.latents, reference)},
+            latency_ms=(macs / work(),),
+            baseline_latency_ms=(1.0,),
+            macs=macs,
+            baseline_macs=work(),
+            network_calls=100,
+            peak_memory_bytes=0,
+            wall_s=0.0,
+        )
+
+    tried = explored(EvoSearcher(replace(context, objectives=("macs", ACTION_ERROR)), seed), score, n)
+    low, high = PLAN_SHARES
+    fit = [
+        (m.mean(ACTION_ERROR), i) for i, (s, m) in enumerate(tried) if low <= branch_share(s, worker.inventory) <= high
+    ]
+    return [as_program(tried[i][0], worker.own_timesteps) for _, i in sorted(fit)]
 
 
-def scored(worker: Worker, schedule: Schedule, fidelity: Fidelity) -> Measurement:
+def searched(context: SearchContext, score: Score, quick: Fidelity, seed: int, n: int) -> list[Schedule]:
+    """The joint search's schedules that succeed, the cheapest first."""
+    tried = explored(JointSearcher(context, seed), lambda schedule: score(schedule, quick), n)
+    enough = min(0.9, max(m.mean(SUCCESS) for _, m in tried))
+    return [tried[i][0] for _, i in sorted((m.macs, i) for i, (_, m) in enumerate(tried) if m.mean(SUCCESS) >= enough)]
+
+
+def accepted(family: str, found: list[Schedule], score: Score, formal: Fidelity) -> list[Contender]:
+    """The first of those that are no more than two points below the full run in the formal tier, too."""
+    enough = score(Schedule(n_steps=100), formal).mean(SUCCESS) - 0.02
+    kept: list[Contender] = []
+    for schedule in found[:KEPT]:
+        outcome = score(schedule, formal)
+        label = f"{family}, {outcome.relative_macs:.1%} of MACs, {outcome.mean(SUCCESS):.0%} in the formal tier"
+        if outcome.mean(SUCCESS) >= enough and len(kept) < N_ACCEPTED:
+            kept.append(Contender(kind=family, label=label, schedule=schedule))
+    return kept
+
+
+def scored(worker: Worker, keep: Path | None, schedule: Schedule, fidelity: Fidelity) -> Measurement:
+    """A schedule's measurement, read where it was kept."""
+    digest = schedule_hash(canonical_schedule(schedule, worker.inventory))
+    path = None if keep is None else keep / f"{digest[:16]}-{fidelity.hash[:16]}.json"
+    if path is not None and path.exists():
+        return Measurement(**json.loads(path.read_text()))
     outcome = worker.score(schedule, fidelity)
     assert isinstance(outcome, Measurement), outcome
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(asdict(outcome)).encode())
     return outcome
 
 
-def measured(bench: Benchmark, worker: Worker, contender: Contender, held_out: Fidelity) -> Row:
+def scored_by_all(
+    arguments: argparse.Namespace, worker: Worker, schedules: Sequence[Schedule], fidelity: Fidelity
+) -> list[Measurement]:
+    """Measurements of the schedules, in `--jobs` processes."""
+    if arguments.jobs == 1:
+        return [scored(worker, arguments.keep, schedule, fidelity) for schedule in schedules]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(arguments.jobs, spawn, torch.set_num_threads, (1,)) as pool:
+        jobs = [pool.submit(_scored_there, arguments, schedule, fidelity) for schedule in schedules]
+        return [job.result() for job in jobs]
+
+
+@functools.cache
+def _own_worker(device: str) -> Worker:
+    return Worker(load_model("mini-policy", device=device))
+
+
+def _scored_there(arguments: argparse.Namespace, schedule: Schedule, fidelity: Fidelity) -> Measurement:
+    return scored(_own_worker(arguments.device), arguments.keep, schedule, fidelity)
+
+
+def measured(bench: Benchmark, worker: Worker, contender: Contender, outcome: Measurement, one: Fidelity) -> Row:
     """A contender's line: success, latency, share, action error."""
-    schedule = canonical_schedule(contender.schedule, worker.inventory)
-    outcome = scored(worker, schedule, held_out)
-    ratios, one = [], held_out.first(1)
+    schedule, ratios = canonical_schedule(contender.schedule, worker.inventory), []
     for _ in range(N_TIMED):
         base = run_seconds(worker, Schedule(n_steps=100), one)
         ratios.append(run_seconds(worker, schedule, one) / base)
-    success = outcome.quality[SUCCESS]
-    share = float("nan")
-    if schedule.cache is not None and schedule.n_steps == 100:
-        share = refreshed_share(schedule.cache, worker.inventory).branches
-    row = Row(contender=contender, success=success, latency=statistics.median(ratios), share=share)
+    success, share = outcome.quality[SUCCESS], branch_share(schedule, worker.inventory)
+    row = Row(contender=contender, success=tuple(success), latency=statistics.median(ratios), share=share)
     what: dict[str, Any] = {"kind": contender.kind, "schedule": contender.label}
-    bench.row("success", row.mean, share_interval(success), **what)
+    bench.row("success", row.mean, share_interval(row.success), **what)
     for i, task in enumerate(TASKS):
         bench.row(f"success, {task}", statistics.fmean(success[i :: len(TASKS)]), **what)
     bench.row("latency over DDPM 100", row.latency, spread(ratios), **what)

@@ -1,7 +1,7 @@
 """BAC (Ji et al. 2026, arXiv 2506.13456): every residual branch is refreshed in calls of its own."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from autotune.search.planned import PlannedSearcher
 from autotune.search.searcher import SearchContext
@@ -46,16 +46,21 @@ class BacSearcher(PlannedSearcher):
         return bac_schedules(self._context, self._context.branch_tables())
 
 
-def bac_schedules(context: SearchContext, tables: BranchTables, *, force_last: bool = False) -> Iterator[Seed]:
+def bac_schedules(
+    context: SearchContext, tables: BranchTables, *, counts: Sequence[int] | None = None, force_last: bool = False
+) -> Iterator[Seed]:
     """Label and schedule of each plan, the paper's settings first: anchored cosine, five volatile branches.
 
     Args:
         context: of a study with three network calls or more.
         tables: of the model's branches.
+        counts: numbers of refreshes of a branch before the union, each in 1 .. n_calls - 1; by default of `SHARES`.
         force_last: refresh every branch in the last call too.
     """
     units, n_calls = cache_units(context.inventory), context.n_calls
-    counts = dict.fromkeys(min(max(FEWEST, round(share * n_calls)), n_calls - 1) for share in SHARES)
+    if counts is None:
+        usual = (min(max(FEWEST, round(share * n_calls)), n_calls - 1) for share in SHARES)
+        counts = tuple(dict.fromkeys(usual))
 
     @functools.cache
     def refreshes(form: ScoreForm, metric: Metric, count: int) -> tuple[tuple[int, ...], ...]:
