@@ -54,7 +54,7 @@ def known(worker: Worker) -> list[Contender]:
 
 
 def planned(context: SearchContext) -> list[Contender]:
-    """BAC's plans by anchored cosine, with the unions that its paper has in simulation and on a robot, and with none."""
+    """BAC's plans by anchored cosine, with its paper's unions in simulation and on a robot, and with none."""
     assert context.branch_tables is not None
     found = []
     for label, schedule in bac_schedules(context, context.branch_tables(), counts=COUNTS):
