@@ -2,8 +2,8 @@
 
 `mini-policy` in Meta-World: the full DDPM run in 100 steps; DDIM and DPM-Solver++ in fewer; refreshes that are evenly
 spread; BAC's plans with 10 and 7 refreshes, with both of its bubbling unions and with none; the best plans that
-evolution found (family `evo`); and whole schedules of the joint search, which has fewer steps and caches together. Plans run on the
-full run's sampler as a solver program: the same samples, with less work around the network.
+evolution found (family `evo`); and whole schedules of the joint search, which has fewer steps and caches
+together. Plans run on the full run's sampler as a solver program: the same samples, with less work around the network.
 
 Both searches have two tiers of disjoint calibration seeds. The quick one is, for plans of the full run, the error of
 one chunk of actions in many states, which needs no episode; for whole schedules, whose samples are others, success.
