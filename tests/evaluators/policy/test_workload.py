@@ -76,10 +76,11 @@ def test_latency_is_that_of_single_chunks(worker: Worker, monkeypatch: pytest.Mo
     act = type(worker._pipe).__call__
 
     def watched(pipe: object, observations: torch.Tensor, **options: object) -> object:
-        sizes.append(len(observations))
+        if options["num_inference_steps"] == 3:  # not the baseline's, which may be due for another timing
+            sizes.append(len(observations))
         return act(worker._pipe, observations, **options)
 
-    measured(worker, ddim(worker, 2), EPISODES.first(5))  # the baseline's timings and the reference are there now
+    measured(worker, ddim(worker, 2), EPISODES.first(5))  # the reference is there now
     monkeypatch.setattr(type(worker._pipe), "__call__", watched)
     measured(worker, ddim(worker, 3), EPISODES.first(5))
     assert sizes[: 1 + N_TIMED] == [5, *[1] * N_TIMED]
