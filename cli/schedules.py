@@ -22,7 +22,7 @@ def validate(
     form: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.TABLE,
 ) -> None:
     """Check schedule files and their tables: every key, length, number and hash; an error names the field."""
-    from autotune.evaluators.correction_table import read_correction
+    from autotune.evaluators.applied_tables import AppliedTables
     from autotune.spaces.errors import UsageError
     from autotune.spaces.schedule import TABLE_COLUMNS, schedule_hash
     from autotune.spaces.schedule_file import SCHEMA_PATH, load_schedule_file
@@ -35,7 +35,7 @@ def validate(
     rows = []
     for path in files:
         file = load_schedule_file(path)
-        read_correction(file.schedule, file.condition, file.tables)
+        AppliedTables.of(file.schedule, file.condition, file.tables)
         names = ("time", "solver", "compensation", "cache", "guidance", *TABLE_COLUMNS)
         columns = [name for name in names if getattr(file.schedule, name)]
         rows.append(

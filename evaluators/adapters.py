@@ -31,7 +31,8 @@ class Adapter:
     [unconditional; conditional], in two `calls`, or not, the scale being `embedded` in the network; `guidance_argument`
     is what the pipeline's call names the scale. Values of the `copied` components may be changed in place by the code
     that receives them (FreeU, T2I adapters), so the runtime stores copies. `even_sigmas` is that of
-    `noise.own_timesteps`, `ungated` that of `Inventory`: no gate scales what leaves return.
+    `noise.own_timesteps`, `ungated` that of `Inventory`: no gate scales what leaves return. `list_splits` names layers
+    that read concatenated tensors, with the numbers of channels of each.
     """
 
     denoiser_class: str
@@ -45,6 +46,7 @@ class Adapter:
     copied: frozenset[str] = frozenset()
     even_sigmas: bool | None = None
     ungated: bool = False
+    list_splits: Callable[[Any], Mapping[str, tuple[int, ...]]] = lambda denoiser: {}
 
     def denoiser_of(self, pipe: Any) -> Any:
         """The pipeline's denoiser, without what `torch.compile` has put around it."""
@@ -80,6 +82,7 @@ ADAPTERS: Mapping[str, Adapter] = {
             list_spans=unet_adapter.list_spans,
             latent_shape=unet_adapter.latent_shape,
             make_inputs=unet_adapter.make_inputs,
+            list_splits=unet_adapter.list_splits,
             copied=frozenset({"stage", "resnet"}),
         ),
         Adapter(

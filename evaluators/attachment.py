@@ -16,6 +16,7 @@ from autotune.evaluators.guidance import GuidanceRuntime, conditional_half, halv
 from autotune.evaluators.guidance_scale import measured_scale
 from autotune.evaluators.override import Overrides
 from autotune.evaluators.policy_runtime import PolicyRuntime
+from autotune.evaluators.quantized_layers import QuantizationRuntime
 from autotune.evaluators.run_clock import RunClock
 from autotune.spaces.errors import ScheduleMismatchError
 from autotune.spaces.schedule import Schedule
@@ -35,9 +36,9 @@ class MeasuredRun:
 class Attachment:
     """What `attach` puts on a pipeline, and `remove` takes off.
 
-    `original_scheduler` is the pipeline's own. `cache`, `guidance` and `policy` are None where the schedule has no such
-    column, or one that changes nothing. The starting noise is multiplied by `initial_scale`. A run that is not like the
-    `measured` one warns, and raises where the schedule has tables.
+    `original_scheduler` is the pipeline's own. `cache`, `guidance`, `policy` and `quantization` are None where the
+    schedule has no such column, or one that changes nothing. The starting noise is multiplied by `initial_scale`. A run
+    that is not like the `measured` one warns, and raises where the schedule has tables.
     """
 
     def __init__(
@@ -48,10 +49,12 @@ class Attachment:
         cache: CacheRuntime | None,
         guidance: GuidanceRuntime | None,
         policy: PolicyRuntime | None = None,
+        quantization: QuantizationRuntime | None = None,
         initial_scale: float = 1.0,
         measured: MeasuredRun | None = None,
     ) -> None:
         self.schedule, self.cache, self.guidance, self.policy = schedule, cache, guidance, policy
+        self.quantization = quantization
         self.original_scheduler = pipe.scheduler
         self._pipe, self._initial_scale, self._measured = pipe, initial_scale, measured
         self._overrides = Overrides()
@@ -77,6 +80,8 @@ class Attachment:
             if self._initial_scale != 1.0:
                 self._overrides.set(pipe, "prepare_latents", self._scaled(pipe.prepare_latents))
             if adapter is not None:
+                if self.quantization is not None:  # first, so that the gates of a cache stand around its layers
+                    self.quantization.install(adapter.denoiser_of(pipe), self._overrides)
                 if self.cache is not None:
                     self.cache.install(adapter.denoiser_of(pipe), self._overrides, every_site=every_site)
                 if self.policy is not None:
@@ -168,7 +173,7 @@ class Attachment:
                 self._clock.stop()
                 raise
             finally:
-                for part in (self.cache, self.policy):
+                for part in (self.cache, self.policy, self.quantization):
                     if part is not None:
                         part.leave()
 
@@ -187,6 +192,8 @@ class Attachment:
         if self._signatures.get(call) != signature:
             self._see_new_shapes(call, signature, latents)
         batch = latents.shape[0]
+        if self.quantization is not None:
+            self.quantization.enter(row)
         if self.policy is not None:
             return self.policy.run(original, args, kwargs, row=row, call=call, batch=batch)
         guidance = self.guidance
@@ -233,8 +240,8 @@ class Attachment:
             found = f"measured for latents of shape {tuple(measured.latent_shape[1:])}; this run has {shape}"
             if has_tables:
                 raise ScheduleMismatchError(
-                    f"the tables of a schedule fit one resolution; they were {found}: draw at that size, or correct "
-                    "the schedule for this one"
+                    f"the tables of a schedule fit one resolution; they were {found}: draw at that size, or fit "
+                    "the tables for this one"
                 )
             warnings.warn(f"the schedule was {found}: its speed and quality may differ", stacklevel=2)
             self._measured = None  # said once
@@ -247,5 +254,5 @@ class Attachment:
         if expected is not None and abs(scale - expected) > tolerance * abs(expected):
             raise ScheduleMismatchError(
                 f"the tables of a schedule fit one guidance scale; they were measured at {expected:g}, "
-                f"this run has {scale:g}: draw at that scale, or correct the schedule for this one"
+                f"this run has {scale:g}: draw at that scale, or fit the tables for this one"
             )

@@ -2,23 +2,22 @@
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from autotune.evaluators.adapters import find_adapter
+from autotune.evaluators.applied_tables import AppliedTables
 from autotune.evaluators.apply import cache_runtime_of
 from autotune.evaluators.branch_store import Value, map_tensors, second_half, tensors_of
 from autotune.evaluators.cell_correction import channel_axis
 from autotune.evaluators.correction_table import COLUMN, correction_tensors
 from autotune.evaluators.guidance import output_tensor
-from autotune.evaluators.quality import score_deviation
-from autotune.evaluators.schedule_table import make_table
+from autotune.evaluators.schedule_table import TableStore, make_table
 from autotune.evaluators.span import Span, Streams
-from autotune.evaluators.trace import Watcher
+from autotune.evaluators.table_fit import Run, batches, mean_deviation, pair_moments, split
 from autotune.spaces.cache_correction import OUTPUT, CacheCorrection, ChannelAffine, PairMoments
 from autotune.spaces.cache_plan import CachePlan, cell_use
 from autotune.spaces.column_fit import ColumnFit
@@ -34,8 +33,6 @@ MAX_POSITIONS = 1024
 
 Moments = dict[tuple[int, int], list[PairMoments]]
 """By network call and site, one for each tensor of the value."""
-
-Run = Callable[[Schedule, Fidelity, Watcher | None, CacheCorrection | None], torch.Tensor]
 
 
 class InputRecorder:
@@ -151,7 +148,10 @@ class PairRecorder:
 
     def _note_read(self, row: int, site: int, value: Value, half: bool) -> None:
         pairs = zip(tensors_of(value), tensors_of(self._true[site]), strict=True)
-        new = [_moments(_positions(read), second_half(true) if half else true) for read, true in pairs]
+        new = [
+            pair_moments(_positions(read).flatten(0, 1), (second_half(true) if half else true).flatten(0, 1))
+            for read, true in pairs
+        ]
         old = self._moments.get((row, site))
         self._moments[row, site] = new if old is None else [a + b for a, b in zip(old, new, strict=True)]
 
@@ -165,7 +165,7 @@ def fit_cache_correction(
     fidelity: Fidelity,
     reference: torch.Tensor,
     run: Run,
-    keep_table: Callable[[str, bytes], None],
+    tables: TableStore,
     stop: Callable[[], bool] = lambda: False,
     max_image_runs: int | None = None,
 ) -> ColumnFit:
@@ -177,14 +177,13 @@ def fit_cache_correction(
 
     Args:
         pipe: the pipeline, without a schedule applied.
-        schedule: with a cache; a correction that it has is left out.
+        schedule: with a cache; a correction that it has is left out, its quantization stays.
         condition: what the schedule is for.
         inventory: the sites.
         fidelity: prompts and seeds, of which the last quarter is held out; fewer than four are both.
         reference: (n, ...) final latents of the converged run.
-        run: executes a schedule on a fidelity with a correction and gives the final latents (n, ...); somebody may
-            look on.
-        keep_table: told SHA-256 and content of the table.
+        run: executes a schedule on a fidelity with given tables.
+        tables: has the schedule's, and keeps the one that is made.
         stop: polled between batches.
         max_image_runs: what it may cost.
 
@@ -192,57 +191,47 @@ def fit_cache_correction(
         ScheduleError: there is no cache, or no correction brings held-out prompts closer to the reference, or the runs
             or the time do not suffice.
     """
-    base = canonical_schedule(schedule.without_tables, inventory)
-    train, held_out = _split(fidelity)
+    base = canonical_schedule(schedule.before_table(COLUMN), inventory)
+    given = AppliedTables.of(base, condition, tables.of(base))
+    train, held_out = split(fidelity)
     # Watching pairs calls the network twice.
     image_runs = 3 * len(train.prompts) + 5 * len(held_out.prompts)
     if base.cache is None:
         raise ScheduleError("a cache correction needs a schedule that reuses something; choose one with a cache")
     if max_image_runs is not None and image_runs > max_image_runs:
         raise ScheduleError(f"the cache correction takes {image_runs} image runs; {max_image_runs} are left")
-    moments, _ = _collect(pipe, base, inventory, train, condition.batch_size, run, stop)
-    others, latents = _collect(pipe, base, inventory, held_out, condition.batch_size, run, stop)
+    moments, _ = _collect(pipe, base, given, inventory, batches(train, condition.batch_size, stop), run)
+    others, latents = _collect(pipe, base, given, inventory, batches(held_out, condition.batch_size, stop), run)
     target = reference[-len(held_out.prompts) :]
-    before = float(np.mean(score_deviation(latents, target)))
+    before = mean_deviation(latents, target)
     best, after = _best_of(
         [fit_correction(some, others) for some in _of_sites_and_of_output(moments)],
-        lambda made: float(np.mean(score_deviation(run(base, held_out, None, made), target))),
+        lambda made: mean_deviation(run(base, held_out, None, replace(given, cache_correction=made)), target),
     )
     if best is None or after >= before:
         raise ScheduleError("no correction of what the cache hands out brings held-out prompts closer to the reference")
     digest, table = make_table(TableIdentity.of(COLUMN, base, condition), correction_tensors(best))
-    keep_table(digest, table)
+    tables.keep(digest, table)
     return ColumnFit(schedule=replace(base, cache_correction=digest), before=before, after=after, image_runs=image_runs)
-
-
-def _split(fidelity: Fidelity) -> tuple[Fidelity, Fidelity]:
-    """Prompts to fit on and to hold out; fewer than four are both."""
-    n, n_held_out = len(fidelity.prompts), len(fidelity.prompts) // 4
-    return (fidelity.first(n - n_held_out), fidelity.after(n - n_held_out)) if n_held_out else (fidelity, fidelity)
 
 
 def _collect(
     pipe: Any,
     base: Schedule,
+    given: AppliedTables,
     inventory: Inventory,
-    some: Fidelity,
-    batch_size: int,
+    some: Iterable[Fidelity],
     run: Run,
-    stop: Callable[[], bool],
 ) -> tuple[Moments, torch.Tensor]:
-    """Pairs of a schedule's runs on a fidelity, batch by batch, and the final latents."""
+    """Pairs of a schedule's runs on some prompts, batch by batch, and the final latents."""
     assert base.cache is not None
     moments: Moments = {}
     latents = []
-    for first in range(0, len(some.prompts), batch_size):
-        if stop():
-            raise ScheduleError("the time does not suffice for a cache correction; give it more")
-        rest = some.after(first)
-        batch = rest.first(min(batch_size, len(rest.prompts)))
+    for batch in some:
         inputs = InputRecorder(pipe)
-        run(replace(base, cache=None, guidance=None), batch, inputs, None)
+        run(replace(base, cache=None, guidance=None, quantization=None), batch, inputs, None)
         pairs = PairRecorder(pipe, base.cache, inventory, inputs.latents, moments)
-        latents.append(run(base, batch, pairs, None))
+        latents.append(run(base, batch, pairs, given))
     return moments, torch.cat(latents)
 
 
@@ -286,9 +275,3 @@ def _positions(tensor: torch.Tensor) -> torch.Tensor:
     tensor = tensor.unsqueeze(1) if tensor.ndim == 2 else tensor
     step = -(-tensor.shape[1] // MAX_POSITIONS)
     return tensor[:, ::step].clone()
-
-
-def _moments(x: torch.Tensor, y: torch.Tensor) -> PairMoments:
-    x, y = x.flatten(0, 1).double(), y.flatten(0, 1).double()
-    sums = (torch.stack([x, y, x * x, x * y, y * y]).sum(dim=1)).cpu().numpy()
-    return PairMoments(float(len(x)), *sums)

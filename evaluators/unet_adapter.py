@@ -38,6 +38,20 @@ def list_spans(denoiser: Any) -> dict[str, Span]:
     return {FINAL: Span(modules=stages, streams=("hidden_states",), residual=False, skip=_skip)}
 
 
+def list_splits(denoiser: Any) -> dict[str, tuple[int, ...]]:
+    """The first convolution and the shortcut of residual blocks going up: (channels from below, of the skip)."""
+    splits: dict[str, tuple[int, ...]] = {}
+    before = list(denoiser.down_blocks)[-1] if denoiser.mid_block is None else denoiser.mid_block
+    below = before.resnets[-1].out_channels
+    for k, stage in enumerate(denoiser.up_blocks):
+        for j, block in enumerate(stage.resnets):
+            for name in ("conv1", "conv_shortcut"):
+                if getattr(block, name) is not None:
+                    splits[f"up_blocks.{k}.resnets.{j}.{name}"] = (below, block.in_channels - below)
+            below = block.out_channels
+    return splits
+
+
 def _skip(stage: Any, streams: Streams) -> Any:
     """What a stage returns that is skipped with all others: a down stage also as many skip connections as it makes."""
     (hidden,) = streams

@@ -4,23 +4,20 @@ import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
 
 from autotune.evaluators.adapters import find_adapter
+from autotune.evaluators.applied_tables import AppliedTables
 from autotune.evaluators.apply import attach, policy_usage, remove
 from autotune.evaluators.baseline_timing import BaselineTiming
 from autotune.evaluators.branch_recording import load_or_record_branches
 from autotune.evaluators.contact_sheet import make_contact_sheet
-from autotune.evaluators.correction_fit import fit_cache_correction
-from autotune.evaluators.correction_table import read_correction
 from autotune.evaluators.cost_measurement import load_or_measure_costs
 from autotune.evaluators.edge_recording import load_or_measure_edges
 from autotune.evaluators.energy import EnergyMeter
-from autotune.evaluators.fit_column import fit_column, settings_hash
-from autotune.evaluators.image_workload import ImageWorkload
+from autotune.evaluators.fit_job import FitJob
 from autotune.evaluators.inventory import measure_inventory
 from autotune.evaluators.load import LoadedModel
 from autotune.evaluators.metrics import RewardModel
@@ -36,13 +33,12 @@ from autotune.evaluators.thumbnails import THUMBNAILS, Thumbnails
 from autotune.evaluators.trace import StepRecorder, Watcher, load_or_make_trace
 from autotune.evaluators.workload import make_workload
 from autotune.spaces.branch_tables import BranchTables
-from autotune.spaces.cache_correction import CacheCorrection
-from autotune.spaces.column_fit import ColumnFit, FitColumn, fit_from_bytes
+from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.cost_model import CostModel
 from autotune.spaces.edge_costs import EdgeCosts, EdgeSource
 from autotune.spaces.errors import EvaluatorError, ScheduleError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
-from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
+from autotune.spaces.schedule import Schedule
 from autotune.spaces.trace import Trace
 
 PROTOCOL = "1"
@@ -85,6 +81,16 @@ class Worker:
         default = self._workload.reference_schedule(self.condition)
         self._reference_samples = References(self.condition, lambda f: self._run(default, f, None), artifacts)
         self._references: dict[str, Samples] = {}
+        self._fits = FitJob(
+            pipe=pipe,
+            workload=self._workload,
+            condition=self.condition,
+            inventory=self.inventory,
+            reference=lambda fidelity: self.reference(fidelity).latents,
+            run=lambda schedule, some, watcher, given: self._run(schedule, some, None, watcher, given).latents,
+            tables=self.tables,
+            artifacts=artifacts,
+        )
         self._thumbnails = Thumbnails()
 
     def own_timesteps(self, n_steps: int) -> tuple[float, ...]:
@@ -187,61 +193,8 @@ class Worker:
         timeout_s: float | None = None,
         max_image_runs: int | None = None,
     ) -> ColumnFit:
-        """Fit a column to the reference on the prompts of a fidelity; made once per condition.
-
-        After `timeout_s`, or before more than `max_image_runs`, it ends with the best so far, which is not kept.
-
-        Raises:
-            ScheduleError: the schedule has no solver or no cache, too few steps, too few runs or too little memory.
-            EvaluatorError: the fit failed for a reason that is not the schedule's.
-        """
-        digest = schedule_hash(canonical_schedule(schedule, self.inventory))
-        name = f"fit/{PROTOCOL}/{column}/{settings_hash(column)}/{self.condition.hash}/{fidelity.hash}/{digest}"
-        stored = self._artifacts.load(name) if self._artifacts is not None else None
-        if stored is not None:
-            made = fit_from_bytes(stored)
-            if max_image_runs is not None and made.image_runs > max_image_runs:
-                raise ScheduleError(f"the fit takes {made.image_runs} image runs; {max_image_runs} are left")
-            if self.tables.has(made.schedule):
-                return made
-        end = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
-        fit = self._fit_correction if column is FitColumn.CACHE_CORRECTION else partial(self._fit_by_gradient, column)
-        try:
-            made = fit(schedule, fidelity, stop=lambda: time.monotonic() >= end, max_image_runs=max_image_runs)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            kind = ScheduleError if is_out_of_memory(error) else EvaluatorError
-            raise kind(f"the {column} of a schedule can't be fitted: {error}") from error
-        if self._artifacts is not None and not made.stopped:
-            self._artifacts.save(name, made.to_bytes(), "fit")
-        return made
-
-    def _fit_by_gradient(self, column: FitColumn, schedule: Schedule, fidelity: Fidelity, **limits: Any) -> ColumnFit:
-        if not isinstance(self._workload, ImageWorkload):
-            raise ScheduleError(f"the {column} is fitted to a converged run; the samples of a policy have none")
-        return fit_column(
-            self._pipe,
-            schedule,
-            column,
-            condition=self.condition,
-            embeddings=self._workload.embedded(fidelity),
-            seeds=fidelity.seeds,
-            reference=self.reference(fidelity).latents,
-            arguments=self._workload.arguments,
-            **limits,
-        )
-
-    def _fit_correction(self, schedule: Schedule, fidelity: Fidelity, **limits: Any) -> ColumnFit:
-        return fit_cache_correction(
-            self._pipe,
-            schedule,
-            condition=self.condition,
-            inventory=self.inventory,
-            fidelity=fidelity,
-            reference=self.reference(fidelity).latents,
-            run=lambda plan, some, watcher, given: self._run(plan, some, None, watcher, given).latents,
-            keep_table=self.tables.keep,
-            **limits,
-        )
+        """Fit a column to the reference on the prompts of a fidelity; see `FitJob`."""
+        return self._fits.fit(schedule, column, fidelity, timeout_s=timeout_s, max_image_runs=max_image_runs)
 
     def contact_sheet(self, schedule: Schedule, fidelity: Fidelity, n_images: int) -> bytes:
         """PNG of the first `n_images` samples (at most `THUMBNAILS`) side by side."""
@@ -258,12 +211,12 @@ class Worker:
         fidelity: Fidelity,
         timeout_s: float | None,
         recorder: Watcher | None = None,
-        correction: CacheCorrection | None = None,
+        tables: AppliedTables | None = None,
         *,
         purpose: Purpose = Purpose.LATENTS,
     ) -> Samples:
-        correction = correction or read_correction(schedule, self.condition, self.tables.of(schedule))
-        attach(self._pipe, schedule, inventory=self.inventory, correction=correction)
+        tables = tables or AppliedTables.of(schedule, self.condition, self.tables.of(schedule))
+        attach(self._pipe, schedule, inventory=self.inventory, tables=tables)
         watching = contextlib.nullcontext() if recorder is None else recorder.watching(self._pipe.scheduler)
         try:
             with watching:

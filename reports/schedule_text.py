@@ -5,7 +5,7 @@ from autotune.spaces.schedule import Schedule
 
 
 def schedule_text(schedule: Schedule, reused: float | None) -> str:
-    """What a schedule does, in one line: solver, cache, guidance, policy.
+    """What a schedule does, in one line: solver, cache, precision, guidance, policy.
 
     `reused` is the share of site calls that its cache leaves out, None without a cache.
     """
@@ -18,6 +18,8 @@ def schedule_text(schedule: Schedule, reused: float | None) -> str:
         parts.append(f"cache leaves out {reused:.0%} of the site calls")
     if schedule.cache_correction is not None:
         parts.append("what it hands out corrected")
+    if schedule.quantization is not None:
+        parts.append("quantized")
     if schedule.guidance is not None:
         dropped = sum(action is not GuidanceAction.BOTH for action in schedule.guidance)
         parts.append(f"one guidance branch in {dropped} of {len(schedule.guidance)} calls")

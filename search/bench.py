@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autotune.evaluators.apply import check_file
+from autotune.evaluators.file_check import check_file
 from autotune.evaluators.inventory import list_inventory
 from autotune.evaluators.load import LoadedModel, load_model, resolve_model
 from autotune.evaluators.presets import Preset, read_prompts
@@ -217,7 +217,7 @@ def _worker(
     if dtype is None and condition.dtype != preset.dtype:
         dtype = condition.dtype
     model = adopted or load_model(options.model or condition.model, device=options.device, dtype=dtype)
-    check_file(model.pipe, file, list_inventory(model.pipe))
+    check_file(model.pipe, file, list_inventory(model.pipe), model.pipe.scheduler)
     return Worker(
         dataclasses.replace(model, preset=_adapt(model.preset, condition)),
         artifacts=artifacts,

@@ -14,7 +14,9 @@ COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "solver": ("time", "solver", "start", "compensation", "correction"),
         "fit": ("compensation", "correction"),
-        "cache": ("cache", "policy"),
+        "cache": ("cache", "policy", "cache_correction"),
+        "cache correction": ("cache_correction",),
+        "precision": ("quantization",),
         "guidance": ("guidance",),
     }
 )
@@ -36,10 +38,14 @@ def without(schedule: Schedule, column: str, inventory: Inventory, n_own_calls: 
         n_own_calls: network calls of the pipeline's own sampler at the schedule's number of steps.
 
     Raises:
-        ScheduleError: the rows of other columns belong to another number of network calls than the own sampler makes.
+        ScheduleError: the rows of other columns belong to another number of network calls than the own sampler makes,
+            or a table was fitted to the column.
     """
     own: dict[str, Any] = dict.fromkeys(COLUMNS[column])
     rest = replace(schedule, **own)
+    for name in rest.tables:
+        if rest.before_table(name) != schedule.before_table(name):
+            raise ScheduleError(f"the table of {name} was fitted together with the {column}")
     plan, rows, policy = rest.cache, rest.guidance, rest.policy
     n_rows = plan.n_calls if plan else len(rows) if rows else policy.n_calls if policy else None
     if rest.time is None and n_rows is not None and n_rows != n_own_calls:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
 from autotune.spaces.errors import StorageError
 from autotune.spaces.schedule import Schedule, schedule_to_json
@@ -21,6 +22,18 @@ class FitColumn(StrEnum):
     """Additive corrections to the coefficients and the timesteps of the calls."""
     CACHE_CORRECTION = "cache-correction"
     """Factors and shifts of what the cache hands out, by least squares; a table, which the schedule names."""
+    W8A8 = "w8a8"
+    """Weights and activations of 8 bits: a table, with the grids and corrections of each layer."""
+    W4A8 = "w4a8"
+    """Weights of 4 bits in blocks, and the rest of 8."""
+    W6A8 = "w6a8"
+    """Weights of 4 or 8 bits, 6 on average, the layers chosen by what 4 bits do to each."""
+
+
+PRECISIONS: Mapping[FitColumn, float] = MappingProxyType(
+    {FitColumn.W8A8: 8.0, FitColumn.W6A8: 6.0, FitColumn.W4A8: 4.0}
+)
+"""Mean bits of a weight in blocks, of the fits that make the column `quantization`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

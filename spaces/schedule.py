@@ -5,6 +5,7 @@ import json
 import math
 import re
 from dataclasses import dataclass, replace
+from typing import Any
 
 from autotune.spaces.bdia_step import BdiaStep
 from autotune.spaces.cache_plan import CachePlan, canonical_plan
@@ -19,8 +20,8 @@ from autotune.spaces.solver_row import SolverRow
 from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.solver_tape import points_available
 
-TABLE_COLUMNS = ("cache_correction",)
-"""Columns that name a table by the SHA-256 of its file."""
+TABLE_COLUMNS = ("quantization", "cache_correction")
+"""Columns that name a table by the SHA-256 of its file; one is fitted to the schedule with those before it."""
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -38,7 +39,8 @@ class Schedule:
     per network call, which is `n_steps` except where
     the pipeline's own sampler calls more often (PNDM). `policy` decides at run time what to reuse; it excludes the
     columns cache and guidance. `cache_correction` names the table by which values that the cache hands out are
-    corrected (`autotune.spaces.cache_correction`): the SHA-256 of its file, 64 hex digits.
+    corrected (`autotune.spaces.cache_correction`): the SHA-256 of its file, 64 hex digits. `quantization` names that of
+    the precision of each layer (`autotune.spaces.quantization`).
     """
 
     n_steps: int
@@ -51,6 +53,7 @@ class Schedule:
     guidance: tuple[GuidanceRow, ...] | None = None
     policy: CachePolicy | None = None
     cache_correction: str | None = None
+    quantization: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.n_steps, bool) or not isinstance(self.n_steps, int) or self.n_steps < 1:
@@ -114,7 +117,13 @@ class Schedule:
     @property
     def without_tables(self) -> "Schedule":
         """The same schedule, with none of its tables applied."""
-        return replace(self, cache_correction=None) if self.tables else self
+        return self.before_table(TABLE_COLUMNS[0])
+
+    def before_table(self, column: str) -> "Schedule":
+        """What the table of a column is fitted to: the schedule without it, and without those that come after it."""
+        gone = TABLE_COLUMNS[TABLE_COLUMNS.index(column) :]
+        none: dict[str, Any] = dict.fromkeys(gone)
+        return replace(self, **none) if any(name in self.tables for name in gone) else self
 
     def _check_solver(self) -> None:
         if self.time is None or self.solver is None:
@@ -176,6 +185,7 @@ def canonical_schedule(schedule: Schedule, inventory: Inventory) -> Schedule:
         guidance=guidance,
         policy=schedule.policy,
         cache_correction=None if cache is None else schedule.cache_correction,
+        quantization=schedule.quantization,
     )
 
 

@@ -13,7 +13,7 @@ class TableIdentity:
     """The run that a table fits: all that its figures depend on (CacheQuant's tables are tied to the same).
 
     `column` is the one that names it, `weights` the revision of the model, `sampler` the pipeline's scheduler, or the
-    hash of a schedule's own solver; `schedule` is the hash of the schedule without tables.
+    hash of a schedule's own solver; `schedule` is the hash of the schedule that the table was fitted to.
     """
 
     column: str
@@ -46,7 +46,7 @@ class TableIdentity:
             guidance_scale=float(condition.guidance_scale),
             height=condition.height,
             width=condition.width,
-            schedule=schedule_hash(schedule.without_tables),
+            schedule=schedule_hash(schedule.before_table(column)),
         )
 
     def to_json(self) -> dict[str, object]:
@@ -67,7 +67,7 @@ class TableIdentity:
             if found[field] != value:
                 raise ScheduleMismatchError(
                     f"the table of {self.column} fits one {field.replace('_', ' ')}; it was made for "
-                    f"{_short(found[field])}, this is {_short(value)}: correct the schedule again, or leave "
+                    f"{_short(found[field])}, this is {_short(value)}: fit it again, or leave "
                     f"{self.column} out"
                 )
 

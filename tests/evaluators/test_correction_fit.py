@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from autotune.evaluators.applied_tables import AppliedTables
 from autotune.evaluators.apply import applied, apply, attach, remove
 from autotune.evaluators.branch_store import second_half, tensors_of
 from autotune.evaluators.cell_correction import CellCorrection, channel_axis
@@ -134,7 +135,7 @@ def test_the_hidden_state_and_the_output_are_corrected_in_their_calls_alone(flux
         denoiser.register_forward_hook(lambda module, args, result: kept["out"].append(result[0])),
     ]
     correction = CacheCorrection({(1, final): (None, hidden), (1, OUTPUT): (output,)})
-    flux._run(base, PROMPTS, None, None, correction)
+    flux._run(base, PROMPTS, None, None, AppliedTables(cache_correction=correction))
     for hook in hooks:
         hook.remove()
     assert torch.allclose(kept["hidden"][1], applied_to(hidden, kept["hidden"][0]), atol=1e-5)
@@ -170,7 +171,7 @@ def test_a_correction_by_one_and_nothing_changes_no_bit(flux: Worker, fitted: An
 
     def run(given: CacheCorrection | None) -> torch.Tensor:
         schedule = made if given is not None else made.without_tables
-        attach(flux._pipe, schedule, inventory=flux.inventory, correction=given)
+        attach(flux._pipe, schedule, inventory=flux.inventory, tables=AppliedTables(cache_correction=given))
         try:
             return flux_run(flux)
         finally:
@@ -188,7 +189,7 @@ def test_a_file_brings_the_correction_to_production_and_only_there(
     before = flux_run(flux)
     path = tmp_path / "s.schedule.json"
     save_schedule_file(path, ScheduleFile(schedule=made, condition=flux.condition, tables=flux.tables.of(made)))
-    attach(flux._pipe, made, inventory=flux.inventory, correction=correction)
+    attach(flux._pipe, made, inventory=flux.inventory, tables=AppliedTables(cache_correction=correction))
     expected = flux_run(flux)
     remove(flux._pipe)
     file = load_schedule_file(path)
@@ -255,7 +256,8 @@ def test_a_table_for_other_channels_is_refused_at_the_first_value(
 ) -> None:
     made, _ = fitted
     line = ChannelAffine(np.ones(3), np.zeros(3))
-    attach(flux._pipe, made, inventory=flux.inventory, correction=CacheCorrection({(1, OUTPUT): (line,)}))
+    tables = AppliedTables(cache_correction=CacheCorrection({(1, OUTPUT): (line,)}))
+    attach(flux._pipe, made, inventory=flux.inventory, tables=tables)
     try:
         with pytest.raises(ScheduleMismatchError, match="it has 3 channels where call 1 hands out 16"):
             flux_run(flux)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from autotune.evaluators.fit_column import SETTINGS
 from autotune.evaluators.fit_parameters import RATIO_RANGE, parameters_of
 from autotune.spaces.column_fit import FitColumn
 from autotune.spaces.errors import ScheduleError
@@ -19,7 +20,7 @@ from autotune.spaces.time_grid import uniform_lambda
 SCALED = VariancePreserving(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
 NOISES: tuple[tuple[NoiseSchedule, Prediction], ...] = ((SCALED, "noise"), (Flow(mu=0.5), "velocity"))
 N = 5
-BY_GRADIENT = [column for column in FitColumn if column is not FitColumn.CACHE_CORRECTION]
+BY_GRADIENT = list(SETTINGS)
 
 
 def plan_on(noise: NoiseSchedule, *, start: float | None = None) -> Schedule:

@@ -1,0 +1,87 @@
+"""Whether a schedule file was made for a pipeline."""
+
+import dataclasses
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from autotune.evaluators.hardware import device_name
+from autotune.evaluators.noise import noise_schedule_of, prediction_of
+from autotune.evaluators.presets import PRESETS
+from autotune.spaces.condition import Condition
+from autotune.spaces.errors import ScheduleMismatchError
+from autotune.spaces.inventory import Inventory
+from autotune.spaces.noise_schedule import Flow, KnownNoise
+from autotune.spaces.schedule import Schedule
+from autotune.spaces.schedule_file import ScheduleFile
+
+
+def check_file(pipe: Any, file: ScheduleFile, inventory: Inventory, scheduler: Any, *, stacklevel: int = 2) -> None:
+    """Return if a schedule file was made for this model and sampler; another dtype, device or model id warns.
+
+    `scheduler` is the pipeline's own, without any schedule applied.
+
+    Raises:
+        ScheduleMismatchError: see `apply`.
+    """
+    _check_fit(scheduler, file.schedule, file.condition, inventory)
+    if file.schedule.tables and (other := _other_model(pipe, file.condition)):
+        raise ScheduleMismatchError(f"the tables of a schedule fit one model; {other}: fit them for it")
+    for difference in _differences(pipe, file.condition):
+        warnings.warn(f"{difference}: speed and quality may differ from what was measured", stacklevel=stacklevel)
+
+
+def _check_fit(scheduler: Any, schedule: Schedule, condition: Condition, inventory: Inventory) -> None:
+    """Raise ScheduleMismatchError for anything that would make the schedule compute something else."""
+    remedy = f"use a schedule made for this pipeline, or load {condition.model} ({condition.pipeline_class})"
+    if inventory.hash != condition.inventory_hash:
+        raise ScheduleMismatchError(
+            f"a schedule fits one set of modules; its inventory hash is {condition.inventory_hash[:12]}, the "
+            f"{inventory.denoiser_class} here has {inventory.hash[:12]}; {remedy}"
+        )
+    noise = noise_schedule_of(scheduler, 0.0)
+    if _levels(noise) != _levels(condition.noise_schedule):
+        raise ScheduleMismatchError(
+            f"a schedule fits one noise schedule; it was made for {condition.noise_schedule}, "
+            f"the pipeline's {type(scheduler).__name__} has {noise}; {remedy}"
+        )
+    prediction = prediction_of(scheduler)
+    if prediction != condition.prediction:
+        raise ScheduleMismatchError(
+            f"a schedule fits one kind of prediction; it was made for {condition.prediction!r}, "
+            f"the pipeline's {type(scheduler).__name__} says {prediction!r}; {remedy}"
+        )
+    if schedule.time is None and type(scheduler).__name__ != condition.scheduler_class:
+        raise ScheduleMismatchError(
+            f"the rows of a schedule without a solver column belong to one sampler; it was made for "
+            f"{condition.scheduler_class}, the pipeline has {type(scheduler).__name__}; set pipe.scheduler = "
+            f"{condition.scheduler_class}.from_config(pipe.scheduler.config) first"
+        )
+
+
+def _levels(noise: KnownNoise) -> KnownNoise:
+    """The noise schedule without a shift that depends on the resolution."""
+    return dataclasses.replace(noise, mu=0.0) if isinstance(noise, Flow) and noise.dynamic else noise
+
+
+def _differences(pipe: Any, condition: Condition) -> Iterator[str]:
+    """What may change figures but not meaning, one sentence each."""
+    dtype = str(pipe.dtype).removeprefix("torch.")
+    if dtype != condition.dtype:
+        yield f"the schedule was measured in {condition.dtype}, the pipeline is in {dtype}"
+    device = device_name(pipe._execution_device)
+    if device != condition.device:
+        yield f"the schedule was measured on {condition.device}, the pipeline is on {device}"
+    if other := _other_model(pipe, condition):
+        yield other
+
+
+def _other_model(pipe: Any, condition: Condition) -> str:
+    """Which other model the pipeline was loaded from, in words; empty if it is the same, or not known."""
+    source = str(pipe.config.get("_name_or_path") or "")
+    preset = PRESETS.get(condition.model)
+    known = {condition.model} | ({str(preset.source)} if preset is not None else set())
+    if not source or Path(source).name in {Path(name).name for name in known}:
+        return ""
+    return f"the schedule was measured on {condition.model}, the pipeline was loaded from {source}"

@@ -1,0 +1,105 @@
+"""The fit job: a column of a schedule fitted on the worker that holds the model, made once per condition."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from autotune.evaluators.correction_fit import fit_cache_correction
+from autotune.evaluators.fit_column import fit_column, settings_hash
+from autotune.evaluators.image_workload import ImageWorkload
+from autotune.evaluators.peak_memory import is_out_of_memory
+from autotune.evaluators.quantization_fit import fit_quantization
+from autotune.evaluators.reference import ArtifactCache
+from autotune.evaluators.schedule_table import TableStore
+from autotune.evaluators.table_fit import Run
+from autotune.evaluators.workload import Workload
+from autotune.spaces.column_fit import PRECISIONS, ColumnFit, FitColumn, fit_from_bytes
+from autotune.spaces.condition import Condition
+from autotune.spaces.errors import EvaluatorError, ScheduleError
+from autotune.spaces.evaluation import Fidelity
+from autotune.spaces.inventory import Inventory
+from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
+
+PROTOCOL = "1"
+"""Version of the fitting code."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitJob:
+    """What fits need of a worker: the warm pipeline without a schedule, its runs and references, and its tables."""
+
+    pipe: Any
+    workload: Workload
+    condition: Condition
+    inventory: Inventory
+    reference: Callable[[Fidelity], torch.Tensor]
+    run: Run
+    tables: TableStore
+    artifacts: ArtifactCache | None
+
+    def fit(
+        self,
+        schedule: Schedule,
+        column: FitColumn,
+        fidelity: Fidelity,
+        *,
+        timeout_s: float | None = None,
+        max_image_runs: int | None = None,
+    ) -> ColumnFit:
+        """Fit a column to the reference on the prompts of a fidelity.
+
+        After `timeout_s`, or before more than `max_image_runs`, it ends with the best so far, which is not kept.
+
+        Raises:
+            ScheduleError: the schedule has no solver or no cache, too few steps, too few runs or too little memory.
+            EvaluatorError: the fit failed for a reason that is not the schedule's.
+        """
+        digest = schedule_hash(canonical_schedule(schedule, self.inventory))
+        name = f"fit/{PROTOCOL}/{column}/{settings_hash(column)}/{self.condition.hash}/{fidelity.hash}/{digest}"
+        stored = self.artifacts.load(name) if self.artifacts is not None else None
+        if stored is not None:
+            made = fit_from_bytes(stored)
+            if max_image_runs is not None and made.image_runs > max_image_runs:
+                raise ScheduleError(f"the fit takes {made.image_runs} image runs; {max_image_runs} are left")
+            if self.tables.has(made.schedule):
+                return made
+        end = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
+        try:
+            made = self._made(schedule, column, fidelity, lambda: time.monotonic() >= end, max_image_runs)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            kind = ScheduleError if is_out_of_memory(error) else EvaluatorError
+            raise kind(f"the {column} of a schedule can't be fitted: {error}") from error
+        if self.artifacts is not None and not made.stopped:
+            self.artifacts.save(name, made.to_bytes(), "fit")
+        return made
+
+    def _made(
+        self,
+        schedule: Schedule,
+        column: FitColumn,
+        fidelity: Fidelity,
+        stop: Callable[[], bool],
+        max_image_runs: int | None,
+    ) -> ColumnFit:
+        shared: dict[str, Any] = {"condition": self.condition, "stop": stop, "max_image_runs": max_image_runs}
+        if column is FitColumn.CACHE_CORRECTION or column in PRECISIONS:
+            shared |= {"inventory": self.inventory, "fidelity": fidelity, "run": self.run, "tables": self.tables}
+            shared |= {"reference": self.reference(fidelity)}
+            if column is FitColumn.CACHE_CORRECTION:
+                return fit_cache_correction(self.pipe, schedule, **shared)
+            return fit_quantization(self.pipe, schedule, column, **shared)
+        if not isinstance(self.workload, ImageWorkload):
+            raise ScheduleError(f"the {column} is fitted to a converged run; the samples of a policy have none")
+        return fit_column(
+            self.pipe,
+            schedule,
+            column,
+            embeddings=self.workload.embedded(fidelity),
+            seeds=fidelity.seeds,
+            reference=self.reference(fidelity),
+            arguments=self.workload.arguments,
+            **shared,
+        )

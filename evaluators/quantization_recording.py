@@ -1,0 +1,187 @@
+"""Watching a network's layers: what they read, call by call, and what quantization does to what they return."""
+
+import contextlib
+import functools
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from autotune.evaluators.affine_quantizer import search_grid
+from autotune.evaluators.apply import quantization_runtime_of
+from autotune.evaluators.quantized_layers import LayerCodes, QuantizationRuntime, along, channel_axis
+from autotune.evaluators.table_fit import pair_moments
+from autotune.spaces.cache_correction import PairMoments
+from autotune.spaces.errors import ScheduleError
+from autotune.spaces.quantization import Grid, LayerQuantization, Quantization
+
+BINS = 2048
+"""Bins of the histogram that is kept of a layer's input in one call of a batch: eight or more to a code of 8 bits."""
+
+MAX_ROWS = 4096
+"""Tokens or pixels of an output that are compared in one call of a batch, evenly spread."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """One part of a layer's input in one call: extremes, and how often it takes which values."""
+
+    low: torch.Tensor
+    high: torch.Tensor
+    values: torch.Tensor
+    counts: torch.Tensor
+
+
+class RangeRecorder:
+    """Collects what layers read; to be used as a `Watcher` of runs with a quantization, which may name no layer."""
+
+    def __init__(self, pipe: Any, layers: Mapping[str, tuple[torch.nn.Module, tuple[int, ...]]]) -> None:
+        """A recorder of layers by name, each with the numbers of channels of its parts."""
+        self._pipe, self._layers = pipe, layers
+        self._seen: dict[str, dict[int, list[_Seen]]] = defaultdict(dict)
+        self._n_calls = 0
+
+    @contextlib.contextmanager
+    def watching(self, scheduler: Any) -> Iterator[None]:
+        """Record while the block lasts."""
+        runtime = quantization_runtime_of(self._pipe)
+        assert runtime is not None
+
+        def note(name: str, parts: tuple[int, ...], module: Any, args: tuple[torch.Tensor, ...]) -> None:
+            if runtime.row is not None:
+                self._note(name, runtime.row, torch.split(args[0].detach(), list(parts), dim=channel_axis(module)))
+
+        handles = [
+            module.register_forward_pre_hook(functools.partial(note, name, parts))
+            for name, (module, parts) in self._layers.items()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def grids(self, bits: int) -> dict[str, Grid]:
+        """Scales and zero points (n_calls, n_parts) of each layer that has run.
+
+        A call in which a layer did not run has those of the one before, or of the first in which it did.
+        """
+        return {name: self._grid(rows, bits) for name, rows in self._seen.items()}
+
+    def _grid(self, rows: Mapping[int, list[_Seen]], bits: int) -> Grid:
+        calls = sorted(rows)
+        n_parts = len(rows[calls[0]])
+        scale, zero = np.empty((2, self._n_calls, n_parts))
+        nearest = np.maximum(np.searchsorted(calls, np.arange(self._n_calls), side="right") - 1, 0)
+        for part in range(n_parts):
+            seen = [rows[call][part] for call in calls]
+            values, counts = (pad_sequence([getattr(one, name) for one in seen], True) for name in ("values", "counts"))
+            low, high = torch.stack([one.low for one in seen]), torch.stack([one.high for one in seen])
+            found = [made.double().cpu().numpy() for made in search_grid(values, low, high, bits, counts)]
+            scale[:, part], zero[:, part] = (made[nearest] for made in found)
+        return Grid(scale, zero)
+
+    def _note(self, name: str, row: int, parts: Sequence[torch.Tensor]) -> None:
+        self._n_calls = max(self._n_calls, row + 1)
+        seen = [_see(part) for part in parts]
+        before = self._seen[name].get(row)
+        if before is not None:
+            seen = [_joined(*pair) for pair in zip(before, seen, strict=True)]
+        self._seen[name][row] = seen
+
+
+def _see(values: torch.Tensor) -> _Seen:
+    low, high = values.aminmax()
+    if not bool(torch.isfinite(low) & torch.isfinite(high)):
+        raise ScheduleError("a layer reads NaN or infinite values; a schedule that works is needed to quantize")
+    low, high = low.float(), high.float()
+    counts = torch.histc(values.float(), BINS, min=float(low), max=float(high))
+    centres = low + (high - low) * (torch.arange(BINS, device=low.device) + 0.5) / BINS
+    return _Seen(low, high, centres, counts)
+
+
+def _joined(one: _Seen, other: _Seen) -> _Seen:
+    values, counts = (torch.cat([getattr(seen, name) for seen in (one, other)]) for name in ("values", "counts"))
+    return _Seen(torch.minimum(one.low, other.low), torch.maximum(one.high, other.high), values, counts)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerErrors:
+    """What layers return with and without quantization, from the same input, without the bias.
+
+    `moments` are those of pairs (quantized, true) by layer, of the first part alone where there are several.
+    `squares` are sums of squared errors with other bits, by layer and bits, and `sizes` of what is true.
+    """
+
+    moments: dict[str, PairMoments] = field(default_factory=dict)
+    squares: dict[tuple[str, int], float] = field(default_factory=lambda: defaultdict(float))
+    sizes: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def relative(self, name: str, bits: int) -> float:
+        """Mean square of the error over that of the output."""
+        return self.squares[name, bits] / self.sizes[name] if self.sizes[name] else 0.0
+
+
+class LossRecorder:
+    """Compares what quantized layers return with what they would; a `Watcher` of runs with a quantization."""
+
+    def __init__(
+        self, pipe: Any, quantization: Quantization, others: Mapping[str, Sequence[LayerQuantization]]
+    ) -> None:
+        """A recorder of the layers of a quantization; `others` are compared with it, by layer."""
+        self.errors = LayerErrors()
+        self._pipe, self._quantization, self._others = pipe, quantization, others
+
+    @contextlib.contextmanager
+    def watching(self, scheduler: Any) -> Iterator[None]:
+        """Record while the block lasts."""
+        runtime = quantization_runtime_of(self._pipe)
+        assert runtime is not None
+        handles = []
+        for name, codes in runtime.codes.items():
+            others = [LayerCodes(name, codes.module, other) for other in self._others.get(name, ())]
+            note = functools.partial(self._note, runtime, name, codes, others)
+            handles.append(codes.module.register_forward_pre_hook(note))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _note(
+        self,
+        runtime: QuantizationRuntime,
+        name: str,
+        codes: LayerCodes,
+        others: Sequence[LayerCodes],
+        module: Any,
+        args: tuple[torch.Tensor, ...],
+    ) -> None:
+        row = runtime.row
+        if row is None:
+            return
+        layer, values, axis = self._quantization.layers[name], args[0], channel_axis(module)
+        if len(layer.parts) > 1:
+            values = values.clone()
+            values.narrow(axis, layer.parts[0], sum(layer.parts[1:])).zero_()  # which has a code of its own
+        forward = functools.partial(type(module).forward, module)
+        true = forward(values)
+        bias = 0.0 if module.bias is None else along(axis, module.bias.detach(), true)
+        true = _rows(true - bias, axis)
+        pairs = pair_moments(_rows(codes.run(row, forward, values) - bias, axis), true)
+        before = self.errors.moments.get(name)
+        self.errors.moments[name] = pairs if before is None else before + pairs
+        self.errors.sizes[name] += float(true.double().square().sum())
+        for other, layer_there in zip(others, self._others.get(name, ()), strict=True):
+            lost = _rows(other.run(row, forward, values) - bias, axis) - true
+            self.errors.squares[name, layer_there.weight_bits] += float(lost.double().square().sum())
+
+
+def _rows(output: torch.Tensor, axis: int) -> torch.Tensor:
+    """Some tokens or pixels of an output: (n, channels)."""
+    rows = output.movedim(axis, -1).flatten(0, -2)
+    return rows[:: -(-len(rows) // MAX_ROWS)]
