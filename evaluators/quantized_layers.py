@@ -26,6 +26,16 @@ def layers_of(denoiser: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]
             yield name, module
 
 
+def weight_bytes(denoiser: torch.nn.Module, quantization: Quantization | None = None) -> int:
+    """Bytes of all parameters, those of quantized layers as packed codes with their grids."""
+    layers = {} if quantization is None else quantization.layers
+    packed = {f"{name}.weight": layer for name, layer in layers.items()}
+    return sum(
+        packed[name].weight_bytes(weight.numel()) if name in packed else weight.numel() * weight.element_size()
+        for name, weight in denoiser.named_parameters()
+    )
+
+
 def channel_axis(layer: torch.nn.Module) -> int:
     """The axis of the channels of what a layer reads and returns."""
     return -1 if isinstance(layer, torch.nn.Linear) else 1

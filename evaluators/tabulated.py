@@ -8,7 +8,7 @@ the stack and at both ends of the run; latency is affine in the multiply-accumul
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from autotune.evaluators.tabulated_errors import (
 )
 from autotune.spaces.branch_tables import BranchTables
 from autotune.spaces.cache_memory import CacheMemory
-from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.column_fit import PRECISIONS, ColumnFit, FitColumn
 from autotune.spaces.condition import Condition
 from autotune.spaces.cost_model import CostModel
 from autotune.spaces.edge_costs import EdgeCosts, EdgeSource
@@ -48,6 +48,7 @@ DECODE_MS = 2.0
 FIT_RUNS = 1200
 FITTED_RATIO = 1.1
 CORRECTED = 0.7
+QUANTIZED, WEIGHT_BYTES = 0.02, 1_000_000
 
 Array = NDArray[np.float64]
 
@@ -164,6 +165,8 @@ class TabulatedEvaluator:
             network_calls=n_calls,
             peak_memory_bytes=0 if canonical.cache is None else 1_000_000 * canonical.cache.n_sites,
             wall_s=wall_s,
+            weight_bytes=WEIGHT_BYTES // (1 if canonical.quantization is None else 4),
+            baseline_weight_bytes=WEIGHT_BYTES,
         )
 
     def fit(
@@ -182,9 +185,11 @@ class TabulatedEvaluator:
         """
         if max_image_runs is not None and max_image_runs < FIT_RUNS:
             raise ScheduleError(f"the fit takes {FIT_RUNS} image runs; {max_image_runs} are left")
-        if column is FitColumn.CACHE_CORRECTION:
-            digest = hashlib.sha256(schedule_hash(schedule.without_tables).encode()).hexdigest()
-            fitted = replace(schedule, cache_correction=digest)
+        if column is FitColumn.CACHE_CORRECTION or column in PRECISIONS:
+            name = "quantization" if column in PRECISIONS else "cache_correction"
+            fitted = schedule.before_table(name)
+            made: Any = {name: hashlib.sha256(f"{column}{schedule_hash(fitted)}".encode()).hexdigest()}
+            fitted = replace(fitted, **made)
             before, after = self._deviation(schedule), self._deviation(fitted)
             return ColumnFit(schedule=fitted, before=before, after=after, image_runs=FIT_RUNS)
         time, solver = schedule.solver_columns
@@ -290,4 +295,4 @@ class TabulatedEvaluator:
             cache_error *= CORRECTED
         if schedule.policy is not None:
             cache_error = policy_effect(schedule.policy)[1]
-        return float(np.hypot(solver_error, cache_error))
+        return float(np.hypot(np.hypot(solver_error, cache_error), QUANTIZED * (schedule.quantization is not None)))

@@ -24,6 +24,7 @@ from autotune.evaluators.metrics import RewardModel
 from autotune.evaluators.model_condition import condition_of
 from autotune.evaluators.noise import flow_mu, own_timesteps
 from autotune.evaluators.peak_memory import is_out_of_memory, measure_peak_memory
+from autotune.evaluators.quantized_layers import weight_bytes
 from autotune.evaluators.reference import ArtifactCache, References
 from autotune.evaluators.sampling import Deadline, Purpose, RunCost, Samples
 from autotune.evaluators.schedule_table import TableStore
@@ -171,6 +172,7 @@ class Worker:
                 raise EvaluatorError(f"the pipeline failed while scoring a schedule: {error}") from error
             return Failure(kind=FailureKind.OUT_OF_MEMORY, reason=str(error).splitlines()[0])
         self._thumbnails.keep(schedule, fidelity, samples.images)
+        denoiser = self._adapter.denoiser_of(self._pipe)
         return Measurement(
             quality=self._workload.quality(samples, reference, fidelity),
             latency_ms=tuple(cost.ms for cost in costs),
@@ -181,6 +183,8 @@ class Worker:
             baseline_macs=self._work.macs(self._baseline),
             network_calls=self._work.n_calls(schedule, samples.usage),
             peak_memory_bytes=peak.bytes,
+            weight_bytes=weight_bytes(denoiser, self._tables_of(schedule).quantization),
+            baseline_weight_bytes=weight_bytes(denoiser),
             wall_s=time.monotonic() - began,
         )
 
@@ -215,8 +219,7 @@ class Worker:
         *,
         purpose: Purpose = Purpose.LATENTS,
     ) -> Samples:
-        tables = tables or AppliedTables.of(schedule, self.condition, self.tables.of(schedule))
-        attach(self._pipe, schedule, inventory=self.inventory, tables=tables)
+        attach(self._pipe, schedule, inventory=self.inventory, tables=tables or self._tables_of(schedule))
         watching = contextlib.nullcontext() if recorder is None else recorder.watching(self._pipe.scheduler)
         try:
             with watching:
@@ -226,6 +229,9 @@ class Worker:
             return replace(samples, usage=policy_usage(self._pipe))
         finally:
             remove(self._pipe)
+
+    def _tables_of(self, schedule: Schedule) -> AppliedTables:
+        return AppliedTables.of(schedule, self.condition, self.tables.of(schedule))
 
     def _time(self, schedule: Schedule, fidelity: Fidelity) -> RunCost:
         """What an image takes in one pipeline call over the first batch."""

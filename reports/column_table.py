@@ -22,6 +22,8 @@ TITLES = {
     "solver": "time and solver, with start and fits",
     "fit": "compensation and correction",
     "cache": "cache or policy",
+    "cache correction": "correction of what the cache hands out",
+    "precision": "quantization",
     "guidance": "guidance",
 }
 

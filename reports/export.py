@@ -57,6 +57,7 @@ def _figures(evaluation: Evaluation) -> dict[str, object]:
         "network_calls": measurement.network_calls,
         "macs": measurement.macs,
         "peak_memory_bytes": measurement.peak_memory_bytes,
+        **({} if measurement.relative_weights is None else {"relative_weights": measurement.relative_weights}),
         "quality_mean": {name: measurement.mean(name) for name in measurement.quality},
         "quality_per_prompt": {name: list(values) for name, values in measurement.quality.items()},
         "latency_ms": list(measurement.latency_ms),

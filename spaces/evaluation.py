@@ -96,6 +96,8 @@ class Measurement:
     of a policy the calls that it computed, rounded.
     `peak_memory_bytes` includes the resident model; 0 where the platform can't tell. `wall_s` is what it cost.
     `energy_j` and `baseline_energy_j` are joules per image of the same timed runs, empty where no study asked for them.
+    `weight_bytes` and `baseline_weight_bytes` are those of the denoiser's weights, with and without the schedule's
+    quantization; None where nobody told.
     `modelled_latency` (over the default run's) and `cache_bytes` are worked out from the schedule where a study asks
     for them, by `CostModel.completed`; they are not measured, and not stored with the evaluation.
     """
@@ -110,6 +112,8 @@ class Measurement:
     wall_s: float
     energy_j: tuple[float, ...] = ()
     baseline_energy_j: tuple[float, ...] = ()
+    weight_bytes: int | None = None
+    baseline_weight_bytes: int | None = None
     modelled_latency: float | None = None
     cache_bytes: int | None = None
 
@@ -166,6 +170,13 @@ class Measurement:
         if not self.energy_j or not self.baseline_energy_j:
             return None
         return statistics.median(self.energy_j) / statistics.median(self.baseline_energy_j)
+
+    @property
+    def relative_weights(self) -> float | None:
+        """Bytes of the denoiser's weights over the baseline's; None where nobody told."""
+        if self.weight_bytes is None or not self.baseline_weight_bytes:
+            return None
+        return self.weight_bytes / self.baseline_weight_bytes
 
     @property
     def relative_macs(self) -> float:

@@ -48,6 +48,12 @@ def _energy_j(measurement: Measurement) -> float:
     return statistics.median(measurement.energy_j)
 
 
+def _weights(measurement: Measurement) -> float:
+    if measurement.relative_weights is None:
+        raise UsageError("the bytes of weights were not told by the version that measured this; measure it again")
+    return measurement.relative_weights
+
+
 @dataclass(frozen=True, slots=True)
 class Objective:
     """One quantity of a measurement in its natural unit; `higher_is_better` ones are negated where they are minimised.
@@ -75,6 +81,9 @@ OBJECTIVES: dict[str, Objective] = {
     ),
     "calls": Objective(lambda m: float(m.network_calls), "network calls per image", is_cost=True),
     "memory": Objective(lambda m: float(m.peak_memory_bytes), "peak memory in bytes above the model", is_cost=True),
+    "weights": Objective(
+        _weights, "bytes of the denoiser's weights over the default's", is_cost=True, is_relative=True
+    ),
     "modelled-latency": Objective(
         _modelled("modelled_latency"),
         "latency over the default run's, by the cost model",
@@ -101,6 +110,7 @@ _LIMITED: dict[str, Callable[[Measurement], float]] = {
     **{name: objective.natural for name, objective in OBJECTIVES.items()},
     "latency_ms": lambda m: statistics.median(m.latency_ms),
     "memory_gb": lambda m: m.peak_memory_bytes / GIGABYTE,
+    "weights_gb": lambda m: _weights(m) * (m.baseline_weight_bytes or 0) / GIGABYTE,
     "cache_gb": lambda m: _modelled("cache_bytes")(m) / GIGABYTE,
     "energy_j": _energy_j,
 }

@@ -12,7 +12,7 @@ from autotune.spaces.evaluation import EvaluationState, Failure, Measurement
 from autotune.storage.database import Database
 from autotune.storage.export_file import Write, writing
 from autotune.storage.migrate import HEAD
-from autotune.storage.outcomes import CHUNK, COUNTS, METERED, TIMED, find_where
+from autotune.storage.outcomes import CHUNK, COUNTS, METERED, TIMED, TOLD_COUNTS, find_where
 from autotune.storage.studies import find_study
 from autotune.storage.tables import (
     ArtifactRow,
@@ -161,6 +161,7 @@ def _write_page(connection: Connection, write: Write, page: list[Row[Any]], but:
         else:
             assert isinstance(outcome, Measurement)  # unfinished ones are left out
             counts = {name: getattr(outcome, name) for name in COUNTS}
+            counts |= {name: told for name in TOLD_COUNTS if (told := getattr(outcome, name)) is not None}
             timings = {name: getattr(outcome, name) for name in TIMED.values()}
             timings |= {name: runs for name in METERED.values() if (runs := getattr(outcome, name))}
             line["measurement"] = {"quality": dict(outcome.quality), **timings, **counts}

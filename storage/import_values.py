@@ -18,7 +18,7 @@ from autotune.spaces.schedule_json import schedule_from_json
 from autotune.storage.evaluations import lock
 from autotune.storage.export_line import Line
 from autotune.storage.insert import insert_missing
-from autotune.storage.outcomes import COUNTS, METERED, TIMED, Finished, chunks, stored_form, write_finished
+from autotune.storage.outcomes import COUNTS, METERED, TIMED, TOLD_COUNTS, Finished, chunks, stored_form, write_finished
 from autotune.storage.tables import WORD, ConditionRow, EvaluationRow, PromptSetRow, ScheduleRow
 from autotune.storage.values import save_conditions, save_prompt_sets, save_schedules
 
@@ -165,6 +165,7 @@ def _measurement(line: Line, wall_s: float) -> Measurement:
     fields: dict[str, Any] = {name: inner.sequence(name, int, float) for name in TIMED.values()}
     fields |= {name: inner.sequence(name, int, float) for name in METERED.values() if inner.has(name)}
     fields |= {name: inner.count(name) for name in COUNTS}
+    fields |= {name: inner.count(name) for name in TOLD_COUNTS if inner.has(name)}
     inner.end()
     values = {metric: quality.sequence(metric, int, float) for metric in metrics}
     return Measurement(quality=values, wall_s=wall_s, **fields)

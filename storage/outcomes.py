@@ -16,6 +16,8 @@ from autotune.storage.tables import EvaluationRow, MeasurementRow, PromptSetRow,
 from autotune.storage.values import intact, storable_text
 
 COUNTS = ("macs", "baseline_macs", "network_calls", "peak_memory_bytes")
+TOLD_COUNTS = ("weight_bytes", "baseline_weight_bytes")
+"""Counts that an evaluation may not have."""
 TIMED = {"schedule": "latency_ms", "baseline": "baseline_latency_ms"}
 METERED = {"schedule_energy": "energy_j", "baseline_energy": "baseline_energy_j"}
 RUNS = TIMED | METERED
@@ -49,6 +51,8 @@ def stored_form(outcome: Measurement | Failure, n_prompts: int) -> Measurement |
     if isinstance(outcome, Failure):
         return Failure(kind=FailureKind(outcome.kind), reason=storable_text(outcome.reason))
     made: dict[str, Any] = {name: _count(name, getattr(outcome, name)) for name in COUNTS}
+    told = {name: getattr(outcome, name) for name in TOLD_COUNTS}
+    made |= {name: value if value is None else _count(name, value) for name, value in told.items()}
     made |= {name: _finite(name, getattr(outcome, name)) for name in RUNS.values()}
     quality = {metric: _finite(metric, values) for metric, values in outcome.quality.items()}
     for metric, values in quality.items():
@@ -115,9 +119,13 @@ def write_finished(connection: Connection, ended: Sequence[Finished]) -> None:
 def _columns(outcome: Measurement | Failure) -> dict[str, object]:
     """The same columns whatever the outcome, so that many rows are one statement."""
     if isinstance(outcome, Failure):
-        failed = {"failure_kind": str(outcome.kind), "failure_reason": outcome.reason, **dict.fromkeys(COUNTS)}
+        failed = {
+            "failure_kind": str(outcome.kind),
+            "failure_reason": outcome.reason,
+            **dict.fromkeys((*COUNTS, *TOLD_COUNTS)),
+        }
         return {"state": EvaluationState.FAILED, **failed}
-    counts = {name: getattr(outcome, name) for name in COUNTS}
+    counts = {name: getattr(outcome, name) for name in (*COUNTS, *TOLD_COUNTS)}
     return {"state": EvaluationState.COMPLETE, "failure_kind": None, "failure_reason": None, **counts}
 
 
@@ -176,6 +184,6 @@ def _by_evaluation(rows: Iterable[tuple[int, str, float]]) -> dict[int, dict[str
 def _outcome(row: Any, quality: Mapping[str, list[float]], timings: Mapping[str, list[float]]) -> Measurement | Failure:
     if row.state == EvaluationState.FAILED:
         return Failure(kind=FailureKind(row.failure_kind or ""), reason=row.failure_reason or "")
-    fields: dict[str, Any] = {name: getattr(row, name) for name in ("wall_s", *COUNTS)}
+    fields: dict[str, Any] = {name: getattr(row, name) for name in ("wall_s", *COUNTS, *TOLD_COUNTS)}
     fields |= {name: tuple(timings.get(run, ())) for run, name in RUNS.items()}
     return Measurement(quality={metric: tuple(values) for metric, values in quality.items()}, **fields)

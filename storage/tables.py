@@ -137,6 +137,8 @@ class EvaluationRow(Base):
     baseline_macs: Mapped[int | None] = mapped_column(BigInteger)
     network_calls: Mapped[int | None] = mapped_column(BigInteger)
     peak_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    weight_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    baseline_weight_bytes: Mapped[int | None] = mapped_column(BigInteger)
     owner: Mapped[str | None] = mapped_column(Text)
     n_lost: Mapped[int] = mapped_column(server_default=text("0"))
     lost_reason: Mapped[str | None] = mapped_column(Text)

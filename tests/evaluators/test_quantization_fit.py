@@ -1,0 +1,182 @@
+"""Quantizations fitted on real models: what they cost, that a file brings them to production, and only there."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from autotune.evaluators.applied_tables import AppliedTables
+from autotune.evaluators.apply import applied, attach, remove
+from autotune.evaluators.load import load_model
+from autotune.evaluators.quality import score_deviation
+from autotune.evaluators.quantization_fit import _Fitting, corrected
+from autotune.evaluators.quantized_layers import layers_of, weight_bytes
+from autotune.evaluators.worker import Worker
+from autotune.spaces.cache_plan import CachePlan
+from autotune.spaces.column_fit import FitColumn
+from autotune.spaces.errors import ScheduleError, ScheduleMismatchError
+from autotune.spaces.evaluation import Fidelity, Measurement
+from autotune.spaces.inventory import FINAL
+from autotune.spaces.quantization import Quantization
+from autotune.spaces.schedule import Schedule
+from autotune.spaces.schedule_file import ScheduleFile, load_schedule_file, save_schedule_file
+
+N = 4
+PROMPTS = Fidelity(name="calibration", prompts=("a cat", "a red car", "a ship at sea", "a horse"), seeds=(0, 1, 2, 3))
+BASE = Schedule(n_steps=N)
+
+
+@pytest.fixture(scope="module")
+def flux() -> Worker:
+    model = load_model("mini-flux", device="cpu")
+    return Worker(dataclasses.replace(model, preset=dataclasses.replace(model.preset, n_steps=N)))
+
+
+def run_of(worker: Worker, schedule: Schedule, given: Quantization | None = None) -> torch.Tensor:
+    tables = None if given is None else AppliedTables(quantization=given)
+    return worker._run(schedule, PROMPTS, None, None, tables).latents
+
+
+def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float(np.mean(score_deviation(one, other)))
+
+
+@pytest.fixture(scope="module")
+def fitting(flux: Worker) -> _Fitting:
+    made = _Fitting(flux._pipe, BASE, flux.inventory, flux._fits.run)
+    made.record_ranges([PROMPTS])
+    return made
+
+
+def test_fewer_bits_lose_more_and_a_correction_wins_some_of_it_back(flux: Worker, fitting: _Fitting) -> None:
+    plain = run_of(flux, BASE)
+    eight, four = fitting.uniform(8), fitting.uniform(4)
+    assert {layer.weight_bits for layer in eight.layers.values()} == {8}
+    outer = {"x_embedder", "context_embedder", "proj_out"}
+    assert {four.layers[name].weight_bits for name in outer} == {8}
+    assert four.layers["transformer_blocks.0.attn.to_q"].weight_bits == 4
+    lost = {bits: distance(run_of(flux, BASE, made), plain) for bits, made in ((8, eight), (4, four))}
+    assert 0.001 < lost[8] < 0.06
+    assert 2 * lost[8] < lost[4] < 0.4
+    errors = fitting.errors(four, [PROMPTS])
+    better = corrected(four, errors, errors)
+    assert distance(run_of(flux, BASE, better), plain) < 0.95 * lost[4]
+    # Least squares on the same pairs: no layer is worse.
+    again = fitting.errors(better, [PROMPTS])
+    assert again.moments["proj_out"].error() <= errors.moments["proj_out"].error() * 1.05
+
+
+def test_the_error_of_a_layer_is_that_of_its_output(flux: Worker, fitting: _Fitting) -> None:
+    """The recorder against a naive one, on the first call: x W without the bias, true and on the grids."""
+    made, name = fitting.uniform(4), "transformer_blocks.0.ff.net.2"
+    module = dict(layers_of(flux._pipe.transformer))[name]
+    errors = fitting.errors(Quantization({name: made.layers[name]}), [PROMPTS], compared=(4, 8))
+    inputs: list[torch.Tensor] = []
+    handle = module.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    run_of(flux, BASE, Quantization({name: made.layers[name]}))
+    handle.remove()
+    layer, weight = made.layers[name], module.get_parameter("weight").detach().double().numpy()
+    s, z = layer.weight.scale[0][:, None], layer.weight.zero[0][:, None]
+    coded = s * (np.clip(np.round(weight / s) + z, 0, 15) - z)
+    squares, total, rows = 0.0, 0.0, 0
+    for call, values in enumerate(inputs):
+        x = values.double().numpy().reshape(-1, values.shape[-1])
+        a, b = layer.activation.scale[call, 0], layer.activation.zero[call, 0]
+        x_coded = a * (np.clip(np.round(x / a) + b, 0, 255) - b)
+        squares += ((x_coded @ coded.T - x @ weight.T) ** 2).sum()
+        total, rows = total + ((x @ weight.T) ** 2).sum(), rows + len(x)
+    assert errors.moments[name].count == rows
+    assert errors.moments[name].error() == pytest.approx(squares / rows, rel=1e-2)
+    assert errors.relative(name, 4) == pytest.approx(squares / total, rel=1e-2)
+    assert errors.relative(name, 8) < errors.relative(name, 4) / 4
+
+
+def test_mixed_bits_keep_their_mean_and_lose_less_than_they_would_at_random(flux: Worker, fitting: _Fitting) -> None:
+    plain = run_of(flux, BASE)
+    mixed = fitting.mixed(6.0, fitting.errors(fitting.uniform(8), [PROMPTS], compared=(4, 8)))
+    sizes = {name: layer.get_parameter("weight").numel() for name, layer in layers_of(flux._pipe.transformer)}
+    inner = {name: layer.weight_bits for name, layer in mixed.layers.items() if "blocks." in name}
+    assert set(inner.values()) == {4, 8}
+    bits = sum(sizes[name] * inner[name] for name in inner)
+    assert 5.9 * sum(sizes[n] for n in inner) < bits <= 6 * sum(sizes[n] for n in inner)
+    other_way = {name: dataclasses.replace(fitting._layer(name, 12 - b)) for name, b in inner.items()}
+    others = Quantization({**mixed.layers, **other_way})
+    assert distance(run_of(flux, BASE, mixed), plain) < 0.8 * distance(run_of(flux, BASE, others), plain)
+
+
+def test_a_file_brings_the_precision_to_production_and_only_there(flux: Worker, tmp_path: Path) -> None:
+    pipe = flux._pipe
+    fit = flux.fit(BASE, FitColumn.W8A8, PROMPTS)
+    assert fit.image_runs == 5 * 3 + 7
+    assert 0 < fit.before < fit.after < 1.5 * fit.before + 0.02
+    made = fit.schedule
+    outcome = flux.score(made, PROMPTS)
+    assert isinstance(outcome, Measurement)
+    assert outcome.relative_weights is not None
+    assert 0.25 < outcome.relative_weights < 0.30  # codes, and the grids of small layers
+    assert outcome.baseline_weight_bytes == weight_bytes(pipe.transformer)
+
+    def draw() -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        images = pipe(
+            "a cat", num_inference_steps=N, height=32, width=32, guidance_scale=1.0, max_sequence_length=16,
+            generator=generator, output_type="latent",
+        ).images  # fmt: skip
+        assert isinstance(images, torch.Tensor)
+        return images
+
+    before = draw()
+    path = tmp_path / "q.schedule.json"
+    save_schedule_file(path, ScheduleFile(schedule=made, condition=flux.condition, tables=flux.tables.of(made)))
+    file = load_schedule_file(path)
+    with applied(pipe, file):
+        quantized = draw()
+        with pytest.raises(ScheduleMismatchError, match="fit one resolution"):
+            pipe("a cat", num_inference_steps=N, height=48, width=48, guidance_scale=1.0, max_sequence_length=16)
+    assert not torch.equal(quantized, before)
+    assert torch.equal(draw(), before)
+    other = dataclasses.replace(flux.condition, revision="other")
+    with pytest.raises(ScheduleMismatchError, match="table of quantization fits one weights"):
+        AppliedTables.of(made, other, file.tables)
+    longer = dataclasses.replace(made, n_steps=5)
+    with pytest.raises(ScheduleMismatchError, match="table of quantization fits one n steps"):
+        AppliedTables.of(longer, flux.condition, file.tables)
+    with pytest.raises(ScheduleError, match="takes 22 image runs; 21 are left"):
+        flux.fit(Schedule(n_steps=3), FitColumn.W8A8, PROMPTS, max_image_runs=21)
+
+
+def test_a_cache_is_corrected_under_the_quantization_that_it_has(flux: Worker) -> None:
+    table = np.zeros((N, len(flux.inventory)))
+    table[1::2, [i for i, site in enumerate(flux.inventory.sites) if site.component == FINAL]] = 1
+    cached = Schedule(n_steps=N, cache=CachePlan.from_array(table))
+    quantized = flux.fit(cached, FitColumn.W8A8, PROMPTS).schedule
+    both = flux.fit(quantized, FitColumn.CACHE_CORRECTION, PROMPTS)
+    assert both.schedule.quantization == quantized.quantization
+    assert both.schedule.cache_correction
+    assert both.after < both.before
+    outcome = flux.score(both.schedule, PROMPTS)
+    assert isinstance(outcome, Measurement)
+    assert outcome.macs < outcome.baseline_macs
+    # A table is fitted to what it stands on: neither goes with another schedule.
+    alone = dataclasses.replace(both.schedule, quantization=None)
+    with pytest.raises(ScheduleMismatchError, match="table of cache_correction fits one schedule"):
+        AppliedTables.of(alone, flux.condition, flux.tables.of(alone))
+    with pytest.raises(ScheduleMismatchError, match="table of quantization fits one schedule"):
+        AppliedTables.of(dataclasses.replace(quantized, cache=None), flux.condition, flux.tables.of(quantized))
+
+
+def test_the_network_is_not_copied(flux: Worker, fitting: _Fitting) -> None:
+    made = fitting.uniform(8)
+    own = {name: weight.data_ptr() for name, weight in flux._pipe.transformer.named_parameters()}
+    attach(flux._pipe, BASE, inventory=flux.inventory, tables=AppliedTables(quantization=made))
+    runtime_codes = sum(
+        codes.numel() * codes.element_size()
+        for layer in flux._pipe._autotune.quantization.codes.values()
+        for codes in layer._codes
+    )
+    remove(flux._pipe)
+    sizes = {name: layer.get_parameter("weight").numel() for name, layer in layers_of(flux._pipe.transformer)}
+    assert runtime_codes == sum(sizes.values())  # a byte per weight
+    assert {name: weight.data_ptr() for name, weight in flux._pipe.transformer.named_parameters()} == own
