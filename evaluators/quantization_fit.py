@@ -1,7 +1,8 @@
 """Fitting a quantization: grids for weights and for the activations of each call, bits per layer, and a correction."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ def fit_quantization(
         pipe: the pipeline, without a schedule applied.
         schedule: tables that it has are left out.
         column: one of `PRECISIONS`.
-        condition: what the schedule is for.
+        condition: of the schedule.
         inventory: the sites; layers in none of their blocks keep 8 bits.
         fidelity: prompts and seeds, of which the last quarter is held out; fewer than four are both.
         reference: (n, ...) final latents of the converged run.
@@ -70,31 +71,26 @@ def fit_quantization(
     """
     base = canonical_schedule(schedule.without_tables, inventory)
     train, held_out = split(fidelity)
-    mixed = LOW < PRECISIONS[column] < HIGH
     # Errors of layers take each of them thrice more.
-    image_runs = (5 + 4 * mixed) * len(train.prompts) + 7 * len(held_out.prompts)
+    image_runs = (5 + 4 * (PRECISIONS[column] not in (LOW, HIGH))) * len(train.prompts) + 7 * len(held_out.prompts)
     if max_image_runs is not None and image_runs > max_image_runs:
         raise ScheduleError(f"the {column} quantization takes {image_runs} image runs; {max_image_runs} are left")
     fitting = _Fitting(pipe, base, inventory, run)
-
-    def parts(some: Fidelity) -> list[Fidelity]:
-        return list(batches(some, condition.batch_size, stop))
-
+    parts = partial(batches, batch_size=condition.batch_size, stop=stop)
     fitting.record_ranges(parts(train))
-    made = fitting.uniform(HIGH if mixed else round(PRECISIONS[column]))
-    if mixed:
-        made = fitting.mixed(PRECISIONS[column], fitting.errors(made, parts(train), compared=(LOW, HIGH)))
+    made = fitting.quantized(PRECISIONS[column], parts(train))
     errors, others = fitting.errors(made, parts(train)), fitting.errors(made, parts(held_out))
     target = reference[-len(held_out.prompts) :]
-    found = [
-        (mean_deviation(run(base, held_out, None, AppliedTables(quantization=tried)), target), i, tried)
-        for i, tried in enumerate((made, corrected(made, errors, others)))
-    ]
-    after, _, best = min(found)
+
+    def deviation(tried: Quantization | None) -> float:
+        given = None if tried is None else AppliedTables(quantization=tried)
+        return mean_deviation(run(base, held_out, None, given), target)
+
+    after, best = min(((deviation(q), q) for q in (made, corrected(made, errors, others))), key=lambda pair: pair[0])
     digest, table = make_table(TableIdentity.of(COLUMN, base, condition), quantization_tensors(best))
     tables.keep(digest, table)
-    before = mean_deviation(run(base, held_out, None, None), target)
-    return ColumnFit(schedule=replace(base, quantization=digest), before=before, after=after, image_runs=image_runs)
+    fitted = replace(base, quantization=digest)
+    return ColumnFit(schedule=fitted, before=deviation(None), after=after, image_runs=image_runs)
 
 
 class _Fitting:
@@ -113,12 +109,18 @@ class _Fitting:
         self._activation: Mapping[str, Grid] = {}
         self._weight: dict[tuple[str, int], Grid] = {}
 
-    def record_ranges(self, some: list[Fidelity]) -> None:
+    def record_ranges(self, some: Iterable[Fidelity]) -> None:
         """Find the grids of activations, in runs of the schedule as it is."""
         recorder = RangeRecorder(self._pipe, {name: (self._layers[name], parts) for name, parts in self._parts.items()})
         for batch in some:
             self._run(self._base, batch, recorder, AppliedTables(quantization=Quantization({})))
         self._activation = recorder.grids(HIGH)
+
+    def quantized(self, mean_bits: float, some: Iterable[Fidelity]) -> Quantization:
+        """Weights in blocks with so many bits on average; where they differ, runs on some prompts say which has how many."""
+        if mean_bits in (LOW, HIGH):
+            return self.uniform(round(mean_bits))
+        return self.mixed(mean_bits, self.errors(self.uniform(HIGH), some, compared=(LOW, HIGH)))
 
     def uniform(self, bits: int) -> Quantization:
         """Weights in blocks with so many bits."""
@@ -133,7 +135,7 @@ class _Fitting:
         options = allocate(costs, sizes, int(mean_bits * n_weights.sum()))
         return self._of({name: (LOW, HIGH)[option] for name, option in zip(names, options, strict=True)})
 
-    def errors(self, made: Quantization, some: list[Fidelity], compared: tuple[int, ...] = ()) -> LayerErrors:
+    def errors(self, made: Quantization, some: Iterable[Fidelity], compared: tuple[int, ...] = ()) -> LayerErrors:
         """What layers lose in runs of a quantization, and would lose with the `compared` bits."""
         others = {name: [self._layer(name, bits) for bits in compared] for name in self._inner if name in made.layers}
         recorder = LossRecorder(self._pipe, made, others)

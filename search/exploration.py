@@ -6,7 +6,6 @@ from typing import Protocol
 
 from autotune.evaluators.pool import WorkerPool
 from autotune.search.budget import Spent
-from autotune.search.correcting import CorrectingSearcher
 from autotune.search.dispatcher import Dispatcher, Measured, Request
 from autotune.search.families import make_searcher
 from autotune.search.ladder import Ladder
@@ -15,6 +14,8 @@ from autotune.search.progress import Phase
 from autotune.search.searcher import Proposal, Result, SearchContext, Searcher
 from autotune.search.spending import Spending
 from autotune.search.study_plan import StudyPlan
+from autotune.search.table_members import TableMembersSearcher, wants_precision
+from autotune.spaces.column_fit import PRECISIONS, FitColumn
 from autotune.spaces.evaluation import Fidelity, Measurement
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.study_record import Candidate
@@ -84,8 +85,10 @@ class Exploration:
     def run(self, family: str, context: SearchContext, phase: Phase, share: float) -> bool:
         """Ask one searcher until its share of the budget is used or it has no more; True if interrupted."""
         searcher = make_searcher(family, context, self._plan.seed)
-        if self._plan.correct and phase is Phase.SEARCH:
-            searcher = CorrectingSearcher(searcher, context, family)
+        tables = [FitColumn.CACHE_CORRECTION] if self._plan.correct else []
+        tables += list(PRECISIONS) if wants_precision(context) else []
+        if tables and phase is Phase.SEARCH:
+            searcher = TableMembersSearcher(searcher, context, family, tables)
         for page in self._ledger.results():
             searcher.tell(page)
         before = self._spending.spent

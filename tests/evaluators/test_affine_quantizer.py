@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from autotune.evaluators.affine_quantizer import EXPONENT, SHRINKS, grid_of, on_grid, search_grid, to_codes
 
-
 Array = NDArray[np.float64]
 
 

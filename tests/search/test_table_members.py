@@ -1,5 +1,6 @@
-"""Studies that also try front members corrected: what is corrected and when, and that searches stay as they were."""
+"""Studies that also try front members with tables: which and when, and that searches stay as they were."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,12 @@ import pytest
 from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.reports.export import make_schedule_file
 from autotune.search.budget import Budget
-from autotune.search.correcting import EVERY, CorrectingSearcher
 from autotune.search.families import make_searcher
 from autotune.search.searcher import Proposal, Result, SearchContext
+from autotune.search.table_members import EVERY, TableMembersSearcher, wants_precision
+from autotune.spaces.column_fit import PRECISIONS, FitColumn
 from autotune.spaces.errors import StorageError
+from autotune.spaces.objective import parse_constraint
 from autotune.spaces.schedule import schedule_hash
 from autotune.spaces.schedule_file import load_schedule_file, save_schedule_file
 from autotune.spaces.study_record import Candidate, StudyRecord
@@ -27,7 +30,7 @@ def test_every_few_proposals_the_newest_uncorrected_member_is_corrected(
     context: SearchContext, evaluator: TabulatedEvaluator
 ) -> None:
     plain = make_searcher("ecad", context, 0)
-    searcher = CorrectingSearcher(make_searcher("ecad", context, 0), context, "ecad")
+    searcher = TableMembersSearcher(make_searcher("ecad", context, 0), context, "ecad", [FitColumn.CACHE_CORRECTION])
     seen: list[Proposal] = []
     for _ in range(4 * (EVERY + 1)):
         (proposal,) = searcher.ask(1)
@@ -47,6 +50,27 @@ def test_every_few_proposals_the_newest_uncorrected_member_is_corrected(
     assert len({p.schedule.without_tables for p in corrected}) == 4
 
 
+def test_precisions_take_turns_where_weights_count_and_none_loses_a_table(
+    context: SearchContext, evaluator: TabulatedEvaluator
+) -> None:
+    about_weights = replace(context, objectives=("macs", "deviation", "weights"))
+    assert wants_precision(about_weights)
+    assert not wants_precision(context)
+    assert wants_precision(replace(context, constraints=(parse_constraint("weights_gb<=1"),)))
+    columns = [FitColumn.CACHE_CORRECTION, *PRECISIONS]
+    searcher = TableMembersSearcher(make_searcher("ecad", about_weights, 0), about_weights, "ecad", columns)
+    with_tables: list[Proposal] = []
+    for _ in range(8 * (EVERY + 1)):
+        (proposal,) = searcher.ask(1)
+        with_tables += [proposal] if proposal.schedule.tables else []
+        searcher.tell([result(proposal, evaluator)])
+    endings = [proposal.label.rsplit(", ")[-1] for proposal in with_tables]
+    assert set(endings[:4]) == set(endings[4:8]) == {"cache corrected", "W8A8", "W6A8", "W4A8"}
+    for proposal in with_tables:
+        kept = proposal.schedule.quantization is None or "corrected" not in proposal.label.rsplit(", ")[-1]
+        assert kept or proposal.schedule.cache_correction
+
+
 def test_a_study_with_corrections_resumes_as_if_it_had_not_stopped(
     plan: MakePlan, undisturbed: RunStudy, tmp_path: Path
 ) -> None:
@@ -64,7 +88,7 @@ def test_a_study_with_corrections_resumes_as_if_it_had_not_stopped(
 
 def check_export(record: StudyRecord, candidate: Candidate, path: Path) -> None:
     """The table, which in a tabulated fit is a text of the right SHA-256, goes into a file beside the schedule's."""
-    table = schedule_hash(candidate.schedule.without_tables).encode()
+    table = f"{FitColumn.CACHE_CORRECTION}{schedule_hash(candidate.schedule.without_tables)}".encode()
     names: list[str] = []
 
     def load(name: str) -> bytes:
