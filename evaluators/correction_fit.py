@@ -15,7 +15,7 @@ from autotune.evaluators.branch_store import Value, map_tensors, second_half, te
 from autotune.evaluators.cell_correction import channel_axis
 from autotune.evaluators.correction_table import COLUMN, correction_tensors
 from autotune.evaluators.guidance import output_tensor
-from autotune.evaluators.schedule_table import TableStore, make_table
+from autotune.evaluators.schedule_table import TableStore
 from autotune.evaluators.span import Span, Streams
 from autotune.evaluators.table_fit import Run, batches, mean_deviation, pair_moments, split
 from autotune.spaces.cache_correction import OUTPUT, CacheCorrection, ChannelAffine, PairMoments
@@ -26,7 +26,6 @@ from autotune.spaces.errors import ScheduleError
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule, canonical_schedule
-from autotune.spaces.table_identity import TableIdentity
 
 MAX_POSITIONS = 1024
 """Tokens or pixels of a sample that are looked at, evenly spread."""
@@ -210,9 +209,8 @@ def fit_cache_correction(
     )
     if best is None or after >= before:
         raise ScheduleError("no correction of what the cache hands out brings held-out prompts closer to the reference")
-    digest, table = make_table(TableIdentity.of(COLUMN, base, condition), correction_tensors(best))
-    tables.keep(digest, table)
-    return ColumnFit(schedule=replace(base, cache_correction=digest), before=before, after=after, image_runs=image_runs)
+    fitted = replace(base, cache_correction=tables.keep(COLUMN, base, correction_tensors(best)))
+    return ColumnFit(schedule=fitted, before=before, after=after, image_runs=image_runs)
 
 
 def _collect(

@@ -14,7 +14,7 @@ from autotune.evaluators.applied_tables import AppliedTables
 from autotune.evaluators.quantization_recording import LayerErrors, LossRecorder, RangeRecorder
 from autotune.evaluators.quantization_table import COLUMN, quantization_tensors
 from autotune.evaluators.quantized_layers import layers_of
-from autotune.evaluators.schedule_table import TableStore, make_table
+from autotune.evaluators.schedule_table import TableStore
 from autotune.evaluators.table_fit import Run, batches, mean_deviation, split
 from autotune.spaces.bit_allocation import allocate
 from autotune.spaces.column_fit import PRECISIONS, ColumnFit, FitColumn
@@ -24,7 +24,6 @@ from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.quantization import Grid, LayerQuantization, Quantization
 from autotune.spaces.schedule import Schedule, canonical_schedule
-from autotune.spaces.table_identity import TableIdentity
 
 LOW, HIGH = 4, 8
 """What weights in blocks may have; all others, first and last layers among them, and activations have 8 bits."""
@@ -87,9 +86,7 @@ def fit_quantization(
         return mean_deviation(run(base, held_out, None, given), target)
 
     after, best = min(((deviation(q), q) for q in (made, corrected(made, errors, others))), key=lambda pair: pair[0])
-    digest, table = make_table(TableIdentity.of(COLUMN, base, condition), quantization_tensors(best))
-    tables.keep(digest, table)
-    fitted = replace(base, quantization=digest)
+    fitted = replace(base, quantization=tables.keep(COLUMN, base, quantization_tensors(best)))
     return ColumnFit(schedule=fitted, before=deviation(None), after=after, image_runs=image_runs)
 
 
@@ -117,7 +114,7 @@ class _Fitting:
         self._activation = recorder.grids(HIGH)
 
     def quantized(self, mean_bits: float, some: Iterable[Fidelity]) -> Quantization:
-        """Weights in blocks with so many bits on average; where they differ, runs on some prompts say which has how many."""
+        """Weights in blocks with so many bits on average; runs on some prompts say where to have more."""
         if mean_bits in (LOW, HIGH):
             return self.uniform(round(mean_bits))
         return self.mixed(mean_bits, self.errors(self.uniform(HIGH), some, compared=(LOW, HIGH)))
