@@ -209,7 +209,7 @@ def fit_cache_correction(
     )
     if best is None or after >= before:
         raise ScheduleError("no correction of what the cache hands out brings held-out prompts closer to the reference")
-    fitted = replace(base, cache_correction=tables.keep(COLUMN, base, correction_tensors(best)))
+    fitted = replace(base, cache_correction=tables.make(COLUMN, base, correction_tensors(best)))
     return ColumnFit(schedule=fitted, before=before, after=after, image_runs=image_runs)
 
 

@@ -86,7 +86,7 @@ def fit_quantization(
         return mean_deviation(run(base, held_out, None, given), target)
 
     after, best = min(((deviation(q), q) for q in (made, corrected(made, errors, others))), key=lambda pair: pair[0])
-    fitted = replace(base, quantization=tables.keep(COLUMN, base, quantization_tensors(best)))
+    fitted = replace(base, quantization=tables.make(COLUMN, base, quantization_tensors(best)))
     return ColumnFit(schedule=fitted, before=deviation(None), after=after, image_runs=image_runs)
 
 

@@ -62,13 +62,17 @@ class TableStore:
         self._condition, self._artifacts = condition, artifacts
         self._known: dict[str, bytes] = {}
 
-    def keep(self, column: str, base: Schedule, tensors: Tensors) -> str:
+    def make(self, column: str, base: Schedule, tensors: Tensors) -> str:
         """Make and keep the table of a column, fitted to a canonical schedule without it; its SHA-256."""
         digest, data = make_table(TableIdentity.of(column, base, self._condition), tensors)
+        self.keep(digest, data)
+        return digest
+
+    def keep(self, digest: str, data: bytes) -> None:
+        """Keep a table that was made."""
         self._known[digest] = data
         if self._artifacts is not None:
             self._artifacts.save(table_name(self._condition.hash, digest), data, "table")
-        return digest
 
     def has(self, schedule: Schedule) -> bool:
         """Whether `of` would find all tables of a schedule."""
