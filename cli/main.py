@@ -10,9 +10,9 @@ import typer
 from autotune.cli import (
     bench,
     compare,
-    correct,
     database,
     doctor,
+    fit_tables,
     foreign,
     runs,
     schedules,
@@ -33,7 +33,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (runs, transfer, workers, studies, compare, bench, schedules, correct, foreign, table, database, doctor):
+for module in (
+    runs,
+    transfer,
+    workers,
+    studies,
+    compare,
+    bench,
+    schedules,
+    fit_tables,
+    foreign,
+    table,
+    database,
+    doctor,
+):
     module.register(app)
 
 

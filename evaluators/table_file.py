@@ -1,4 +1,4 @@
-"""A schedule file with the values that its cache hands out corrected."""
+"""A schedule file with a table fitted to it: its cache corrected, or its model quantized."""
 
 import dataclasses
 
@@ -6,21 +6,22 @@ from autotune.evaluators.hardware import AUTO_DEVICE
 from autotune.evaluators.load import load_model
 from autotune.evaluators.presets import read_prompts
 from autotune.evaluators.worker import Worker
-from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.column_fit import PRECISIONS, ColumnFit, FitColumn
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.schedule_file import ScheduleFile
 from autotune.spaces.table_identity import TableIdentity
 
 
-def correct_file(
-    file: ScheduleFile, prompts: tuple[str, ...] | None = None, *, device: str = AUTO_DEVICE
+def fit_file(
+    file: ScheduleFile, column: FitColumn, prompts: tuple[str, ...] | None = None, *, device: str = AUTO_DEVICE
 ) -> tuple[ScheduleFile, ColumnFit]:
-    """The file with a cache correction fitted on its own model, and what that brings.
+    """The file with a table fitted on its own model, and what that brings or costs.
 
-    What was measured of the schedule does not hold for the corrected one, and is left out.
+    What was measured of the schedule does not hold for the new one, and is left out.
 
     Args:
-        file: of a schedule with a cache.
+        file: of a schedule, for a correction one with a cache; a quantization takes the place of all its tables.
+        column: `CACHE_CORRECTION`, or one of `PRECISIONS`.
         prompts: to fit on; by default the model's calibration prompts.
         device: where to run.
 
@@ -40,16 +41,19 @@ def correct_file(
         batch_size=condition.batch_size,
     )
     worker = Worker(dataclasses.replace(model, preset=preset))
-    made_for = TableIdentity.of("cache_correction", file.schedule, condition)
-    TableIdentity.of("cache_correction", file.schedule, worker.condition).check(made_for.to_json())
+    name = "quantization" if column in PRECISIONS else "cache_correction"
+    made_for = TableIdentity.of(name, file.schedule, condition)
+    TableIdentity.of(name, file.schedule, worker.condition).check(made_for.to_json())
+    for digest, table in file.tables.items():
+        worker.tables.keep(digest, table)
     prompts = prompts or read_prompts(preset.calibration_prompts)[: preset.n_calibration]
     fidelity = Fidelity(name="calibration", prompts=prompts, seeds=tuple(range(len(prompts))))
-    fit = worker.fit(file.schedule, FitColumn.CACHE_CORRECTION, fidelity)
-    corrected = ScheduleFile(
+    fit = worker.fit(file.schedule, column, fidelity)
+    fitted = ScheduleFile(
         schedule=fit.schedule,
         condition=worker.condition,
-        measured={"cache_correction": {"deviation_before": fit.before, "deviation_after": fit.after}},
+        measured={name: {"deviation_before": fit.before, "deviation_after": fit.after}},
         provenance=file.provenance,
         tables=worker.tables.of(fit.schedule),
     )
-    return corrected, fit
+    return fitted, fit

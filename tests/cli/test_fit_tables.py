@@ -1,4 +1,4 @@
-"""Correcting a schedule file on the command line."""
+"""Correcting and quantizing a schedule file on the command line."""
 
 import json
 from collections.abc import Callable
@@ -36,3 +36,28 @@ def test_correct_writes_a_file_with_its_table_that_validates(call: Call) -> None
     refused = call("validate", "better.schedule.json")
     assert (refused.code, refused.out) == (2, "")
     assert "is missing: copy it there" in refused.err
+
+
+@pytest.mark.slow
+def test_quantize_keeps_the_schedule_and_drops_what_was_fitted_without_it(call: Call) -> None:
+    Path("steps.json").write_text("[0, 2]")
+    words = ("import", "steps.json", "--as", "steps", "--model", "mini-pixart", "--steps", "4", "-o", "plain.json")
+    assert call(*words).code == 0
+    Path("prompts.txt").write_text("a photo of a cat\n")
+    done = call(
+        "quantize", "plain.json", "--precision", "w4a8", "--prompts", "prompts.txt", "-o", "small.schedule.json"
+    )
+    assert done.code == 0, done.err
+    assert done.out.startswith("deviation on held-out prompts: 0.")
+    file = load_schedule_file("small.schedule.json")
+    assert file.schedule.without_tables == load_schedule_file("plain.json").schedule
+    assert list(file.schedule.tables) == ["quantization"]
+    assert list(file.measured) == ["quantization"]
+    both = call("correct", "small.schedule.json", "--prompts", "prompts.txt", "-o", "both.schedule.json")
+    assert both.code == 0, both.err
+    assert load_schedule_file("both.schedule.json").schedule.quantization == file.schedule.quantization
+    checked = call("validate", "both.schedule.json", "--format", "json")
+    assert json.loads(checked.out)[0]["columns"] == ["cache", "quantization", "cache_correction"]
+    refused = call("quantize", "plain.json", "--precision", "w2a2", "-o", "x.json")
+    assert refused.code == 2
+    assert "'w8a8', 'w6a8', 'w4a8'" in refused.err

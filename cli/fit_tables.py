@@ -1,0 +1,67 @@
+"""The commands that fit a table to a schedule file: correct and quantize."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autotune.cli import options
+
+Source = Annotated[Path, typer.Argument(metavar="FILE", help="Schedule file.")]
+Target = Annotated[Path, typer.Option("-o", "--output", help="Schedule file to write, its table beside it.")]
+Prompts = Annotated[Path | None, typer.Option("--prompts", help="Text file, a prompt per line, to fit on.")]
+
+
+class Precision(StrEnum):
+    """What `quantize` can make of weights in blocks."""
+
+    W8A8 = "w8a8"
+    W6A8 = "w6a8"
+    W4A8 = "w4a8"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(correct)
+    app.command()(quantize)
+
+
+def correct(file: Source, output: Target, prompts: Prompts = None, device: options.Device = "auto") -> None:
+    """Correct what a schedule's cache hands out: a factor and a shift per channel, fitted on the schedule's own model.
+
+    The last quarter of the prompts is held out, and tells what the correction brings.
+    """
+    _fit("cache-correction", file, output, prompts, device)
+
+
+def quantize(
+    file: Source,
+    output: Target,
+    precision: Annotated[
+        Precision, typer.Option(help="Bits of weights in blocks (of w6a8 on average) and of activations.")
+    ] = Precision.W8A8,
+    prompts: Prompts = None,
+    device: options.Device = "auto",
+) -> None:
+    """Quantize the model under a schedule: bits and grids of each layer, fitted in runs of the schedule.
+
+    `autotune.apply` shows on any device what that does to quality; it computes in floating point, so nothing gets
+    faster. The last quarter of the prompts is held out, and tells what it costs.
+    """
+    _fit(precision, file, output, prompts, device)
+
+
+def _fit(column: str, file: Path, output: Path, prompts: Path | None, device: str) -> None:
+    from autotune.evaluators.presets import read_prompts
+    from autotune.spaces.column_fit import FitColumn
+    from autotune.spaces.schedule_file import load_schedule_file, save_schedule_file
+
+    content = load_schedule_file(file)
+    chosen = None if prompts is None else read_prompts(prompts)
+    from autotune.evaluators.table_file import fit_file
+
+    fitted, fit = fit_file(content, FitColumn(column), chosen, device=device)
+    save_schedule_file(output, fitted)
+    print(f"deviation on held-out prompts: {fit.before:.4f} before, {fit.after:.4f} after")
+    print(f"wrote {output}; in production: autotune.apply(pipe, {str(output)!r})")
