@@ -1,4 +1,7 @@
-"""CacheQuant's planner (Liu et al. 2025, arXiv 2503.01323), without its quantization: planned reuses, corrected."""
+"""CacheQuant's planner (Liu et al. 2025, arXiv 2503.01323): planned reuses, corrected.
+
+Its quantization is tried on the front of any family, see `autotune.search.table_members`.
+"""
 
 import math
 from collections.abc import Iterator
@@ -49,15 +52,23 @@ class CacheQuantSearcher(PlannedSearcher):
                     continue
 
 
-def planned_refreshes(costs: EdgeCosts, n_refreshed: int) -> tuple[int, ...]:
-    """The calls to refresh, so that the reuses in between cost least in sum.
+EXPONENT = 2.0
+"""To which power costs of groups are added up. Errors within a group point the same way, those of two groups do not.
+
+The paper adds them up as they are (1). On mini-pixart at 20 steps, 7 of them refreshed, that plan has a deviation of
+0.31, with squares 0.18, and evenly spread refreshes 0.19; on mini-flux both plans are the same.
+"""
+
+
+def planned_refreshes(costs: EdgeCosts, n_refreshed: int, exponent: float = EXPONENT) -> tuple[int, ...]:
+    """The calls to refresh, so that the reuses in between cost least in sum, each group's raised to a power.
 
     Groups have the paper's bounds, half to twice their mean length N = ceil(n_calls / n_refreshed), if that can be.
 
     Raises:
         ScheduleError: there is no plan of finite cost.
     """
-    table = reuse_costs(costs)
+    table = reuse_costs(costs) ** exponent
     mean = math.ceil(costs.n_calls / n_refreshed)
     longest = min(2 * mean, costs.longest)
     bounds = GroupBounds(n_groups=n_refreshed, shortest=math.ceil(mean / 2), longest=longest)

@@ -28,7 +28,26 @@ def costs_of(features: list[float], longest: int) -> EdgeCosts:
 @pytest.mark.parametrize(("n_refreshed", "starts"), [(4, (0, 4, 6, 9)), (3, (0, 4, 9))])
 def test_the_schedules_of_the_notes(n_refreshed: int, starts: tuple[int, ...]) -> None:
     costs = costs_of([0, 1, 2, 3, 10, 11, 12, 13, 14, 30, 31, 32], longest=8)
-    assert planned_refreshes(costs, n_refreshed) == starts
+    assert planned_refreshes(costs, n_refreshed, exponent=1.0) == starts
+
+
+def test_by_squares_the_worst_groups_are_made_shorter() -> None:
+    costs = costs_of([0, 1, 2, 3, 10, 11, 12, 13, 14, 30, 31, 32], longest=8)
+    table = reuse_costs(costs)
+
+    def groups(starts: tuple[int, ...]) -> list[float]:
+        return [table[s, e] for s, e in zip(starts, (*starts[1:], 12), strict=True)]
+
+    # Groups of 2 to 6 calls, as the paper bounds them for a mean of 3.
+    plans = [
+        (0, *rest)
+        for rest in combinations(range(1, 12), 3)
+        if all(2 <= e - s <= 6 for s, e in zip((0, *rest), (*rest, 12), strict=True))
+    ]
+    least = min(sum(cost**2 for cost in groups(plan)) for plan in plans)
+    found = planned_refreshes(costs, 4)
+    assert sum(cost**2 for cost in groups(found)) == least
+    assert max(groups(found)) <= max(groups(planned_refreshes(costs, 4, exponent=1.0)))
 
 
 def test_bounds_that_cannot_be_kept_give_way_to_the_longest_edge() -> None:
@@ -37,7 +56,7 @@ def test_bounds_that_cannot_be_kept_give_way_to_the_longest_edge() -> None:
     best = min(
         sum(total[s, e] for s, e in zip((0, *rest), (*rest, 7), strict=True)) for rest in combinations(range(1, 7), 3)
     )
-    found = planned_refreshes(costs, 4)
+    found = planned_refreshes(costs, 4, exponent=1.0)
     assert sum(total[s, e] for s, e in zip(found, (*found[1:], 7), strict=True)) == best
     with pytest.raises(ScheduleError):
         planned_refreshes(costs, 2)
