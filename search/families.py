@@ -50,7 +50,7 @@ _ALL = (
     Family(
         name="cachequant",
         columns=("cache", "cache_correction"),
-        method="CacheQuant's schedule by dynamic programming, each plan plain and corrected; without quantization",
+        method="CacheQuant's schedule by dynamic programming, each plan plain and corrected",
         target="autotune.search.cachequant:CacheQuantSearcher",
     ),
     Family(
