@@ -28,6 +28,8 @@ _HEADER = ("format", "version", "condition", "inventory", "prompts", "seeds")
 _ROW = ("family", "label", "schedule", "outcome")
 _COUNTS = ("macs", "baseline_macs", "network_calls", "peak_memory_bytes")
 _MEASUREMENT = ("quality", "latency_ms", "baseline_latency_ms", *_COUNTS, "wall_s")
+_TOLD = ("weight_bytes", "baseline_weight_bytes")
+"""Counts that a measurement may not have."""
 
 T = TypeVar("T")
 
@@ -128,6 +130,7 @@ def _row_json(row: RecordedRow) -> dict[str, object]:
     else:
         outcome = {name: getattr(row.outcome, name) for name in _MEASUREMENT if name != "quality"}
         outcome = {"quality": dict(row.outcome.quality), **outcome}
+        outcome |= {name: told for name in _TOLD if (told := getattr(row.outcome, name)) is not None}
     return {
         "family": row.family,
         "label": row.label,
@@ -152,7 +155,8 @@ def _failure(data: Mapping[str, object]) -> Failure:
 
 
 def _measurement(data: Mapping[str, object]) -> Measurement:
-    _check_keys(data, _MEASUREMENT, "a measurement")
+    told = {name: _typed(data[name], int, name) for name in _TOLD if name in data}
+    _check_keys(data, (*_MEASUREMENT, *told), "a measurement")
     quality = _mapping(data, "quality")
     macs, baseline_macs, network_calls, peak_memory_bytes = (_typed(data[name], int, name) for name in _COUNTS)
     return Measurement(
@@ -164,6 +168,7 @@ def _measurement(data: Mapping[str, object]) -> Measurement:
         network_calls=network_calls,
         peak_memory_bytes=peak_memory_bytes,
         wall_s=_number(data["wall_s"], "wall_s"),
+        **told,
     )
 
 
