@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from autotune.spaces.atomic_write import write_atomically
 from autotune.spaces.condition import Condition, condition_from_json
@@ -155,7 +155,7 @@ def _failure(data: Mapping[str, object]) -> Failure:
 
 
 def _measurement(data: Mapping[str, object]) -> Measurement:
-    told = {name: _typed(data[name], int, name) for name in _TOLD if name in data}
+    told: dict[str, Any] = {name: _typed(data[name], int, name) for name in _TOLD if name in data}
     _check_keys(data, (*_MEASUREMENT, *told), "a measurement")
     quality = _mapping(data, "quality")
     macs, baseline_macs, network_calls, peak_memory_bytes = (_typed(data[name], int, name) for name in _COUNTS)
