@@ -19,7 +19,7 @@ def schedule_text(schedule: Schedule, reused: float | None) -> str:
     if schedule.cache_correction is not None:
         parts.append("what it hands out corrected")
     if schedule.quantization is not None:
-        parts.append("quantized")
+        parts.append("quantized, computed in floating point")
     if schedule.guidance is not None:
         dropped = sum(action is not GuidanceAction.BOTH for action in schedule.guidance)
         parts.append(f"one guidance branch in {dropped} of {len(schedule.guidance)} calls")
