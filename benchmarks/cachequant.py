@@ -3,11 +3,11 @@
 For each reference model, at 20 and 50 steps of its own sampler and for weights of 8 and 4 bits, all but the first and
 the last line with the same share of refreshed calls, one in three: the full run; evenly spread reuses; quantization;
 both, naively, with the grids of the full run; + DPS, the refreshes planned; + DEC, grids and corrections fitted under
-the plan; joint, the best of plans of several cached values and refreshes, bits and corrections within the same MACs and
-bytes, chosen on calibration prompts; and the best known solver in fewer steps within the same MACs. The same held-out
-prompts and seeds for all: deviation from the converged run and, with its paired interval, its change; PSNR; alignment;
-bytes of weights. Quality is that of fake quantization. Speed is another table: a full run in float32, bfloat16, and
-with torchao's int8 kernels, eager and with compiled leaves; each run in turn with one in float32.
+the plan; joint, the best of plans, bits and corrections within the same bit operations (MACs times bits of a weight:
+fewer bits pay for more refreshes), chosen on calibration prompts; and the best known solver in fewer steps within the
+same MACs. The same held-out prompts and seeds for all: deviation from the converged run; PSNR; alignment; bytes of
+weights. Quality is that of fake quantization. Speed is another table: a full run in bfloat16 and with torchao's kernels,
+eager and with compiled leaves, each run in turn with one in float32.
 
 Prints a table and takes `--quick` (20 steps, 8 bits, fewer prompts), `--seed`, `--device`, `--json FILE`; `--models`,
 `--steps`, `--bits` measure a part, `--speed` the speed alone.
@@ -182,11 +182,10 @@ def compare(setting: Setting, all_bits: Sequence[int]) -> None:
 
 
 def jointly(setting: Setting, even: Schedule, bits: int) -> Schedule:
-    """Of plans within the MACs of evenly spread reuses, cached values, bits, corrections: the best on calibration."""
-    columns = [PRECISION[b] for b in ((8, 6) if bits == 8 else (4,))]
+    """Of plans, cached values, bits and corrections within the bit operations of evenly spread reuses: the best."""
     found: list[tuple[float, int, Schedule]] = []
-    for plan in plans_within(setting, setting.macs(even)):
-        for column in columns:
+    for mean_bits, column in PRECISION.items():
+        for plan in plans_within(setting, setting.macs(even) * bits // mean_bits):
             quantized = setting.fit(plan, column)
             for tried in dict.fromkeys((quantized, setting.fit(quantized, FitColumn.CACHE_CORRECTION))):
                 found.append((calibration_deviation(setting, tried), len(found), tried))
@@ -196,13 +195,13 @@ def jointly(setting: Setting, even: Schedule, bits: int) -> Schedule:
 def plans_within(setting: Setting, most: int) -> Iterator[Schedule]:
     """For each kind of cached value, evenly spread and planned reuses with as many refreshes as the MACs allow."""
     inventory = setting.worker.inventory
-    for sites in (inventory.outermost, inventory.leaves):
+    for sites in (inventory.outermost,) if setting.bench.arguments.quick else (inventory.outermost, inventory.leaves):
         for refreshes in (setting.even, setting.planned):
-            for n in range(setting.n_refreshed, 1, -1):
+            for n in range(setting.n_calls - 1, 1, -1):
                 try:
                     plan = setting.cached(refreshes(n), sites)
-                except ScheduleError:  # no plan with so few refreshes
-                    break
+                except ScheduleError:  # no plan with so many refreshes
+                    continue
                 if setting.macs(plan) <= most:
                     yield plan
                     break
