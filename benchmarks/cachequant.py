@@ -6,8 +6,8 @@ both, naively, with the grids of the full run; + DPS, the refreshes planned; + D
 the plan; joint, the best of plans, bits and corrections within the same bit operations (MACs times bits of a weight:
 fewer bits pay for more refreshes), chosen on calibration prompts; and the best known solver in fewer steps within the
 same MACs. The same held-out prompts and seeds for all: deviation from the converged run; PSNR; alignment; bytes of
-weights. Quality is that of fake quantization. Speed is another table: a full run in bfloat16 and with torchao's kernels,
-eager and with compiled leaves, each run in turn with one in float32.
+weights. Quality is that of fake quantization. Speed is another table: a full run in bfloat16, and with the kernels of
+torchao, eager and with compiled leaves, each run in turn with one in float32.
 
 Prints a table and takes `--quick` (20 steps, 8 bits, fewer prompts), `--seed`, `--device`, `--json FILE`; `--models`,
 `--steps`, `--bits` measure a part, `--speed` the speed alone.
