@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -38,7 +39,9 @@ class SegmentCostRecorder:
         if not 1 <= longest <= n_calls:
             raise EvaluatorError(f"segments must be 1 to n_calls = {n_calls} calls long at most; got {longest}")
         self._n_calls, self._longest, self._channel_axis, self._anchor = n_calls, longest, channel_axis, anchor
-        self._changes = {key: np.zeros((n_calls, longest)) for key in COST_KEYS if key[0] == "full-precision"}
+        self._changes: dict[CostKey, Array] = {
+            key: np.zeros((n_calls, longest)) for key in COST_KEYS if key[0] == "full-precision"
+        }
         self._moments: dict[tuple[int, int], list[PairMoments]] = {}
         self._past: deque[Feature] = deque(maxlen=max(1, longest))
         self._call = self._n_samples = 0
@@ -73,15 +76,13 @@ class SegmentCostRecorder:
                 f"costs of segments need complete runs of {self._n_calls} calls; got {self._call} of the last; "
                 "feed the rest"
             )
-        tables: dict[CostKey, Array] = {
-            key: segment_table(changes / self._n_samples) for key, changes in self._changes.items()
-        }
+        plain = {key: segment_table(changes / self._n_samples) for key, changes in self._changes.items()}
+        costs = SegmentCosts(plain, self._longest)
         corrected = np.zeros((self._n_calls, self._longest))
         for (i, gap), moments in self._moments.items():
             square = sum(pairs.count * max(0.0, pairs.error(pairs.fit())) for pairs in moments)
             corrected[i, gap] = np.sqrt(square / self._n_samples)
-        tables["correction-aware", "l2"] = segment_table(corrected)
-        return SegmentCosts(tables, self._longest)
+        return replace(costs, tables={**plain, ("correction-aware", "l2"): segment_table(corrected)})
 
     def _stored(self, now: Feature) -> Feature:
         """What the window keeps of a feature: the anchor, a copy, in float16 on the host if the window is large."""

@@ -21,6 +21,7 @@ from autotune.evaluators.tabulated_errors import (
     prompt_factors,
     reuse_costs,
     reuse_error,
+    segment_changes,
     unit_noise,
 )
 from autotune.spaces.branch_tables import BranchTables
@@ -37,6 +38,7 @@ from autotune.spaces.noise_schedule import Flow
 from autotune.spaces.program_correction import ProgramCorrection
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
 from autotune.spaces.schedule_macs import schedule_macs
+from autotune.spaces.segment_costs import SegmentCosts
 from autotune.spaces.solver_formula import Prediction, levels_of, view_of_output
 from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.time_grid import uniform_lambda
@@ -242,6 +244,11 @@ class TabulatedEvaluator:
         """The angles of `branch_changes`; a UsageError if the fidelity has fewer prompts."""
         fidelity.first(n_prompts)
         return branch_changes(self.inventory, self._n_calls)
+
+    def segment_costs(self, fidelity: Fidelity, n_prompts: int) -> SegmentCosts:
+        """The costs of `segment_changes`; a UsageError if the fidelity has fewer prompts."""
+        fidelity.first(n_prompts)
+        return segment_changes(self._n_calls)
 
     def cost_model(self, fidelity: Fidelity) -> CostModel:
         """The formula's latency without its noise; a value of each site takes 1000 bytes."""

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from autotune.spaces.errors import ScheduleError
 
 SegmentNorm = Literal["l1", "l2", "cosine", "relative-l1"]
-"""How a change of the feature X_t from X_i is measured: the sum of |X_t - X_i|, its Euclidean length, 1 less the cosine,
-or the sum over that of |X_t|. Each of one sample; the first is CacheQuant's."""
+"""How a change of the feature X_t from X_i is measured: the sum of |X_t - X_i|, its Euclidean length, 1 less the
+cosine, or the sum over that of |X_t|. Each of one sample; the first is CacheQuant's."""
 
 SegmentSource = Literal["full-precision", "correction-aware"]
 """Whether the change is that of the feature, or what the best affine map of each channel of X_i leaves of it."""
@@ -32,9 +32,9 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SegmentCosts:
-    """Costs D(i, j) = sum over t = i .. j - 1 of the change of X_t from X_i: by key, float64 (n_calls + 1, n_calls + 1).
+    """Costs D(i, j) = sum over t = i .. j - 1 of the change of X_t from X_i, by key: (n_calls + 1, n_calls + 1).
 
-    They are inf where j - i is not in 1 .. `longest`.
+    They are float64, and inf where j - i is not in 1 .. `longest`.
     """
 
     tables: Mapping[CostKey, Array]

@@ -28,7 +28,7 @@ def costs_of(features: list[float], longest: int) -> EdgeCosts:
 @pytest.mark.parametrize(("n_refreshed", "starts"), [(4, (0, 4, 6, 9)), (3, (0, 4, 9))])
 def test_the_schedules_of_the_notes(n_refreshed: int, starts: tuple[int, ...]) -> None:
     costs = costs_of([0, 1, 2, 3, 10, 11, 12, 13, 14, 30, 31, 32], longest=8)
-    assert planned_refreshes(costs, n_refreshed) == starts
+    assert planned_refreshes(reuse_costs(costs), n_refreshed, costs.longest) == starts
 
 
 def test_bounds_that_cannot_be_kept_give_way_to_the_longest_edge() -> None:
@@ -37,10 +37,10 @@ def test_bounds_that_cannot_be_kept_give_way_to_the_longest_edge() -> None:
     best = min(
         sum(total[s, e] for s, e in zip((0, *rest), (*rest, 7), strict=True)) for rest in combinations(range(1, 7), 3)
     )
-    found = planned_refreshes(costs, 4)
+    found = planned_refreshes(total, 4, costs.longest)
     assert sum(total[s, e] for s, e in zip(found, (*found[1:], 7), strict=True)) == best
     with pytest.raises(ScheduleError):
-        planned_refreshes(costs, 2)
+        planned_refreshes(total, 2, costs.longest)
 
 
 def test_each_plan_is_proposed_plain_and_corrected(context: SearchContext, evaluator: TabulatedEvaluator) -> None:
