@@ -84,7 +84,7 @@ class BranchTablesJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentCostJob:
-    """Record on default runs of the first `n_prompts` of a fidelity what reusing the feature at the cache point costs."""
+    """Record on default runs of the first `n_prompts` of a fidelity what reuses at the cache point cost."""
 
     fidelity: Fidelity
     n_prompts: int

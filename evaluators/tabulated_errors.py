@@ -81,7 +81,7 @@ def segment_changes(n_calls: int) -> SegmentCosts:
     """The errors of `reuse_error` for one site of weight 1, under every key."""
     longest = min(LONGEST, n_calls)
     call, gap = np.ogrid[:n_calls, :longest]
-    errors = np.array([0.0, *(_reuse_error(np.float64(k * 20.0 / n_calls), 0) for k in range(1, longest))])
+    errors = np.array([0.0, *(_reuse_error(np.float64(k * 20.0 / n_calls), np.array(0)) for k in range(1, longest))])
     table = segment_table(_step_weights(n_calls)[np.minimum(call + gap, n_calls - 1)] * errors)
     return SegmentCosts(dict.fromkeys(COST_KEYS, table), longest)
 

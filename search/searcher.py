@@ -33,8 +33,9 @@ class SearchContext:
     a schedule on the calibration prompts, which takes as long as many evaluations. `trace` gives the converged run of a
     few of them, `edge_costs` what a few of them say of approximating calls, `branch_tables` how the outputs of branches
     change in them, `segment_costs` what reusing the feature at the cache point costs there, `cost_model` what schedules
-    cost; each is None where nothing makes it. `guided` and `converges` are the evaluator's. `given` are labels and schedules that the user wants tried first. The budget is left out: a study
-    that is resumed with a larger one must take the same course up to there.
+    cost; each is None where nothing makes it. `guided` and `converges` are the evaluator's. `given` are labels and
+    schedules that the user wants tried first. The budget is left out: a study that is resumed with a larger one must
+    take the same course up to there.
     """
 
     condition: Condition

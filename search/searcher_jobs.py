@@ -1,4 +1,4 @@
-"""What searchers may ask of the workers besides scores: fits, traces, edge and segment costs, branch tables, the cost model."""
+"""What searchers may ask of the workers besides scores: fits, traces, costs of reuses, branch tables, the cost model."""
 
 import statistics
 
@@ -81,7 +81,7 @@ class SearcherJobs:
         return n_prompts * len(self._pool.own_timesteps(self._pool.condition.n_steps))
 
     def affords_recording(self) -> bool:
-        """Whether recording branches, or the cache point, takes a quarter of the budget of network calls at most, if there is one."""
+        """Whether recording branches, or the cache point, takes a quarter of the budget of calls at most, if any."""
         limit = self._plan.budget.network_calls
         return limit is None or 4 * self._recorded_calls(N_TRACED) <= limit
 

@@ -1,4 +1,4 @@
-"""CacheQuant's cache point (Liu et al. 2025, arXiv 2503.01323): one feature that stands for nearly the whole network."""
+"""CacheQuant's cache point (Liu et al. 2025, arXiv 2503.01323): a feature that stands for nearly the whole network."""
 
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.inventory import BLOCK, STACK, Inventory
