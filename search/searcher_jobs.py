@@ -1,4 +1,4 @@
-"""What searchers may ask of the workers besides scores: fits, traces, costs of reuses, branch tables, the cost model."""
+"""What searchers may ask of the workers besides scores: fits, traces, costs of reuses, branch tables, cost models."""
 
 import statistics
 
