@@ -35,7 +35,7 @@ from autotune.evaluators.sampling import Purpose
 from autotune.evaluators.table_fit import mean_deviation
 from autotune.evaluators.worker import Worker
 from autotune.search.cache_plans import even_actions, on_sites
-from autotune.search.cachequant import planned_refreshes
+from autotune.search.cachequant import EXPONENT, planned_refreshes, reuse_costs
 from autotune.search.fewer_steps import FewerStepsSearcher
 from autotune.search.searcher import SearchContext
 from autotune.spaces.cache_action import CacheAction
@@ -87,8 +87,8 @@ class Setting:
             inventory=self.worker.inventory,
             own_timesteps=self.worker.own_timesteps,
             guided=self.worker.guided,
-            edge_costs=functools.cache(lambda: self.worker.edge_costs(self.calibration, 4)),
         )
+        self.edge_costs = functools.cache(lambda: self.worker.edge_costs(self.calibration, 4))
 
     def cached(self, refreshes: Sequence[int], sites: Sequence[int]) -> Schedule:
         """Reuses of sites in all calls but these."""
@@ -102,8 +102,8 @@ class Setting:
 
     def planned(self, n_refreshed: int) -> tuple[int, ...]:
         """Calls to refresh by dynamic programming."""
-        assert self.context.edge_costs is not None
-        return planned_refreshes(self.context.edge_costs(), n_refreshed)
+        edges = self.edge_costs()
+        return planned_refreshes(reuse_costs(edges) ** EXPONENT, n_refreshed, edges.longest)
 
     def fit(self, schedule: Schedule, column: FitColumn) -> Schedule:
         """With a column fitted on the calibration prompts; as it is where none helps."""

@@ -10,6 +10,7 @@ from autotune.spaces.edge_costs import EdgeCosts, EdgeSource
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule
+from autotune.spaces.segment_costs import SegmentCosts
 from autotune.spaces.trace import Trace
 
 
@@ -75,6 +76,15 @@ class Evaluator(Protocol):
 
         Raises:
             UsageError: the fidelity has fewer prompts.
+        """
+        ...
+
+    def segment_costs(self, fidelity: Fidelity, n_prompts: int) -> SegmentCosts:
+        """What reusing the feature at the cache point costs, by default runs of the first prompts of a fidelity.
+
+        Raises:
+            UsageError: the fidelity has fewer prompts.
+            ScheduleError: the model has no cache point.
         """
         ...
 

@@ -10,6 +10,7 @@ from autotune.spaces.cost_model import CostModel
 from autotune.spaces.edge_costs import EdgeCosts, EdgeSource
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
 from autotune.spaces.schedule import Schedule
+from autotune.spaces.segment_costs import SegmentCosts
 from autotune.spaces.trace import Trace
 
 
@@ -82,6 +83,18 @@ class BranchTablesJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentCostJob:
+    """Record on default runs of the first `n_prompts` of a fidelity what reuses at the cache point cost."""
+
+    fidelity: Fidelity
+    n_prompts: int
+
+    def run(self, evaluator: Evaluator) -> SegmentCosts:
+        """See `Evaluator.segment_costs`."""
+        return evaluator.segment_costs(self.fidelity, self.n_prompts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CostModelJob:
     """Measure on the first batch of a fidelity what schedules cost."""
 
@@ -105,5 +118,7 @@ class SheetJob:
         return evaluator.contact_sheet(self.schedule, self.fidelity, self.n_images)
 
 
-Job: TypeAlias = ScoreJob | FitJob | TraceJob | EdgeCostJob | BranchTablesJob | CostModelJob | SheetJob
-JobValue: TypeAlias = Measurement | Failure | ColumnFit | Trace | EdgeCosts | BranchTables | CostModel | bytes
+Job: TypeAlias = ScoreJob | FitJob | TraceJob | EdgeCostJob | BranchTablesJob | SegmentCostJob | CostModelJob | SheetJob
+JobValue: TypeAlias = (
+    Measurement | Failure | ColumnFit | Trace | EdgeCosts | BranchTables | SegmentCosts | CostModel | bytes
+)

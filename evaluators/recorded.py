@@ -26,6 +26,7 @@ from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measureme
 from autotune.spaces.noise_schedule import Flow
 from autotune.spaces.recorded_table import RecordedTable
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
+from autotune.spaces.segment_costs import COST_KEYS, SegmentCosts, segment_table
 from autotune.spaces.trace import Trace
 
 Array = NDArray[np.float64]
@@ -145,6 +146,13 @@ class RecordedEvaluator:
             EvaluatorError: always.
         """
         raise EvaluatorError("a table holds no outputs of branches; replay a family that needs none")
+
+    def segment_costs(self, fidelity: Fidelity, n_prompts: int) -> SegmentCosts:
+        """A stand-in like `edge_costs`: a reuse costs its age, whatever the call."""
+        fidelity.first(n_prompts)
+        n = len(self.own_timesteps(self.condition.n_steps))
+        changes = np.tile(np.arange(min(n, EDGES_LONGEST), dtype=np.float64), (n, 1))
+        return SegmentCosts(dict.fromkeys(COST_KEYS, segment_table(changes)), changes.shape[1])
 
     def cost_model(self, fidelity: Fidelity) -> CostModel:
         """The latency that `score` predicts, without noise; a table holds no sizes, so cached values take 0 bytes."""

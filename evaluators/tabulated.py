@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.evaluators.small_flux import small_flux_condition, small_flux_inventory
 from autotune.evaluators.tabulated_errors import (
     branch_changes,
     episode_quality,
@@ -21,6 +22,7 @@ from autotune.evaluators.tabulated_errors import (
     prompt_factors,
     reuse_costs,
     reuse_error,
+    segment_changes,
     unit_noise,
 )
 from autotune.spaces.branch_tables import BranchTables
@@ -31,12 +33,13 @@ from autotune.spaces.cost_model import CostModel
 from autotune.spaces.edge_costs import EdgeCosts, EdgeSource
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
-from autotune.spaces.inventory import Inventory, Relation, Site
+from autotune.spaces.inventory import Inventory
 from autotune.spaces.latency_model import LatencyModel
 from autotune.spaces.noise_schedule import Flow
 from autotune.spaces.program_correction import ProgramCorrection
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
 from autotune.spaces.schedule_macs import schedule_macs
+from autotune.spaces.segment_costs import SegmentCosts
 from autotune.spaces.solver_formula import Prediction, levels_of, view_of_output
 from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.time_grid import uniform_lambda
@@ -59,47 +62,6 @@ class SimulatedTime(Protocol):
     def advance(self, seconds: float) -> None:
         """Let `seconds` pass."""
         ...
-
-
-def small_flux_inventory(n_double: int = 4, n_single: int = 8) -> Inventory:
-    """The sites of a small Flux: attn, ff, ff_context per double block; attn, proj_mlp, proj_out per single block."""
-    sites: list[Site] = []
-    for i in range(n_double):
-        for component, macs in (("attn", 9_000_000), ("ff", 12_000_000), ("ff_context", 3_000_000)):
-            name = f"transformer_blocks.{i}.{component}"
-            sites.append(Site(name=name, block=f"transformer_blocks.{i}", component=component, macs=macs))
-    for i in range(n_single):
-        block = f"single_transformer_blocks.{i}"
-        parent = len(sites) + 2
-        for component, macs in (("attn", 7_000_000), ("proj_mlp", 6_000_000)):
-            name = f"{block}.{component}"
-            sites.append(
-                Site(name=name, block=block, component=component, macs=macs, parent=parent, relation=Relation.FEEDS)
-            )
-        sites.append(Site(name=f"{block}.proj_out", block=block, component="proj_out", macs=8_000_000))
-    total = sum(site.macs for site in sites) + 6_000_000
-    return Inventory(denoiser_class="FluxTransformer2DModel", sites=tuple(sites), total_macs=total)
-
-
-def small_flux_condition(inventory: Inventory, n_steps: int = 20) -> Condition:
-    """A condition for `small_flux_inventory`."""
-    return Condition(
-        model="tabulated",
-        revision="1",
-        pipeline_class="FluxPipeline",
-        inventory_hash=inventory.hash,
-        noise_schedule=Flow(mu=0.5, dynamic=True),
-        prediction="velocity",
-        scheduler_class="FlowMatchEulerDiscreteScheduler",
-        start_timestep=1000.0,
-        height=32,
-        width=32,
-        batch_size=1,
-        dtype="float32",
-        guidance_scale=1.0,
-        n_steps=n_steps,
-        device="none",
-    )
 
 
 class TabulatedEvaluator:
@@ -247,6 +209,11 @@ class TabulatedEvaluator:
         """The angles of `branch_changes`; a UsageError if the fidelity has fewer prompts."""
         fidelity.first(n_prompts)
         return branch_changes(self.inventory, self._n_calls)
+
+    def segment_costs(self, fidelity: Fidelity, n_prompts: int) -> SegmentCosts:
+        """The costs of `segment_changes`; a UsageError if the fidelity has fewer prompts."""
+        fidelity.first(n_prompts)
+        return segment_changes(self._n_calls)
 
     def cost_model(self, fidelity: Fidelity) -> CostModel:
         """The formula's latency without its noise; a value of each site takes 1000 bytes."""

@@ -14,6 +14,7 @@ from autotune.spaces.edge_costs import EdgeCosts
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.policy_calibration import PolicyCalibration
+from autotune.spaces.segment_costs import COST_KEYS, SegmentCosts, segment_table
 
 LONGEST = 8
 """Greatest distance between refreshes that `reuse_costs` knows."""
@@ -74,6 +75,15 @@ def reuse_costs(n_calls: int) -> EdgeCosts:
             table[..., i] += (gap > k) * weights[np.minimum(j + k, n_calls - 1)] * error
     ratios = (1.0, *np.linspace(1.05, 0.95, n_calls - 1).tolist())
     return EdgeCosts(KINDS, table, PolicyCalibration(ratios=ratios, polynomial=(1.0, 0.0)))
+
+
+def segment_changes(n_calls: int) -> SegmentCosts:
+    """The errors of `reuse_error` for one site of weight 1, under every key."""
+    longest = min(LONGEST, n_calls)
+    call, gap = np.ogrid[:n_calls, :longest]
+    errors = np.array([0.0, *(_reuse_error(np.float64(k * 20.0 / n_calls), np.array(0)) for k in range(1, longest))])
+    table = segment_table(_step_weights(n_calls)[np.minimum(call + gap, n_calls - 1)] * errors)
+    return SegmentCosts(dict.fromkeys(COST_KEYS, table), longest)
 
 
 def branch_changes(inventory: Inventory, n_calls: int) -> BranchTables:

@@ -29,6 +29,7 @@ from autotune.evaluators.reference import ArtifactCache, References
 from autotune.evaluators.sampling import Deadline, Purpose, RunCost, Samples
 from autotune.evaluators.schedule_table import TableStore
 from autotune.evaluators.schedule_work import ScheduleWork
+from autotune.evaluators.segment_recording import load_or_record_segments
 from autotune.evaluators.site_timing import StepTimer
 from autotune.evaluators.thumbnails import THUMBNAILS, Thumbnails
 from autotune.evaluators.trace import StepRecorder, Watcher, load_or_make_trace
@@ -40,6 +41,7 @@ from autotune.spaces.edge_costs import EdgeCosts, EdgeSource
 from autotune.spaces.errors import EvaluatorError, ScheduleError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
 from autotune.spaces.schedule import Schedule
+from autotune.spaces.segment_costs import SegmentCosts
 from autotune.spaces.trace import Trace
 
 PROTOCOL = "1"
@@ -123,6 +125,10 @@ class Worker:
     def branch_tables(self, fidelity: Fidelity, n_prompts: int) -> BranchTables:
         """How outputs of branches change, recorded on a run of each prompt; see `Evaluator.branch_tables`."""
         return load_or_record_branches(**self._recording(fidelity.first(n_prompts)))
+
+    def segment_costs(self, fidelity: Fidelity, n_prompts: int) -> SegmentCosts:
+        """What reusing the feature at the cache point costs; see `Evaluator.segment_costs`."""
+        return load_or_record_segments(**self._recording(fidelity.first(n_prompts)))
 
     def _recording(self, fidelity: Fidelity) -> dict[str, Any]:
         shared = {"pipe": self._pipe, "condition": self.condition, "fidelity": fidelity, "inventory": self.inventory}

@@ -44,7 +44,7 @@ def planned_schedules(context: SearchContext, n_budgets: int = 8) -> Iterator[tu
 def planned_actions(costs: EdgeCosts, n_budgets: int, exponents: Sequence[float]) -> Iterator[tuple[str, Actions]]:
     """Label and action of each call, by budget: the plans of all exponents, then evenly spread refreshes."""
     plans = {exponent: plan_refreshes(costs, exponent) for exponent in exponents}
-    for n_refreshed in spread_budgets(costs, n_budgets):
+    for n_refreshed in spread_budgets(costs.n_calls, costs.longest, n_budgets):
         seen = set()
         for exponent in exponents:
             plan = plans[exponent].get(n_refreshed)
@@ -63,9 +63,9 @@ def even_actions(n_calls: int, n_refreshed: int) -> Actions:
     return actions
 
 
-def spread_budgets(costs: EdgeCosts, n: int) -> list[int]:
+def spread_budgets(n_calls: int, longest: int, n: int) -> list[int]:
     """`n` numbers of refreshed calls or fewer between the least possible one and two thirds, halves of gaps in turn."""
-    low, high = math.ceil(costs.n_calls / costs.longest), max(2, 2 * costs.n_calls // 3)
+    low, high = math.ceil(n_calls / longest), max(2, 2 * n_calls // 3)
     budgets = sorted({round(b) for b in np.geomspace(max(1, low), high, n)})
     order, gaps = [budgets[0], budgets[-1]], [(0, len(budgets) - 1)]
     while gaps:

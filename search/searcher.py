@@ -16,6 +16,7 @@ from autotune.spaces.evaluation import Failure, Measurement
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.objective import Constraint
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
+from autotune.spaces.segment_costs import SegmentCosts
 from autotune.spaces.study_record import Candidate
 from autotune.spaces.trace import Trace
 
@@ -31,9 +32,10 @@ class SearchContext:
     `own_timesteps(n)` gives the pipeline's own time grid at n steps, one entry per network call. `fit` fits a column of
     a schedule on the calibration prompts, which takes as long as many evaluations. `trace` gives the converged run of a
     few of them, `edge_costs` what a few of them say of approximating calls, `branch_tables` how the outputs of branches
-    change in them, `cost_model` what schedules cost; each is None where nothing makes it. `guided` and `converges` are
-    the evaluator's. `given` are labels and schedules that the user wants tried first. The budget is left out: a study
-    that is resumed with a larger one must take the same course up to there.
+    change in them, `segment_costs` what reusing the feature at the cache point costs there, `cost_model` what schedules
+    cost; each is None where nothing makes it. `guided` and `converges` are the evaluator's. `given` are labels and
+    schedules that the user wants tried first. The budget is left out: a study that is resumed with a larger one must
+    take the same course up to there.
     """
 
     condition: Condition
@@ -45,6 +47,7 @@ class SearchContext:
     trace: Callable[[], Trace] | None = None
     edge_costs: Callable[[], EdgeCosts] | None = None
     branch_tables: Callable[[], BranchTables] | None = None
+    segment_costs: Callable[[], SegmentCosts] | None = None
     guided: bool = False
     converges: bool = True
     cost_model: Callable[[], CostModel] | None = None

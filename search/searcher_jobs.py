@@ -1,9 +1,9 @@
-"""What searchers may ask of the workers besides scores: fits, traces, edge costs, branch tables, the cost model."""
+"""What searchers may ask of the workers besides scores: fits, traces, costs of reuses, branch tables, cost models."""
 
 import statistics
 
 from autotune.evaluators.cost_measurement import N_RUNS
-from autotune.evaluators.job import BranchTablesJob, CostModelJob, EdgeCostJob, FitJob, TraceJob
+from autotune.evaluators.job import BranchTablesJob, CostModelJob, EdgeCostJob, FitJob, SegmentCostJob, TraceJob
 from autotune.evaluators.pool import WorkerPool
 from autotune.search.dispatcher import Dispatcher
 from autotune.search.spending import Spending
@@ -14,6 +14,7 @@ from autotune.spaces.cost_model import CostModel
 from autotune.spaces.edge_costs import EdgeCosts, replayed_calls
 from autotune.spaces.evaluation import Measurement
 from autotune.spaces.schedule import Schedule
+from autotune.spaces.segment_costs import SegmentCosts
 from autotune.spaces.trace import Trace
 from autotune.spaces.traced_run import N_TRACED, TRACE_LEVELS
 from autotune.storage.database import Database
@@ -76,21 +77,29 @@ class SearcherJobs:
         assert isinstance(costs, EdgeCosts)
         return costs
 
-    def _branch_calls(self, n_prompts: int) -> int:
+    def _recorded_calls(self, n_prompts: int) -> int:
         return n_prompts * len(self._pool.own_timesteps(self._pool.condition.n_steps))
 
-    def affords_branches(self) -> bool:
-        """Whether recording branches takes a quarter of the budget of network calls at most, if there is one."""
+    def affords_recording(self) -> bool:
+        """Whether recording branches, or the cache point, takes a quarter of the budget of calls at most, if any."""
         limit = self._plan.budget.network_calls
-        return limit is None or 4 * self._branch_calls(N_TRACED) <= limit
+        return limit is None or 4 * self._recorded_calls(N_TRACED) <= limit
 
     def branch_tables(self) -> BranchTables:
         """Record branches in default runs of a few calibration prompts; the network calls count."""
         n = min(N_TRACED, len(self._plan.calibration.prompts))
-        self._spending.note_calls(self._branch_calls(n))
+        self._spending.note_calls(self._recorded_calls(n))
         tables = self._dispatcher.call(BranchTablesJob(fidelity=self._plan.calibration, n_prompts=n))
         assert isinstance(tables, BranchTables)
         return tables
+
+    def segment_costs(self) -> SegmentCosts:
+        """Record the cache point in default runs of a few calibration prompts; the network calls count."""
+        n = min(N_TRACED, len(self._plan.calibration.prompts))
+        self._spending.note_calls(self._recorded_calls(n))
+        costs = self._dispatcher.call(SegmentCostJob(fidelity=self._plan.calibration, n_prompts=n))
+        assert isinstance(costs, SegmentCosts)
+        return costs
 
     def cost_model(self) -> CostModel:
         """The study's cost model, measured once on a batch of calibration prompts; the network calls count."""

@@ -12,7 +12,7 @@ from autotune.evaluators.cost_measurement import with_default_runs
 from autotune.evaluators.inventory import list_inventory
 from autotune.evaluators.latency_fit import SiteFigures, TimedRun, fit_latency
 from autotune.evaluators.site_timing import DeviceClock, SiteTimer
-from autotune.evaluators.tabulated import small_flux_condition, small_flux_inventory
+from autotune.evaluators.small_flux import small_flux_condition, small_flux_inventory
 from autotune.evaluators.worker import Worker
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_memory import CacheMemory

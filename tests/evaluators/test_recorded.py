@@ -11,7 +11,8 @@ from scipy.stats import kendalltau
 from autotune.evaluators.recorded import RecordedEvaluator
 from autotune.evaluators.recorded_latency import RecordedLatency
 from autotune.evaluators.recorded_quality import scaled_values
-from autotune.evaluators.tabulated import TabulatedEvaluator, small_flux_condition, small_flux_inventory
+from autotune.evaluators.small_flux import small_flux_condition, small_flux_inventory
+from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.clock import SimulatedClock
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan

@@ -10,7 +10,8 @@ from autotune.evaluators.schedule_features import (
     cache_features,
     solver_features,
 )
-from autotune.evaluators.tabulated import TabulatedEvaluator, small_flux_inventory
+from autotune.evaluators.small_flux import small_flux_inventory
+from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.schedule import Schedule

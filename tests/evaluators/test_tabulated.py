@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from autotune.evaluators.evaluator import Evaluator
-from autotune.evaluators.tabulated import TabulatedEvaluator, small_flux_inventory
+from autotune.evaluators.small_flux import small_flux_inventory
+from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.cache_masks import even_mask, fora_mask
 from autotune.search.clock import SimulatedClock
 from autotune.spaces.cache_plan import CachePlan, plan_macs

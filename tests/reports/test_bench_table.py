@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from autotune.evaluators.tabulated import small_flux_condition, small_flux_inventory
+from autotune.evaluators.small_flux import small_flux_condition, small_flux_inventory
 from autotune.reports.bench_table import bench_json, bench_rows, bench_tables, csv_rows, verdict
 from autotune.spaces.bench_result import BenchResult, Contestant, affordable_calls, is_no_slower, probe_calls
 from autotune.spaces.evaluation import Fidelity, Measurement

@@ -55,6 +55,7 @@ def context(evaluator: TabulatedEvaluator) -> SearchContext:
         fit=lambda schedule, column: evaluator.fit(schedule, column, CALIBRATION),
         edge_costs=lambda: evaluator.edge_costs(CALIBRATION, 1),
         branch_tables=lambda: evaluator.branch_tables(CALIBRATION, 1),
+        segment_costs=lambda: evaluator.segment_costs(CALIBRATION, 1),
     )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from autotune.evaluators.tabulated import small_flux_inventory
+from autotune.evaluators.small_flux import small_flux_inventory
 from autotune.search.cache_masks import (
     CacheMask,
     early_mask,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from autotune.evaluators.tabulated import TabulatedEvaluator
-from autotune.search.cachequant import CacheQuantSearcher, planned_refreshes, reuse_costs
+from autotune.search.cachequant import EXPONENT, CacheQuantSearcher, planned_refreshes, reuse_costs
 from autotune.search.searcher import SearchContext
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.edge_costs import EdgeCosts
@@ -28,7 +28,7 @@ def costs_of(features: list[float], longest: int) -> EdgeCosts:
 @pytest.mark.parametrize(("n_refreshed", "starts"), [(4, (0, 4, 6, 9)), (3, (0, 4, 9))])
 def test_the_schedules_of_the_notes(n_refreshed: int, starts: tuple[int, ...]) -> None:
     costs = costs_of([0, 1, 2, 3, 10, 11, 12, 13, 14, 30, 31, 32], longest=8)
-    assert planned_refreshes(costs, n_refreshed, exponent=1.0) == starts
+    assert planned_refreshes(reuse_costs(costs), n_refreshed, costs.longest) == starts
 
 
 def test_by_squares_the_worst_groups_are_made_shorter() -> None:
@@ -45,9 +45,9 @@ def test_by_squares_the_worst_groups_are_made_shorter() -> None:
         if all(2 <= e - s <= 6 for s, e in zip((0, *rest), (*rest, 12), strict=True))
     ]
     least = min(sum(cost**2 for cost in groups(plan)) for plan in plans)
-    found = planned_refreshes(costs, 4)
+    found = planned_refreshes(table**EXPONENT, 4, costs.longest)
     assert sum(cost**2 for cost in groups(found)) == least
-    assert max(groups(found)) <= max(groups(planned_refreshes(costs, 4, exponent=1.0)))
+    assert max(groups(found)) <= max(groups(planned_refreshes(table, 4, costs.longest)))
 
 
 def test_bounds_that_cannot_be_kept_give_way_to_the_longest_edge() -> None:
@@ -56,10 +56,10 @@ def test_bounds_that_cannot_be_kept_give_way_to_the_longest_edge() -> None:
     best = min(
         sum(total[s, e] for s, e in zip((0, *rest), (*rest, 7), strict=True)) for rest in combinations(range(1, 7), 3)
     )
-    found = planned_refreshes(costs, 4, exponent=1.0)
+    found = planned_refreshes(total, 4, costs.longest)
     assert sum(total[s, e] for s, e in zip(found, (*found[1:], 7), strict=True)) == best
     with pytest.raises(ScheduleError):
-        planned_refreshes(costs, 2)
+        planned_refreshes(total, 2, costs.longest)
 
 
 def test_each_plan_is_proposed_plain_and_corrected(context: SearchContext, evaluator: TabulatedEvaluator) -> None:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.evaluators.tabulated import TabulatedEvaluator, small_flux_inventory
+from autotune.evaluators.small_flux import small_flux_inventory
+from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.archive import ParetoArchive
 from autotune.search.evo import EvoSearcher, evolution_seeds, importance, random_positions
 from autotune.search.gene_grid import GeneGrid

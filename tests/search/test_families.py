@@ -105,6 +105,7 @@ context = SearchContext(
     fit=lambda schedule, column: evaluator.fit(schedule, column, fidelity),
     edge_costs=lambda: evaluator.edge_costs(fidelity, 1),
     branch_tables=lambda: evaluator.branch_tables(fidelity, 1),
+    segment_costs=lambda: evaluator.segment_costs(fidelity, 1),
 )
 for family in sys.argv[1:]:
     searcher = make_searcher(family, context, 9)

@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from autotune.evaluators.tabulated import TabulatedEvaluator, small_flux_condition, small_flux_inventory
+from autotune.evaluators.small_flux import small_flux_condition, small_flux_inventory
+from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.fewer_steps import N_FIRST, RECIPES, FewerStepsSearcher
 from autotune.search.searcher import Proposal, Result, SearchContext
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from autotune.evaluators import flux_adapter, pixart_adapter
-from autotune.evaluators.tabulated import small_flux_inventory
+from autotune.evaluators.small_flux import small_flux_inventory
 from autotune.search.ecad import READS
 from autotune.search.gene_grid import GeneGrid, Granularity
 from autotune.search.variation import StructuredVariation

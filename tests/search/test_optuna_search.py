@@ -9,7 +9,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from autotune.evaluators.tabulated import TabulatedEvaluator, small_flux_condition, small_flux_inventory
+from autotune.evaluators.small_flux import small_flux_condition, small_flux_inventory
+from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.archive import ParetoArchive
 from autotune.search.fewer_steps import FewerStepsSearcher
 from autotune.search.optuna_search import OptunaSearcher, OptunaSettings, Sampler

@@ -1,6 +1,6 @@
 import numpy as np
 
-from autotune.evaluators.tabulated import small_flux_inventory
+from autotune.evaluators.small_flux import small_flux_inventory
 from autotune.search.searcher import Novelty, Proposal
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.schedule import Schedule

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.evaluators.tabulated import small_flux_condition, small_flux_inventory
+from autotune.evaluators.small_flux import small_flux_condition, small_flux_inventory
 from autotune.search.fewer_steps import RECIPES, Recipe, recipe_schedule
 from autotune.search.searcher import SearchContext
 from autotune.search.solver_encoding import BOUNDS, MAX_ORDER, SolverEncoding, SolverPoint

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from autotune.evaluators.tabulated import small_flux_inventory
+from autotune.evaluators.small_flux import small_flux_inventory
 from autotune.search.ecad import READS
 from autotune.search.gene_grid import GeneGrid
 from autotune.search.variation import MOVES, Move, PublishedVariation, StructuredVariation

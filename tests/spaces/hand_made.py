@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from autotune.evaluators.tabulated import small_flux_condition, small_flux_inventory
+from autotune.evaluators.small_flux import small_flux_condition, small_flux_inventory
 from autotune.spaces.evaluation import Evaluation, EvaluationState, Failure, FailureKind, Measurement
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.study_record import Candidate, StudyRecord, StudyState

@@ -8,7 +8,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from autotune.evaluators.tabulated import small_flux_condition, small_flux_inventory
+from autotune.evaluators.small_flux import small_flux_condition, small_flux_inventory
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.cache_policy import CachePolicy, PolicyKind, policy_from_json, supports
 from autotune.spaces.errors import ScheduleError

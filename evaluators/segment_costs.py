@@ -1,0 +1,126 @@
+"""Costs of CacheQuant's Dynamic Programming Schedule, summed up while ordinary full runs go on."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from autotune.spaces.cache_correction import PairMoments
+from autotune.spaces.errors import EvaluatorError
+from autotune.spaces.segment_costs import COST_KEYS, CostKey, SegmentCosts, segment_table
+
+Array = NDArray[np.float64]
+Feature = tuple[torch.Tensor, ...]
+
+HOST_BYTES = 2**30
+"""A window that would take more than this is kept on the host, in float16."""
+
+
+class SegmentCostRecorder:
+    """Fed with a feature of each network call of full runs, finds what it costs to reuse it up to any later call.
+
+    A feature is one tensor or several, samples first and channels at `channel_axis`. Kept are the last longest - 1 of
+    them, and per pair of calls so near five sums per channel, whatever the number of calls and samples. `anchor` is
+    what a reused feature is made of the one that was computed, such as a rounding; by default it is left as it is.
+    """
+
+    def __init__(
+        self,
+        n_calls: int,
+        longest: int,
+        *,
+        channel_axis: int = -1,
+        anchor: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor,
+    ) -> None:
+        """A recorder of runs of `n_calls`, for segments of at most `longest` calls."""
+        if not 1 <= longest <= n_calls:
+            raise EvaluatorError(f"segments must be 1 to n_calls = {n_calls} calls long at most; got {longest}")
+        self._n_calls, self._longest, self._channel_axis, self._anchor = n_calls, longest, channel_axis, anchor
+        self._changes: dict[CostKey, Array] = {
+            key: np.zeros((n_calls, longest)) for key in COST_KEYS if key[0] == "full-precision"
+        }
+        self._moments: dict[tuple[int, int], list[PairMoments]] = {}
+        self._past: deque[Feature] = deque(maxlen=max(1, longest))
+        self._call = self._n_samples = 0
+
+    def feed(self, feature: Sequence[torch.Tensor]) -> None:
+        """Take the next call's feature, of the same samples in all calls of a run; the call after the last begins anew.
+
+        Raises:
+            EvaluatorError: the feature changes its shapes within a run.
+        """
+        now = tuple(tensor.detach() for tensor in feature)
+        if self._call > 0 and [t.shape for t in now] != [t.shape for t in self._past[-1]]:
+            shapes = [tuple(tensor.shape) for tensor in now]
+            raise EvaluatorError(f"a feature must keep its shapes within a run; got {shapes} in call {self._call}")
+        self._past.append(self._stored(now))
+        for gap in range(min(self._longest, self._call + 1)):
+            self._add(self._call - gap, gap, self._past[-1 - gap], now)
+        self._call += 1
+        if self._call == self._n_calls:
+            self._call, self._n_samples = 0, self._n_samples + len(now[0])
+            self._past.clear()
+
+    def costs(self) -> SegmentCosts:
+        """The costs, averaged over the samples of all runs.
+
+        Raises:
+            EvaluatorError: no run has been fed, or the last one is not complete.
+            ScheduleError: a feature was not finite.
+        """
+        if self._call > 0 or self._n_samples == 0:
+            raise EvaluatorError(
+                f"costs of segments need complete runs of {self._n_calls} calls; got {self._call} of the last; "
+                "feed the rest"
+            )
+        plain = {key: segment_table(changes / self._n_samples) for key, changes in self._changes.items()}
+        costs = SegmentCosts(plain, self._longest)
+        corrected = np.zeros((self._n_calls, self._longest))
+        for (i, gap), moments in self._moments.items():
+            square = sum(pairs.count * max(0.0, pairs.error(pairs.fit())) for pairs in moments)
+            corrected[i, gap] = np.sqrt(square / self._n_samples)
+        return replace(costs, tables={**plain, ("correction-aware", "l2"): segment_table(corrected)})
+
+    def _stored(self, now: Feature) -> Feature:
+        """What the window keeps of a feature: the anchor, a copy, in float16 on the host if the window is large."""
+        anchors = [self._anchor(tensor) for tensor in now]
+        if self._longest * sum(tensor.nbytes for tensor in now) > HOST_BYTES:
+            return tuple(tensor.to("cpu", torch.float16) for tensor in anchors)
+        return tuple(tensor.clone() for tensor in anchors)
+
+    def _add(self, call: int, gap: int, before: Feature, now: Feature) -> None:
+        pairs = [(_precise(x.to(y.device)), _precise(y)) for x, y in zip(before, now, strict=True)]
+        sums = sum(_sums(x.flatten(1), y.flatten(1)) for x, y in pairs)
+        assert isinstance(sums, torch.Tensor)
+        l1, square, xy, xx, yy, size = sums.cpu().numpy()
+        tiny = np.finfo(np.float64).tiny
+        cosine = np.where((xx == 0.0) & (yy == 0.0), 1.0, xy / np.maximum(np.sqrt(xx * yy), tiny))
+        self._changes["full-precision", "l1"][call, gap] += l1.sum()
+        self._changes["full-precision", "l2"][call, gap] += np.sqrt(square).sum()
+        self._changes["full-precision", "cosine"][call, gap] += np.maximum(0.0, 1.0 - cosine).sum()
+        self._changes["full-precision", "relative-l1"][call, gap] += (l1 / np.maximum(size, tiny)).sum()
+        moments = [_moments(x, y, self._channel_axis) for x, y in pairs]
+        known = self._moments.get((call, gap))
+        added = moments if known is None else [a + b for a, b in zip(known, moments, strict=True)]
+        self._moments[call, gap] = added
+
+
+def _precise(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _sums(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """By sample, of |x - y|, its square, x y, x x, y y and |y|: float64 (6, n)."""
+    apart = x - y
+    parts = (apart.abs(), apart * apart, x * y, x * x, y * y, y.abs())
+    return torch.stack([part.sum(dim=1, dtype=torch.float64) for part in parts])
+
+
+def _moments(x: torch.Tensor, y: torch.Tensor, channel_axis: int) -> PairMoments:
+    """The sums of pairs of elements, by channel."""
+    axes = [axis for axis in range(x.ndim) if axis != channel_axis % x.ndim]
+    sums = [part.sum(dim=axes, dtype=torch.float64).cpu().numpy() for part in (x, y, x * x, x * y, y * y)]
+    return PairMoments(float(x.numel() // x.shape[channel_axis]), *sums)
