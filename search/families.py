@@ -13,13 +13,15 @@ from autotune.spaces.errors import UsageError
 class Family:
     """A searcher: the columns of a schedule that it decides, how it does so in one line, and where its class is.
 
-    `columns` are fields of `Schedule`; `target` is `module:class`, imported when it is made.
+    `columns` are fields of `Schedule`; `target` is `module:class`, imported when it is made. With
+    `needs_convergence` it fits or learns from a converged run; samplers that draw noise at every step have none.
     """
 
     name: str
     columns: tuple[str, ...]
     method: str
     target: str
+    needs_convergence: bool = False
 
 
 _ALL = (
@@ -70,6 +72,7 @@ _ALL = (
         columns=("n_steps", "time", "solver", "start"),
         method="multi-stage evolution of solver schedules with a learned predictor, the best ones fitted by gradient",
         target="autotune.search.s3:S3Searcher",
+        needs_convergence=True,
     ),
     Family(
         name="optuna",
@@ -82,12 +85,14 @@ _ALL = (
         columns=("compensation",),
         method="DC-Solver's ratios for known solvers, fitted by gradient and predicted for other step counts",
         target="autotune.search.fitted:CompensationSearcher",
+        needs_convergence=True,
     ),
     Family(
         name="solver-distill",
         columns=("correction",),
         method="corrections to known solvers' coefficients and timesteps, fitted by gradient to the converged run",
         target="autotune.search.fitted:DistillSearcher",
+        needs_convergence=True,
     ),
     Family(
         name="sada",
@@ -154,7 +159,13 @@ def make_searcher(name: str, context: SearchContext, seed: int = 0) -> Searcher:
     return make(context, seed)
 
 
-def check_family(name: str) -> None:
-    """Raise a UsageError that lists the valid names if no family has this one."""
+def check_family(name: str, *, converges: bool = True) -> None:
+    """Raise a UsageError if no family has this name, or if it needs a run that converges and there is none."""
     if name not in FAMILIES:
         raise UsageError(f"a family must be one of {', '.join(FAMILIES)}; got {name!r}")
+    if FAMILIES[name].needs_convergence and not converges:
+        others = ", ".join(family.name for family in _ALL if not family.needs_convergence)
+        raise UsageError(
+            f"the family {name} needs a converged run, and this model has none, since its sampler draws noise at every "
+            f"step; choose one of {others}"
+        )

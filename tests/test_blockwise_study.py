@@ -8,6 +8,7 @@ import pytest
 import autotune
 from autotune.evaluators import reference
 from autotune.spaces.blockwise_plan import fresh_units, refreshed_share
+from autotune.spaces.errors import UsageError
 from autotune.spaces.schedule_file import load_schedule_file
 
 pytestmark = pytest.mark.slow
@@ -50,3 +51,15 @@ def test_a_study_of_block_wise_caches(
     path = tmp_path / "blocks.schedule.json"
     again.export(path, pick=cheapest.schedule_hash)
     assert load_schedule_file(path).schedule == cheapest.schedule
+
+
+@pytest.mark.parametrize("family", ["s3", "dc", "solver-distill"])
+def test_a_family_that_needs_a_converged_run_is_refused_for_a_policy_before_anything_is_measured(
+    family: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("metaworld")
+    storage = str(tmp_path / "s.db")
+    with pytest.raises(UsageError, match=f"the family {family} needs a converged run, and this model has none.*evo"):
+        autotune.tune("mini-policy", storage=storage, device="cpu", family=family, evaluations=4, study="s")
+    with pytest.raises(UsageError, match="'s'"):  # no study was begun
+        autotune.load_study("s", storage=storage)

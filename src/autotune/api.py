@@ -28,6 +28,7 @@ from autotune.search.ablation import N_MEMBERS, OnRemoval, ablate_front, ablated
 from autotune.search.bench import BenchOptions, bench_file
 from autotune.search.budget import Spent
 from autotune.search.clock import SystemClock
+from autotune.search.families import check_family
 from autotune.search.given import FAMILY as GIVEN
 from autotune.search.heartbeat import Heartbeat
 from autotune.search.settings import Settings, make_budget, make_settings, settings_from_json
@@ -138,6 +139,7 @@ def tune(
     with Database.open(storage) as database:
         name = _free_name(database, study, settings)
         with _pool(settings, database, storage, sitting, adopted) as pool:
+            check_family(settings.family, converges=pool.converges)
             database.create_study(
                 name,
                 settings=dataclasses.asdict(settings),
