@@ -1,6 +1,5 @@
 """Edge costs of streamed features, against a dense computation that keeps them all."""
 
-import gc
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -24,6 +23,8 @@ from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.refresh_plan import plan_refreshes
 from autotune.spaces.schedule import Schedule
 from autotune.storage.artifacts import ArtifactStore
+
+from .live_bytes import live_bytes
 
 Array = NDArray[np.float64]
 
@@ -127,16 +128,6 @@ def test_half_precision_and_small_parts_change_little(dtype: torch.dtype, monkey
     exact = recorded([run.double()], ALL_KINDS).edge_costs().table
     monkeypatch.setattr(edge_costs, "CPU_VALUES", 400)
     np.testing.assert_allclose(recorded([run], ALL_KINDS).edge_costs().table, exact, rtol=1e-5)
-
-
-def live_bytes() -> int:
-    gc.collect()
-    storages = {}
-    for item in gc.get_objects():
-        if issubclass(type(item), torch.Tensor):  # isinstance would wake modules that warn
-            storage = item.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values())
 
 
 @pytest.mark.parametrize(("kinds", "n_kept"), [([REUSE], 2), ([TAYLOR, REUSE], 5), ([NEWTON], 8)])

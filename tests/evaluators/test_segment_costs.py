@@ -1,6 +1,5 @@
 """Costs of segments against brute force, and the schedules of the literature's example from features on."""
 
-import gc
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +12,8 @@ from autotune.evaluators.segment_costs import SegmentCostRecorder
 from autotune.search.cachequant import planned_refreshes
 from autotune.spaces.errors import EvaluatorError, ScheduleError
 from autotune.spaces.segment_costs import COST_KEYS, SegmentNorm
+
+from .live_bytes import live_bytes
 
 Array = NDArray[np.float64]
 N_CALLS, LONGEST = 7, 4
@@ -119,15 +120,6 @@ def test_the_anchor_is_what_a_reused_feature_is_made_of() -> None:
     table = recorder.costs().tables["full-precision", "l1"]
     expected = sum(float((run[t] - run[2].round()).abs().sum()) for t in (2, 3, 4)) / run.shape[1]
     assert table[2, 5] == pytest.approx(expected, rel=1e-12)
-
-
-def live_bytes() -> int:
-    gc.collect()
-    storages = {}
-    for item in gc.get_objects():
-        if issubclass(type(item), torch.Tensor):
-            storages[item.untyped_storage().data_ptr()] = item.untyped_storage().nbytes()
-    return sum(storages.values())
 
 
 @pytest.mark.parametrize("n_calls", [20, 60])
