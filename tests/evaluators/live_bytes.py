@@ -6,7 +6,7 @@ import torch
 
 
 def live_bytes() -> int:
-    """Bytes of the storages of all tensors that somebody holds; those on the meta device have none."""
+    """Bytes of the storages of all tensors that somebody holds; those on the meta device, and fakes, have none."""
     gc.collect()
     storages = {}
     for item in gc.get_objects():
