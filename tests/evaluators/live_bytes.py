@@ -7,7 +7,8 @@ import torch
 
 def live_bytes() -> int:
     """Bytes of the storages of all tensors that somebody holds."""
-    gc.collect()
+    while gc.collect():  # what goes may leave others that nobody holds
+        pass
     storages = {}
     for item in gc.get_objects():
         if issubclass(type(item), torch.Tensor):  # isinstance would wake modules that warn
