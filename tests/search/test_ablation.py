@@ -14,7 +14,7 @@ from autotune.search.clock import SimulatedClock
 from autotune.search.study_plan import StudyPlan
 from autotune.spaces.ablation import COLUMNS, Removal, removal_from_json, uses, without
 from autotune.spaces.cache_plan import CachePlan
-from autotune.spaces.errors import StorageError, UsageError
+from autotune.spaces.errors import ScheduleError, StorageError, UsageError
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
 from autotune.spaces.front import pick, study_front
 from autotune.spaces.schedule import Schedule, canonical_schedule
@@ -152,12 +152,30 @@ def test_fits_go_with_the_solver_and_alone(record: StudyRecord) -> None:
     assert (bare.time, bare.solver, bare.compensation) == (None, None, None)
 
 
+def test_a_table_goes_alone_if_none_was_fitted_on_it_and_keeps_what_it_was_fitted_to() -> None:
+    evaluator, table = TabulatedEvaluator(), np.zeros((20, 1), np.uint8)
+    inventory = evaluator.inventory
+    table[1::2] = 1
+    cache = CachePlan.from_array(np.repeat(table, len(inventory), axis=1))
+    tables = Schedule(n_steps=20, cache=cache, quantization="a" * 64, cache_correction="b" * 64)
+    assert uses(tables, "precision")
+    rest = without(tables, "cache correction", inventory, 20)
+    assert rest.tables == {"quantization": "a" * 64}
+    assert without(rest, "precision", inventory, 20) == canonical_schedule(tables.without_tables, inventory)
+    with pytest.raises(ScheduleError, match="table of cache_correction was fitted together with the precision"):
+        without(tables, "precision", inventory, 20)
+    with pytest.raises(ScheduleError, match="table of quantization was fitted together with the cache"):
+        without(rest, "cache", inventory, 20)
+
+
 def test_a_removal_of_another_version_is_refused() -> None:
     good = Removal(member="a", column="cache", schedule_hash="b", key="c").to_json()
     assert removal_from_json(good) == Removal(member="a", column="cache", schedule_hash="b", key="c")
     with pytest.raises(StorageError, match="another form here"):
         removal_from_json(good | {"weight": 1})
-    with pytest.raises(StorageError, match="one of solver, fit, cache, guidance; got 'time'"):
+    with pytest.raises(
+        StorageError, match="one of solver, fit, cache, cache correction, precision, guidance; got 'time'"
+    ):
         removal_from_json(good | {"column": "time"})
 
 
