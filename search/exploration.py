@@ -57,7 +57,7 @@ class Exploration:
         ledger: Ledger,
         spending: Spending,
         record: Iterator[Candidate],
-        has_time: Callable[[], bool],
+        has_time: Callable[[float | None], bool],
         interrupt: Callable[[], bool],
         announce: Announce,
     ) -> None:
@@ -67,6 +67,8 @@ class Exploration:
         self._record = _Record(record)
         self._climbs: dict[str, _Climb] = {}
         self._is_full = False
+        self._last: tuple[Searcher, Phase] | None = None
+        self._is_dry = False
 
     def measure_baseline(self, proposal: Proposal) -> Measured:
         """Measure the first candidate, on all prompts, while nothing else runs: it makes the reference for all."""
@@ -95,6 +97,22 @@ class Exploration:
         left_over = self._replay(searcher, family, phase)
         if self._record.peek() is not None:
             return False  # the record goes on with another family, whatever a new budget would have allowed
+        self._last = searcher, phase
+        return self._ask(searcher, phase, left_over, before, share)
+
+    def go_on(self) -> bool:
+        """Ask the last searcher again, with whatever is left of the budget; True if interrupted."""
+        assert self._last is not None  # `can_go_on`
+        return self._ask(*self._last, [], self._spending.spent, 1.0)
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether the last searcher may have more, and the budget room for it."""
+        return self._last is not None and not self._is_dry and self._wanted(self._spending.spent, 1.0) > 0
+
+    def _ask(
+        self, searcher: Searcher, phase: Phase, left_over: list[Proposal], before: Spent, share: float
+    ) -> bool:
         n_known, is_dry = 0, False
         while True:
             stopped = self._interrupt()
@@ -110,6 +128,7 @@ class Exploration:
                 if asked and not n_new:
                     continue
             if not self._climbs:
+                self._is_dry = is_dry or n_known >= MAX_REPEATS
                 return stopped
             results = self._collect(phase)
             if results:
@@ -149,7 +168,7 @@ class Exploration:
         """How many proposals the budget has room for, at most as many as there are workers."""
         wanted = self._pool.n_workers
         budget, spent = self._spending.budget, self._spending.spent
-        if self._is_full or not self._has_time():
+        if self._is_full or not self._has_time(None):
             return 0
         if budget.evaluations is not None:
             wanted = min(wanted, budget.evaluations - spent.evaluations)
@@ -209,6 +228,8 @@ class Exploration:
             return False
         rung = self._ladder.judge(outcome)
         if rung is None:
+            return False
+        if not self._has_time(climb.cost_s * (rung - outcome.n_prompts) / outcome.n_prompts):
             return False
         if not self._spending.extend(self._n_calls(climb.proposal.schedule) * (rung - outcome.n_prompts)):
             self._is_full = True

@@ -85,6 +85,6 @@ class Spending:
         """Learn how long a candidate took."""
         self._recent.append(seconds)
 
-    def next_s(self, at_least: float) -> float:
-        """Seconds that the next candidate may take."""
-        return max(at_least, *self._recent, 0.0)
+    def next_s(self, unknown_s: float) -> float:
+        """Seconds that the next candidate may take; `unknown_s` counts too as long as few are known."""
+        return max(self._recent if len(self._recent) == N_RECENT else (unknown_s, *self._recent))

@@ -1,5 +1,6 @@
 """The one loop that every search runs in."""
 
+import math
 from collections import deque
 from collections.abc import Callable
 
@@ -31,7 +32,7 @@ from autotune.storage.database import Database
 SAVE_EVERY_S = 1.0
 
 MAX_RESERVE_SHARE = 0.5
-"""At most this share of a study's time is kept for the verification."""
+"""At most this share of the time that is left after the default run is kept for the verification."""
 
 
 class StudyLoop:
@@ -67,6 +68,8 @@ class StudyLoop:
         self._ladder = Ladder(n_prompts, plan.objectives, plan.constraints, plan.ladder)
         self._ledger = Ledger(plan, database, self._ladder)
         self._saved_s = float("-inf")
+        self._most_reserve_s = 0.0
+        self._verified: set[str] = set()
 
     def run(self) -> StudyState:
         """Search, verify, draw; the state that the study ends in.
@@ -79,8 +82,14 @@ class StudyLoop:
         with Heartbeat(self._database):
             try:
                 self._save(StudyState.RUNNING)
-                stopped = self._search()
+                exploration = self._exploration()
+                stopped = self._search(exploration)
                 stopped = self._verify() or stopped
+                # What verification took less than was kept for it is searched with, as long as that finds anything.
+                while not stopped and self._spending.left_s < math.inf and exploration.can_go_on:
+                    self._progress.on_phase(Phase.SEARCH)
+                    stopped = exploration.go_on()
+                    stopped = self._verify() or stopped
                 self._draw_sheets()
                 stopped = stopped or self._interrupt()
                 state = StudyState.INTERRUPTED if stopped else StudyState.DONE
@@ -90,11 +99,8 @@ class StudyLoop:
             self._save(state)
         return state
 
-    def _search(self) -> bool:
-        """Try candidates until the budget is used; True if interrupted."""
-        if needs_cost_model(self._plan.objectives, self._plan.constraints):
-            self._dispatcher.cost_model = self._jobs.cost_model()
-        exploration = Exploration(
+    def _exploration(self) -> Exploration:
+        return Exploration(
             self._plan,
             self._pool,
             dispatcher=self._dispatcher,
@@ -106,6 +112,11 @@ class StudyLoop:
             interrupt=self._interrupt,
             announce=self._announce,
         )
+
+    def _search(self, exploration: Exploration) -> bool:
+        """Try candidates until the budget is used; True if interrupted."""
+        if needs_cost_model(self._plan.objectives, self._plan.constraints):
+            self._dispatcher.cost_model = self._jobs.cost_model()
         self._progress.on_phase(Phase.BASELINE, 1)
         default = canonical_schedule(Schedule(n_steps=self._pool.condition.n_steps), self._pool.inventory)
         label = f"default, {default.n_steps} steps"
@@ -117,6 +128,7 @@ class StudyLoop:
             )
         self._baseline = measured.outcome
         self._verification.note_baseline(measured)
+        self._most_reserve_s = MAX_RESERVE_SHARE * self._spending.left_s
         context = SearchContext(
             condition=self._pool.condition,
             inventory=self._pool.inventory,
@@ -150,7 +162,7 @@ class StudyLoop:
         """
         plan, dispatcher = self._plan, self._dispatcher
         order = verification_order(self._ledger.leaders(), plan.verification.max_members, given_hashes(plan.given))
-        waiting = deque([*order.first, *order.others])
+        waiting = deque(c for c in (*order.first, *order.others) if c.schedule_hash not in self._verified)
         self._progress.on_phase(Phase.VERIFICATION, len(waiting))
         n_done, n_all, stopped = 0, len(waiting), False
         running: dict[str, Candidate] = {}
@@ -171,6 +183,7 @@ class StudyLoop:
                 candidate = running.pop(measured.request.schedule_hash)
                 n_done += 1
                 self._verification.note(candidate, measured)
+                self._verified.add(candidate.schedule_hash)
                 self._database.set_held_out(plan.name, schedule_hash=candidate.schedule_hash, key=measured.key)
                 self._save(StudyState.RUNNING)
                 result = Result(proposal=Proposal.of(candidate), outcome=measured.outcome)
@@ -205,25 +218,31 @@ class StudyLoop:
 
     def _reserve_s(self) -> float:
         """Seconds to keep for verifying the front as it stands, the baseline with it; 0 if even that one won't fit."""
-        most_s = MAX_RESERVE_SHARE * self._spending.total_s
+        most_s = self._most_reserve_s
         n_workers = self._pool.n_workers
         if self._verification.expected_s([self._baseline]) > most_s:
             return self._report_s
-        members, n_max = self._ledger.archive.measurements, self._plan.verification.max_members
-        expected_s = self._verification.expected_s([self._baseline, *members], n_workers)
+        archive, n_max = self._ledger.archive, self._plan.verification.max_members
+        pairs = zip(archive.members, archive.measurements, strict=True)
+        members = [m for member, m in pairs if member.schedule_hash not in self._verified]
+        first = [] if self._verified else [self._baseline]
+        waiting = [*first, *members] or [self._baseline]
         sheets_s = N_SHEETS * self._verification.sheet_s(self._baseline, n_workers)
         # The next candidate may join the front and cost as much to verify as the others do on average.
-        n_verified = 1 + min(len(members) + 1, n_max)
-        return self._report_s + sheets_s + min(expected_s * n_verified / (1 + len(members)), most_s)
+        share = (len(first) + min(len(members) + 1, n_max)) / len(waiting)
+        return self._report_s + sheets_s + min(share * self._verification.expected_s(waiting, n_workers), most_s)
 
     def _fits(self, seconds: float) -> bool:
         return seconds + self._report_s <= self._spending.left_s
 
-    def _has_time(self) -> bool:
-        """Whether one more candidate can be measured and the front still be verified."""
+    def _has_time(self, seconds: float | None = None) -> bool:
+        """Whether a measurement of so many seconds, by default one more candidate, leaves time to verify the front."""
         left_s = self._spending.left_s
+        if left_s == math.inf:
+            return True
         # Few candidates take longer than the baseline.
-        return left_s == float("inf") or self._spending.next_s(self._baseline.wall_s) + self._reserve_s() <= left_s
+        needed_s = self._spending.next_s(self._baseline.wall_s) if seconds is None else seconds
+        return needed_s + self._reserve_s() <= left_s
 
     def _save(self, state: StudyState) -> None:
         """Note the time used; while the study runs at most once a second."""

@@ -41,7 +41,7 @@ from autotune.spaces.study_record import DEFAULT_TIMESTEPS, StudyRecord
 from autotune.storage.database import Database
 from autotune.storage.studies import check_name
 
-MIN_REPORT_S, MAX_REPORT_S = 3.0, 10.0
+MIN_REPORT_S, MAX_REPORT_S = 3.0, 8.0
 """Seconds of a budget of time that are left for writing a report."""
 
 
@@ -271,7 +271,7 @@ def _pool(
 def _run(name: str, settings: Settings, pool: WorkerPool, database: Database, sitting: Sitting, used: Spent) -> None:
     clock = SystemClock(sitting.start)
     # Like the start-up, a report is mostly imports: the slower the machine, the longer both take.
-    report_s = min(MAX_REPORT_S, max(MIN_REPORT_S, 0.5 * clock.now())) if sitting.writes_report else 0.0
+    report_s = min(MAX_REPORT_S, max(MIN_REPORT_S, 0.8 * clock.now())) if sitting.writes_report else 0.0
     StudyLoop(
         settings.plan(name),
         pool,
