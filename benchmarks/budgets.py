@@ -55,7 +55,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run_s(arguments: argparse.Namespace, family: str, budget_s: int) -> float:
     """Seconds of a study's process."""
     with tempfile.TemporaryDirectory() as folder:
-        words = [sys.executable, "-P", "-m", "autotune.cli.main", "run", "--model", MODEL, "--family", family, "--quiet"]
+        words = [sys.executable, "-P", "-m", "autotune.cli.main", "run", "--model", MODEL]
+        words += ["--family", family, "--quiet"]
         words += ["--budget", f"{budget_s}s", "--seed", str(arguments.seed), "--device", arguments.device]
         words += ["--storage", f"{folder}/study.db", "--out", f"{folder}/out"]
         began = time.monotonic()

@@ -110,9 +110,7 @@ class Exploration:
         """Whether the last searcher may have more, and the budget room for it."""
         return self._last is not None and not self._is_dry and self._wanted(self._spending.spent, 1.0) > 0
 
-    def _ask(
-        self, searcher: Searcher, phase: Phase, left_over: list[Proposal], before: Spent, share: float
-    ) -> bool:
+    def _ask(self, searcher: Searcher, phase: Phase, left_over: list[Proposal], before: Spent, share: float) -> bool:
         n_known, is_dry = 0, False
         while True:
             stopped = self._interrupt()

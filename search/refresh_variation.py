@@ -18,6 +18,9 @@ LONG = 50
 
 FEWEST_REPLACED, MOST_REPLACED = 2, 6
 
+FARTHEST = 3
+"""Calls by which a mutation shifts a refresh at most."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RefreshSetVariation:
@@ -25,13 +28,15 @@ class RefreshSetVariation:
 
     A genome is read as the set of positions at which units recompute. Calls that always refresh all units are no
     positions. Where parents have sets of different sizes, the child's lies between them. Every second crossover is
-    ours: it exchanges all refreshes of a unit at once, which keeps their distances.
+    ours: it exchanges all refreshes of a unit at once, which keeps their distances. So are mutations that shift
+    refreshes by a few calls, and most genomes mutate; in EVO one in ten does.
     """
 
     grid: GeneGrid
     crossover_probability: float = 0.8
     whole_units_probability: float = 0.5
-    mutation_probability: float = 0.1
+    mutation_probability: float = 0.6
+    shift_probability: float = 0.7
 
     def crossover(self, first: Genome, second: Genome, rng: np.random.Generator) -> Genome:
         """Both sets shuffled and swapped element by element with probability 1/2, repaired to the child's size.
@@ -59,14 +64,28 @@ class RefreshSetVariation:
         return self.genome(child)
 
     def mutate(self, genome: Genome, rng: np.random.Generator) -> Genome:
-        """The set with 2 to 6 elements replaced, for one genome in ten."""
+        """Some refreshes of a unit or of a call shifted to near calls, or 2 to 6 anywhere replaced, or nothing."""
         positions = self.positions(genome)
-        if rng.random() < self.mutation_probability:
-            left = np.setdiff1d(np.arange(self.n_positions), positions)
-            n = min(int(rng.integers(FEWEST_REPLACED, MOST_REPLACED, endpoint=True)), len(positions), len(left))
-            kept = rng.choice(positions, len(positions) - n, replace=False)
-            positions = np.append(kept, rng.choice(left, n, replace=False))
-        return self.genome(positions)
+        if rng.random() >= self.mutation_probability or not len(positions):
+            return self.genome(positions)
+        if rng.random() < self.shift_probability:
+            return self.genome(self._shifted(positions, rng))
+        left = np.setdiff1d(np.arange(self.n_positions), positions)
+        n = min(int(rng.integers(FEWEST_REPLACED, MOST_REPLACED, endpoint=True)), len(positions), len(left))
+        kept = rng.choice(positions, len(positions) - n, replace=False)
+        return self.genome(np.append(kept, rng.choice(left, n, replace=False)))
+
+    def _shifted(self, positions: Positions, rng: np.random.Generator) -> Positions:
+        """All refreshes of one call by the same distance, or each one of a unit by its own; where two meet, one is."""
+        calls, units = np.divmod(positions, self.n_units)
+        chosen, distance = rng.choice(positions), rng.integers(1, FARTHEST, endpoint=True) * rng.choice([-1, 1])
+        if rng.random() < 0.5:
+            moved, by = calls == chosen // self.n_units, distance
+        else:
+            moved = units == chosen % self.n_units
+            by = rng.integers(-FARTHEST, FARTHEST, int(moved.sum()), endpoint=True)
+        calls[moved] = np.clip(calls[moved] + by, 0, self.n_positions // self.n_units - 1)
+        return np.unique(calls * self.n_units + units)
 
     @cached_property
     def n_units(self) -> int:

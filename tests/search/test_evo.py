@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from autotune.evaluators.small_flux import small_flux_inventory
 from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.archive import ParetoArchive
-from autotune.search.evo import EvoSearcher, evolution_seeds, importance, random_positions
+from autotune.search.bac import SHARES
+from autotune.search.evo import LATE_POWERS, EvoSearcher, evolution_seeds, importance, random_positions
 from autotune.search.gene_grid import GeneGrid
 from autotune.search.refresh_variation import RefreshSetVariation, fresh_at
 from autotune.search.searcher import Result, SearchContext, Searcher
@@ -24,11 +25,16 @@ N_CALLS = 9
 VARIATION = RefreshSetVariation(grid=GeneGrid.of(INVENTORY, N_CALLS))
 N_UNITS = len(cache_units(INVENTORY))
 N_POSITIONS = (N_CALLS - 1) * N_UNITS
+N_LATE = len(SHARES) * len(LATE_POWERS)
 
 
-def always(whole_units: float) -> RefreshSetVariation:
+def always(whole_units: float, shift: float = 0.0) -> RefreshSetVariation:
     return RefreshSetVariation(
-        grid=VARIATION.grid, crossover_probability=1.0, whole_units_probability=whole_units, mutation_probability=1.0
+        grid=VARIATION.grid,
+        crossover_probability=1.0,
+        whole_units_probability=whole_units,
+        mutation_probability=1.0,
+        shift_probability=shift,
     )
 
 
@@ -97,27 +103,55 @@ def test_a_mutation_replaces_two_to_six(chosen: frozenset[int], seed: int) -> No
     assert min(2, most) <= len(mutant - chosen) <= most
 
 
+@given(chosen=sets, seed=st.integers(0, 2**32 - 1))
+def test_a_shift_moves_refreshes_of_one_call_or_one_unit_by_few_calls(chosen: frozenset[int], seed: int) -> None:
+    genome = ALWAYS.genome(np.array(sorted(chosen), int))
+    mutant = set(
+        always(0.0, shift=1.0).positions(always(0.0, 1.0).mutate(genome, np.random.default_rng(seed))).tolist()
+    )
+    assert len(mutant) <= len(chosen)
+    gone, new = ([divmod(p, N_UNITS) for p in sorted(some)] for some in (chosen - mutant, mutant - chosen))
+    assert len({call for call, _ in gone}) <= 1 or len({unit for _, unit in gone}) == 1
+    for call, unit in new:
+        assert any(unit == other and 1 <= abs(call - before) <= 3 for before, other in gone)
+
+
 def test_operators_act_at_their_rates() -> None:
     rng = np.random.default_rng(0)
     first, second = (VARIATION.genome(rng.choice(N_POSITIONS, 12, replace=False)) for _ in range(2))
     crossed = np.mean([not np.array_equal(VARIATION.crossover(first, second, rng), first) for _ in range(1000)])
     mutated = np.mean([not np.array_equal(VARIATION.mutate(first, rng), first) for _ in range(1000)])
     assert 0.75 < crossed < 0.85
-    assert 0.07 < mutated < 0.13
+    assert 0.45 < mutated < 0.65
 
 
-def test_seeds_are_plans_of_bac_and_random_sets_in_turns(context: SearchContext, evaluator: TabulatedEvaluator) -> None:
+def test_seeds_are_plans_of_bac_late_refreshes_and_random_sets_in_turns(
+    context: SearchContext, evaluator: TabulatedEvaluator
+) -> None:
     long = TabulatedEvaluator(replace(evaluator.condition, n_steps=100))
     context = replace(
         context, condition=long.condition, own_timesteps=long.own_timesteps,
         branch_tables=lambda: long.branch_tables(CALIBRATION, 1),
     )  # fmt: skip
     made = evolution_seeds(context, 3)
-    seeds = [next(made) for _ in range(240)]
-    assert all(label.startswith("BAC, ") for i, (label, _) in enumerate(seeds) if i % 3 < 2)
-    assert all(label.startswith("random refreshes") for label, _ in seeds[2::3])
-    assert 0.6 < np.mean(["by importance" in label for label, _ in seeds[2::3]]) < 0.8
-    for _, schedule in seeds[2::3]:
+    seeds = [next(made) for _ in range(4 * N_LATE + 180)]
+    turns, later = seeds[: 4 * N_LATE], seeds[4 * N_LATE :]
+    for (first, _), (second, _), (late, plan), _ in zip(*[iter(turns)] * 4, strict=True):
+        assert first.startswith("BAC, ")
+        assert second.startswith("BAC, ")
+        assert "dense late" in late
+        assert plan.cache is not None
+        fresh = fresh_units(plan.cache.table, context.inventory)
+        assert (fresh.all(axis=1) == fresh.any(axis=1)).all()  # whole calls
+        assert f"{fresh.all(axis=1).sum()} of 100 calls" in late
+        gaps = np.diff(np.flatnonzero(fresh.all(axis=1)))
+        assert gaps[0] >= 1.5 * gaps[-1]
+        assert fresh[[0, -1]].all()
+    assert all(label.startswith("BAC, ") for i, (label, _) in enumerate(later) if i % 3 < 2)
+    random = [*turns[3::4], *later[2::3]]
+    assert all(label.startswith("random refreshes") for label, _ in random)
+    assert 0.6 < np.mean(["by importance" in label for label, _ in random]) < 0.8
+    for _, schedule in random:
         assert schedule.cache is not None
         fresh = fresh_units(schedule.cache.table, context.inventory)
         assert fresh[[0, -1]].all()
@@ -158,5 +192,8 @@ def test_without_tables_random_sets_are_uniform_and_the_search_goes_on(
 ) -> None:
     results = drive(EvoSearcher(replace(context, branch_tables=None), 0), evaluator, 80)
     labels = [result.proposal.label for result in results]
-    assert all(label.startswith("random refreshes, ") and "importance" not in label for label in labels[:45])
+    sets = [label for label in labels[:50] if label.startswith("random refreshes, ")]
+    assert len(sets) >= 20
+    assert not any("importance" in label for label in sets)
+    assert any("dense late" in label for label in labels[:50])
     assert labels[-1].startswith("evolved")
