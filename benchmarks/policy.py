@@ -45,6 +45,7 @@ from autotune.search.joint import JointSearcher
 from autotune.search.searcher import Result, SearchContext, Searcher
 from autotune.spaces.atomic_write import write_atomically
 from autotune.spaces.evaluation import SUCCESS, Fidelity, Measurement
+from autotune.spaces.pareto import non_dominated
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
 from autotune.spaces.statistics import share_interval
 
@@ -142,7 +143,7 @@ def explored(searcher: Searcher, score: Callable[[Schedule], Measurement], n: in
 
 
 def evolved(context: SearchContext, worker: Worker, seed: int, n: int) -> list[Schedule]:
-    """Evolution's plans of the shares that are wanted, those with the least error of actions first."""
+    """The front of evolution's plans of the shares that are wanted, thinned to what the formal tier sees."""
     states = episodes("calibration", N_STATES // len(TASKS), TIERS[0])
     reference = worker.reference(states).latents
     full = worker._work.macs(Schedule(n_steps=100))
@@ -163,10 +164,11 @@ def evolved(context: SearchContext, worker: Worker, seed: int, n: int) -> list[S
 
     tried = explored(EvoSearcher(replace(context, objectives=("macs", ACTION_ERROR)), seed), score, n)
     low, high = PLAN_SHARES
-    fit = [
-        (m.mean(ACTION_ERROR), i) for i, (s, m) in enumerate(tried) if low <= branch_share(s, worker.inventory) <= high
-    ]
-    return [as_program(tried[i][0], worker.own_timesteps) for _, i in sorted(fit)]
+    fit = [(s, m) for s, m in tried if low <= branch_share(s, worker.inventory) <= high]
+    on_front = non_dominated([(m.macs, m.mean(ACTION_ERROR)) for _, m in fit])
+    front = sorted(np.flatnonzero(on_front), key=lambda i: fit[i][1].macs)
+    thinned = np.unique(np.linspace(0, len(front) - 1, KEPT).round().astype(int))
+    return [as_program(fit[front[i]][0], worker.own_timesteps) for i in thinned]
 
 
 def searched(context: SearchContext, score: Score, quick: Fidelity, seed: int, n: int) -> list[Schedule]:
