@@ -46,6 +46,19 @@ def cache_features(plan: CachePlan | None, inventory: Inventory, n_calls: int) -
     return np.asarray(np.log1p(np.concatenate([by_site, age.sum(axis=1), overall])))
 
 
+def forecast_features(plan: CachePlan, inventory: Inventory, n_calls: int) -> Array:
+    """Those of the cache, and how far values are forecast, for orders 1 and 2 apart: by call, and in all.
+
+    Ages are those of the newest value that a forecast reads. Kinds of one order count alike.
+    """
+    use = cell_use(plan, inventory)
+    calls = np.arange(plan.n_calls)[:, None]
+    age = calls - np.maximum.accumulate(np.where(use.runs, calls, 0), axis=0)
+    forecasts = [age * use.reads * (use.order == order) for order in (1, 2)]
+    sums = [np.append(ages.sum(axis=1), [ages.sum(), (ages > 0).sum(), (ages**2).sum()]) for ages in forecasts]
+    return np.concatenate([cache_features(plan, inventory, n_calls), *np.log1p(sums)])
+
+
 def solver_features(schedule: Schedule, condition: Condition) -> Array:
     """Where a solver schedule calls the network, and with what weights it uses the last outputs.
 
@@ -79,18 +92,31 @@ def _read(values: Array, n: int) -> Array:
 Encode = Callable[[Schedule, Condition, Inventory, int], Array | None]
 
 
+def _is_cached_default(schedule: Schedule, condition: Condition) -> bool:
+    others = (schedule.policy, schedule.time, schedule.guidance)
+    plain = not schedule.tables and all(column is None for column in others)
+    return plain and schedule.n_steps == condition.n_steps
+
+
+def _forecasts(plan: CachePlan | None) -> bool:
+    return plan is not None and bool((plan.table > CacheAction.REUSE).any())
+
+
 def _cache(schedule: Schedule, condition: Condition, inventory: Inventory, n_calls: int) -> Array | None:
-    if schedule.policy is not None:
-        return None
-    if schedule.time is not None or schedule.guidance is not None or schedule.n_steps != condition.n_steps:
-        return None
-    if schedule.cache is not None and (schedule.cache.table > CacheAction.REUSE).any():
+    if not _is_cached_default(schedule, condition) or _forecasts(schedule.cache):
         return None
     return cache_features(schedule.cache, inventory, n_calls)
 
 
+def _forecast(schedule: Schedule, condition: Condition, inventory: Inventory, n_calls: int) -> Array | None:
+    if schedule.cache is None or not _forecasts(schedule.cache) or not _is_cached_default(schedule, condition):
+        return None
+    return forecast_features(schedule.cache, inventory, n_calls)
+
+
 def _solver(schedule: Schedule, condition: Condition, inventory: Inventory, n_calls: int) -> Array | None:
-    if any(column is not None for column in (schedule.cache, schedule.guidance, schedule.policy)) or not schedule.time:
+    others = (schedule.cache, schedule.guidance, schedule.policy)
+    if schedule.tables or any(column is not None for column in others) or not schedule.time:
         return None
     try:
         return solver_features(schedule, condition)
@@ -98,9 +124,10 @@ def _solver(schedule: Schedule, condition: Condition, inventory: Inventory, n_ca
         return None
 
 
-ENCODINGS: Mapping[str, Encode] = MappingProxyType({"cache": _cache, "solver": _solver})
+ENCODINGS: Mapping[str, Encode] = MappingProxyType({"cache": _cache, "forecast": _forecast, "solver": _solver})
 """By kind of schedule: its features, or None where it is not of this kind.
 
 A schedule of kind `cache` has a cache plan without forecasts, or nothing, on the pipeline's own sampler and number of
-steps; one of kind `solver` has time, solver, and what belongs to them, and no more.
+steps; one of kind `forecast` has a plan with some; one of kind `solver` has time, solver, and what belongs to them, and
+no more.
 """

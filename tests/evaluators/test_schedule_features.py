@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,10 +10,12 @@ from autotune.evaluators.schedule_features import (
     N_PHASES,
     N_WEIGHTS,
     cache_features,
+    forecast_features,
     solver_features,
 )
 from autotune.evaluators.small_flux import small_flux_inventory
 from autotune.evaluators.tabulated import TabulatedEvaluator
+from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.schedule import Schedule
@@ -47,6 +51,19 @@ def test_dead_cells_change_nothing() -> None:
     assert np.array_equal(without, with_dead)
 
 
+def test_forecasts_are_summed_by_their_order_beside_the_ages() -> None:
+    actions = np.zeros((N_CALLS, N_SITES), int)
+    actions[4:7, 1] = CacheAction.TAYLOR_1  # from calls 2 and 3 on: ages 1, 2, 3
+    actions[8, 4] = CacheAction.NEWTON_2
+    actions[5, 3] = CacheAction.REUSE
+    plan = CachePlan.from_array(actions)
+    features = forecast_features(plan, INVENTORY, N_CALLS)
+    ages, first, second = np.split(features, [-2 * (N_CALLS + 3), -(N_CALLS + 3)])
+    assert np.array_equal(ages, cache_features(plan, INVENTORY, N_CALLS))
+    assert np.expm1(first) == pytest.approx([0, 0, 0, 0, 1, 2, 3, 0, 0, 0, 6, 3, 14])
+    assert np.expm1(second) == pytest.approx([0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 1, 1])
+
+
 @pytest.mark.parametrize("n", [1, 4, 20])
 def test_eulers_weights_are_one_on_the_last_output_and_nothing_before(n: int) -> None:
     evaluator = TabulatedEvaluator()
@@ -72,15 +89,16 @@ def test_a_schedule_is_of_one_kind_at_most() -> None:
     evaluator = TabulatedEvaluator()
     time, solver = evaluator.own_timesteps(5), make_solver("euler", 5, evaluator.condition.noise_schedule)
     plan = CachePlan.from_array(np.zeros((5, len(evaluator.inventory)), int))
+    reuses = Schedule(n_steps=20, cache=CachePlan.from_array(np.eye(20, len(evaluator.inventory))))
+    forecasts = CachePlan.from_array(CacheAction.TAYLOR_1 * np.eye(20, len(evaluator.inventory)))
     kinds = {
-        "cache": [
-            Schedule(n_steps=20),
-            Schedule(n_steps=20, cache=CachePlan.from_array(np.eye(20, len(evaluator.inventory)))),
-        ],
+        "cache": [Schedule(n_steps=20), reuses],
+        "forecast": [Schedule(n_steps=20, cache=forecasts)],
         "solver": [Schedule(n_steps=5, time=time, solver=solver)],
         "neither": [
             Schedule(n_steps=5),
             Schedule(n_steps=5, time=time, solver=solver, cache=plan),
+            replace(reuses, cache_correction="0" * 64),
             Schedule(n_steps=20, guidance=(GuidanceAction.CONDITIONAL,) * 20),
         ],
     }
