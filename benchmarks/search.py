@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from search_rivals import BASELINE, ENTRIES, Entry
 
 from autotune.evaluators.recorded import RecordedEvaluator
+from autotune.evaluators.schedule_features import ENCODINGS
 from autotune.search.archive import ParetoArchive
 from autotune.search.fewer_steps import FAMILY as FEWER_STEPS
 from autotune.search.ladder import Ladder, merged
@@ -54,7 +55,7 @@ def main() -> None:
     n, n_seeds = (60, 5) if arguments.quick else (250, 10)
     table = read_table(arguments.table)
     evaluator = replayed(arguments.table)
-    for kind in ("cache", "solver"):
+    for kind in ENCODINGS:
         accuracy = evaluator.accuracy(kind)
         if accuracy is not None:
             bench.row("surrogate's tau on held-out rows, deviation", accuracy.tau, kind=kind)

@@ -12,6 +12,7 @@ from autotune.search.ladder import Ladder
 from autotune.search.ledger import Ledger
 from autotune.search.progress import Phase
 from autotune.search.searcher import Proposal, Result, SearchContext, Searcher
+from autotune.search.searcher_jobs import WithinCalls
 from autotune.search.spending import Spending
 from autotune.search.study_plan import StudyPlan
 from autotune.search.table_members import TableMembersSearcher, wants_precision
@@ -86,11 +87,12 @@ class Exploration:
 
     def run(self, family: str, context: SearchContext, phase: Phase, share: float) -> bool:
         """Ask one searcher until its share of the budget is used or it has no more; True if interrupted."""
-        searcher = make_searcher(family, context, self._plan.seed)
+        searcher: Searcher = make_searcher(family, context, self._plan.seed)
         tables = [FitColumn.CACHE_CORRECTION] if self._plan.correct else []
         tables += list(PRECISIONS) if wants_precision(context) else []
         if tables and phase is Phase.SEARCH:
             searcher = TableMembersSearcher(searcher, context, family, tables)
+        searcher = WithinCalls(searcher)
         for page in self._ledger.results():
             searcher.tell(page)
         before = self._spending.spent

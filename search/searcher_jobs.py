@@ -1,17 +1,20 @@
 """What searchers may ask of the workers besides scores: fits, traces, costs of reuses, branch tables, cost models."""
 
 import statistics
+from collections.abc import Sequence
 
 from autotune.evaluators.cost_measurement import N_RUNS
 from autotune.evaluators.job import BranchTablesJob, CostModelJob, EdgeCostJob, FitJob, SegmentCostJob, TraceJob
 from autotune.evaluators.pool import WorkerPool
 from autotune.search.dispatcher import Dispatcher
+from autotune.search.searcher import Proposal, Result, Searcher
 from autotune.search.spending import Spending
 from autotune.search.study_plan import StudyPlan
 from autotune.spaces.branch_tables import BranchTables
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.cost_model import CostModel
 from autotune.spaces.edge_costs import EdgeCosts, replayed_calls
+from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import Measurement
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.segment_costs import SegmentCosts
@@ -24,8 +27,38 @@ MAX_COST_SHARE = 0.1
 """At most this share of a study's time, network calls or evaluations goes into a cost model that is not asked for."""
 
 
+class CallsSpentError(UsageError):
+    """A budget of network calls has no room for what a searcher asks for."""
+
+
+class WithinCalls:
+    """A searcher that asks for no more schedules once it could not have a job for want of network calls."""
+
+    def __init__(self, searcher: Searcher) -> None:
+        self._searcher: Searcher | None = searcher
+
+    def ask(self, n: int) -> list[Proposal]:
+        """Its proposals."""
+        try:
+            return [] if self._searcher is None else self._searcher.ask(n)
+        except CallsSpentError:
+            self._searcher = None
+            return []
+
+    def tell(self, results: Sequence[Result]) -> None:
+        """Pass results on."""
+        try:
+            if self._searcher is not None:
+                self._searcher.tell(results)
+        except CallsSpentError:
+            self._searcher = None
+
+
 class SearcherJobs:
-    """Does these jobs for the searchers of one study, within its budget."""
+    """Does these jobs for the searchers of one study, within its budget.
+
+    All but fits, which adapt to what is left, raise `CallsSpentError` where too few network calls are left.
+    """
 
     def __init__(
         self, plan: StudyPlan, pool: WorkerPool, database: Database, dispatcher: Dispatcher, spending: Spending
@@ -33,6 +66,14 @@ class SearcherJobs:
         self._plan, self._pool, self._database = plan, pool, database
         self._dispatcher, self._spending = dispatcher, spending
         self._costs: CostModel | None = None
+
+    def _spend(self, network_calls: int, what: str) -> None:
+        if not self._spending.extend(network_calls):
+            limit, spent = self._plan.budget.network_calls, self._spending.spent.network_calls
+            raise CallsSpentError(
+                f"{what} takes {network_calls} network calls, and of the budget of {limit} there are {spent} used; "
+                "raise --network-calls, or choose another family or objective"
+            )
 
     def fit(self, schedule: Schedule, column: FitColumn, reserve_s: float) -> ColumnFit:
         """Fit a column on the calibration prompts, in the time that is left less a reserve; its calls count."""
@@ -54,7 +95,7 @@ class SearcherJobs:
     def trace(self) -> Trace:
         """Trace a few calibration prompts; the network calls count."""
         n = min(N_TRACED, len(self._plan.calibration.prompts))
-        self._spending.note_calls(n * TRACE_LEVELS)
+        self._spend(n * TRACE_LEVELS, "a trace")
         job = TraceJob(fidelity=self._plan.calibration, n_prompts=n, n_levels=TRACE_LEVELS)
         trace = self._dispatcher.call(job)
         assert isinstance(trace, Trace)
@@ -72,7 +113,7 @@ class SearcherJobs:
     def edge_costs(self) -> EdgeCosts:
         """Measure edges on a few calibration prompts; the network calls count."""
         n = min(N_TRACED, len(self._plan.calibration.prompts))
-        self._spending.note_calls(self._edge_calls(n))
+        self._spend(self._edge_calls(n), "measuring what reuses cost")
         costs = self._dispatcher.call(EdgeCostJob(fidelity=self._plan.calibration, n_prompts=n))
         assert isinstance(costs, EdgeCosts)
         return costs
@@ -88,7 +129,7 @@ class SearcherJobs:
     def branch_tables(self) -> BranchTables:
         """Record branches in default runs of a few calibration prompts; the network calls count."""
         n = min(N_TRACED, len(self._plan.calibration.prompts))
-        self._spending.note_calls(self._recorded_calls(n))
+        self._spend(self._recorded_calls(n), "recording branches")
         tables = self._dispatcher.call(BranchTablesJob(fidelity=self._plan.calibration, n_prompts=n))
         assert isinstance(tables, BranchTables)
         return tables
@@ -96,7 +137,7 @@ class SearcherJobs:
     def segment_costs(self) -> SegmentCosts:
         """Record the cache point in default runs of a few calibration prompts; the network calls count."""
         n = min(N_TRACED, len(self._plan.calibration.prompts))
-        self._spending.note_calls(self._recorded_calls(n))
+        self._spend(self._recorded_calls(n), "recording the cache point")
         costs = self._dispatcher.call(SegmentCostJob(fidelity=self._plan.calibration, n_prompts=n))
         assert isinstance(costs, SegmentCosts)
         return costs
@@ -105,7 +146,7 @@ class SearcherJobs:
         """The study's cost model, measured once on a batch of calibration prompts; the network calls count."""
         if self._costs is None:
             artifacts, name = self._database.artifacts, self._plan.name
-            self._spending.note_calls(self._cost_calls)
+            self._spend(self._cost_calls, "a cost model")
             self._costs = load_costs(artifacts, name)
             if self._costs is None:
                 made = self._dispatcher.call(CostModelJob(fidelity=self._plan.calibration))

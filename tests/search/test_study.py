@@ -143,6 +143,27 @@ def test_the_network_calls_of_a_trace_count(open_study: OpenStudy, plan: MakePla
     assert loop._spending.spent.network_calls == trace.n_calls * trace.n_samples == 2 * TRACE_LEVELS
 
 
+@pytest.mark.parametrize("family", ["s3", "joint", "ecad", "evo", "cachequant"])
+@pytest.mark.parametrize("limit", [41, 100, 170, 300, 800])
+def test_jobs_of_searchers_keep_a_budget_of_network_calls(
+    limit: int, family: str, open_study: OpenStudy, plan: MakePlan
+) -> None:
+    study, evaluator = plan(Budget(network_calls=limit), family), TabulatedEvaluator()
+    loop = make_loop(study, evaluator, open_study("kept", study, evaluator), SimulatedClock())
+    assert loop.run() is StudyState.DONE
+    assert loop._spending.spent.network_calls <= limit
+
+
+def test_a_cost_model_that_a_budget_has_no_room_for_is_refused(open_study: OpenStudy, plan: MakePlan) -> None:
+    study = plan(Budget(network_calls=100), objectives=("modelled-latency", "deviation"))
+    evaluator = TabulatedEvaluator()
+    loop = make_loop(study, evaluator, open_study("dear", study, evaluator), SimulatedClock())
+    with pytest.raises(
+        UsageError, match=r"a cost model takes \d+ network calls, .* budget of 100 .* --network"
+    ):
+        loop.run()
+
+
 def test_an_interrupt_ends_the_search_but_not_without_a_result(
     open_study: OpenStudy, expected: Expected, plan: MakePlan, onlooker: Onlooker
 ) -> None:
