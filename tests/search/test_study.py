@@ -158,9 +158,7 @@ def test_a_cost_model_that_a_budget_has_no_room_for_is_refused(open_study: OpenS
     study = plan(Budget(network_calls=100), objectives=("modelled-latency", "deviation"))
     evaluator = TabulatedEvaluator()
     loop = make_loop(study, evaluator, open_study("dear", study, evaluator), SimulatedClock())
-    with pytest.raises(
-        UsageError, match=r"a cost model takes \d+ network calls, .* budget of 100 .* --network"
-    ):
+    with pytest.raises(UsageError, match=r"a cost model takes \d+ network calls, .* budget of 100 .* --network"):
         loop.run()
 
 
