@@ -159,13 +159,13 @@ def make_searcher(name: str, context: SearchContext, seed: int = 0) -> Searcher:
     return make(context, seed)
 
 
-def check_family(name: str, *, converges: bool = True) -> None:
-    """Raise a UsageError if no family has this name, or if it needs a run that converges and there is none."""
+def check_family(name: str, *, unconverging: str | None = None) -> None:
+    """Raise a UsageError if no family has this name, or if it needs a converged run, which `unconverging` has not."""
     if name not in FAMILIES:
         raise UsageError(f"a family must be one of {', '.join(FAMILIES)}; got {name!r}")
-    if FAMILIES[name].needs_convergence and not converges:
+    if FAMILIES[name].needs_convergence and unconverging is not None:
         others = ", ".join(family.name for family in _ALL if not family.needs_convergence)
         raise UsageError(
-            f"the family {name} needs a converged run, and this model has none, since its sampler draws noise at every "
-            f"step; choose one of {others}"
+            f"the family {name} needs a converged run, and {unconverging} has none, since its sampler draws noise at "
+            f"every step; choose one of {others}"
         )

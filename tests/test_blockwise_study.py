@@ -59,7 +59,7 @@ def test_a_family_that_needs_a_converged_run_is_refused_for_a_policy_before_anyt
 ) -> None:
     pytest.importorskip("metaworld")
     storage = str(tmp_path / "s.db")
-    with pytest.raises(UsageError, match=f"the family {family} needs a converged run, and this model has none.*evo"):
+    with pytest.raises(UsageError, match=f"the family {family} needs a converged run, and mini-policy has none.*evo"):
         autotune.tune("mini-policy", storage=storage, device="cpu", family=family, evaluations=4, study="s")
     with pytest.raises(StorageError, match="there is none named 's'"):  # no study was begun
         autotune.load_study("s", storage=storage)

@@ -139,7 +139,7 @@ def tune(
     with Database.open(storage) as database:
         name = _free_name(database, study, settings)
         with _pool(settings, database, storage, sitting, adopted) as pool:
-            check_family(settings.family, converges=pool.converges)
+            check_family(settings.family, unconverging=None if pool.converges else settings.model)
             database.create_study(
                 name,
                 settings=dataclasses.asdict(settings),
