@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from autotune.evaluators.tabulated import TabulatedEvaluator
@@ -141,6 +143,30 @@ def test_the_network_calls_of_a_trace_count(open_study: OpenStudy, plan: MakePla
     loop = make_loop(study, evaluator, open_study("traced", study, evaluator), SimulatedClock())
     trace = loop._jobs.trace()
     assert loop._spending.spent.network_calls == trace.n_calls * trace.n_samples == 2 * TRACE_LEVELS
+
+
+@pytest.mark.parametrize(
+    ("tight", "limit"), [("evaluations", 9), ("network_calls", 250), ("wall_s", 12.0), ("cost", 0.012)]
+)
+def test_of_several_limits_all_hold_and_the_tightest_is_used(
+    tight: str, limit: float, open_study: OpenStudy, plan: MakePlan
+) -> None:
+    limits: dict[str, Any] = {"evaluations": 500, "network_calls": 9_000, "wall_s": 400.0, "cost": 0.4, tight: limit}
+    clock = SimulatedClock()
+    evaluator = TabulatedEvaluator(clock=clock)
+    study = plan(Budget(**limits, price_per_hour=3.6), objectives=("latency", "deviation"))
+    loop = make_loop(study, evaluator, open_study("several", study, evaluator), clock)
+    assert loop.run() is StudyState.DONE
+    spent = loop._spending.spent
+    used = {
+        "evaluations": spent.evaluations / limits["evaluations"],
+        "network_calls": spent.network_calls / limits["network_calls"],
+        "wall_s": clock.now() / limits["wall_s"],
+        "cost": clock.now() * 3.6 / 3600.0 / limits["cost"],
+    }
+    assert used[tight] == max(used.values())
+    assert 0.85 <= used[tight] <= 1.0
+    assert tight != "evaluations" or used[tight] == 1.0
 
 
 @pytest.mark.parametrize("family", ["s3", "joint", "ecad", "evo", "cachequant"])
