@@ -14,7 +14,7 @@ from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.branch_store import tensors_of
 from autotune.evaluators.leaf_errors import MAX_VALUES, thinned_samples
 from autotune.evaluators.reference import ArtifactCache
-from autotune.evaluators.step_hook import before_each_step
+from autotune.evaluators.step_hook import before_each_step, hooked
 from autotune.spaces.branch_tables import METRICS, BranchTables, Metric
 from autotune.spaces.cache_unit import cache_units
 from autotune.spaces.condition import Condition
@@ -199,12 +199,8 @@ def _watching(pipe: Any, recorder: BranchRecorder) -> Iterator[None]:
         denoiser.get_submodule(unit).register_forward_hook(functools.partial(_feed, recorder, unit))
         for unit in recorder.units
     ]
-    try:
-        with before_each_step(pipe.scheduler, recorder.advance):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), before_each_step(pipe.scheduler, recorder.advance):
+        yield
 
 
 def _feed(recorder: BranchRecorder, unit: str, module: Any, args: Any, result: Any) -> None:

@@ -17,6 +17,7 @@ from autotune.evaluators.correction_table import COLUMN, correction_tensors
 from autotune.evaluators.guidance import output_tensor
 from autotune.evaluators.schedule_table import TableStore
 from autotune.evaluators.span import Span, Streams
+from autotune.evaluators.step_hook import hooked
 from autotune.evaluators.table_fit import Run, batches, mean_deviation, pair_moments, split
 from autotune.spaces.cache_correction import OUTPUT, CacheCorrection, ChannelAffine, PairMoments
 from autotune.spaces.cache_plan import CachePlan, cell_use
@@ -48,11 +49,8 @@ class InputRecorder:
         def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.latents.append(args[0] if args else kwargs[_first_name(module)])
 
-        handle = self._denoiser.register_forward_pre_hook(note, with_kwargs=True)
-        try:
+        with hooked([self._denoiser.register_forward_pre_hook(note, with_kwargs=True)]):
             yield
-        finally:
-            handle.remove()
 
 
 class PairRecorder:
@@ -94,12 +92,11 @@ class PairRecorder:
                 handles += self._hooks(i, site.name)
         runtime.on_read = self._note_read
         try:
-            yield
+            with hooked(handles):
+                yield
         finally:
             runtime.on_read = None
             self._true.clear()
-            for handle in handles:
-                handle.remove()
 
     def _compute(self, denoiser: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Call the network as it is, its gates being disarmed before a call, on the other run's latents."""

@@ -15,7 +15,7 @@ from autotune.evaluators.edge_costs import Array, EdgeCostRecorder
 from autotune.evaluators.leaf_errors import LeafErrorRecorder
 from autotune.evaluators.policy_calibration import CalibrationRecorder
 from autotune.evaluators.reference import ArtifactCache
-from autotune.evaluators.step_hook import before_each_step
+from autotune.evaluators.step_hook import before_each_step, hooked
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.condition import Condition
@@ -180,12 +180,8 @@ def _watching(pipe: Any, recorder: EdgeCostRecorder, leaf_recorder: LeafErrorRec
     for leaf in leaf_recorder.leaves:
         feed = functools.partial(_feed_leaf, leaf_recorder, leaf)
         handles.append(denoiser.get_submodule(leaf).register_forward_hook(feed))
-    try:
-        with before_each_step(pipe.scheduler, feed_recorders):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), before_each_step(pipe.scheduler, feed_recorders):
+        yield
 
 
 def _feed_leaf(recorder: LeafErrorRecorder, leaf: str, module: Any, args: Any, result: Any) -> None:

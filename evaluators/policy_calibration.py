@@ -8,7 +8,7 @@ import torch
 
 from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.stack_policy import attention_input, modulated_leaf, relative_change
-from autotune.evaluators.step_hook import before_each_step
+from autotune.evaluators.step_hook import before_each_step, hooked
 from autotune.spaces.errors import EvaluatorError
 from autotune.spaces.inventory import FINAL, STACK, Inventory
 from autotune.spaces.policy_calibration import PolicyCalibration
@@ -57,12 +57,8 @@ class CalibrationRecorder:
         if self._modulated is not None:
             leaf = self._denoiser.get_submodule(self._modulated)
             handles.append(leaf.register_forward_pre_hook(see_modulated, with_kwargs=True))
-        try:
-            with before_each_step(self._pipe.scheduler, self._feed):
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        with hooked(handles), before_each_step(self._pipe.scheduler, self._feed):
+            yield
 
     def result(self) -> PolicyCalibration:
         """The calibration from all runs.

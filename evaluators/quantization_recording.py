@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from autotune.evaluators.affine_quantizer import search_grid
 from autotune.evaluators.apply import quantization_runtime_of
 from autotune.evaluators.quantized_layers import LayerCodes, QuantizationRuntime, along, channel_axis
+from autotune.evaluators.step_hook import hooked
 from autotune.evaluators.table_fit import pair_moments
 from autotune.spaces.cache_correction import PairMoments
 from autotune.spaces.errors import ScheduleError
@@ -59,11 +60,8 @@ class RangeRecorder:
             module.register_forward_pre_hook(functools.partial(note, name, parts))
             for name, (module, parts) in self._layers.items()
         ]
-        try:
+        with hooked(handles):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def grids(self, bits: int) -> dict[str, Grid]:
         """Scales and zero points (n_calls, n_parts) of each layer that has run.
@@ -146,11 +144,8 @@ class LossRecorder:
             others = [LayerCodes(name, codes.module, other) for other in self._others.get(name, ())]
             note = functools.partial(self._note, runtime, name, codes, others)
             handles.append(codes.module.register_forward_pre_hook(note))
-        try:
+        with hooked(handles):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _note(
         self,

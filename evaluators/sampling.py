@@ -14,6 +14,7 @@ from autotune.evaluators.energy import EnergyMeter
 from autotune.evaluators.latent_scaling import denoiser_latents
 from autotune.evaluators.policy_runtime import PolicyUsage
 from autotune.evaluators.prompt_embedding import embeddings_of
+from autotune.evaluators.step_hook import hooked
 from autotune.spaces.evaluation import Fidelity
 
 
@@ -144,11 +145,8 @@ def deadline(pipe: Any, timeout_s: float | None) -> Iterator[None]:
             raise Deadline(f"the run took longer than its limit of {timeout_s:.0f} s")
 
     denoiser = getattr(pipe, "transformer", None) or pipe.unet
-    hook = denoiser.register_forward_pre_hook(check)
-    try:
+    with hooked([denoiser.register_forward_pre_hook(check)]):
         yield
-    finally:
-        hook.remove()
 
 
 def synchronize(pipe: Any) -> None:

@@ -12,7 +12,7 @@ from autotune.evaluators.branch_store import Value, tensors_of
 from autotune.evaluators.reference import ArtifactCache
 from autotune.evaluators.segment_costs import SegmentCostRecorder
 from autotune.evaluators.span import Span
-from autotune.evaluators.step_hook import before_each_step
+from autotune.evaluators.step_hook import before_each_step, hooked
 from autotune.spaces.cache_point import cache_point
 from autotune.spaces.condition import Condition
 from autotune.spaces.evaluation import Fidelity
@@ -63,28 +63,28 @@ def watching_cache_point(
     denoiser, spans = find_adapter(pipe).denoiser_of(pipe), _spans_of(pipe, inventory)
     given: list[Any] = []
     latest: list[Value] = []
-    with contextlib.ExitStack() as stack:
-        if spans:
-            span, entry = spans[-1], denoiser.get_submodule(spans[0].modules[0])
-            inputs_of = spans[0].inputs_of(entry)
+    handles = []
+    if spans:
+        span, entry = spans[-1], denoiser.get_submodule(spans[0].modules[0])
+        inputs_of = spans[0].inputs_of(entry)
 
-            def enter(module: Any, args: Any, kwargs: Any) -> None:
-                given[:] = [inputs_of(args, kwargs)]
+        def enter(module: Any, args: Any, kwargs: Any) -> None:
+            given[:] = [inputs_of(args, kwargs)]
 
-            def leave(module: Any, args: Any, result: Any) -> None:
-                latest[:] = [span.stored_form(result, given[0])]
+        def leave(module: Any, args: Any, result: Any) -> None:
+            latest[:] = [span.stored_form(result, given[0])]
 
-            stack.callback(entry.register_forward_pre_hook(enter, with_kwargs=True).remove)
-            last = denoiser.get_submodule(span.modules[-1])
-        else:
-            last = _before_last_resnet(denoiser, inventory)
+        handles.append(entry.register_forward_pre_hook(enter, with_kwargs=True))
+        last = denoiser.get_submodule(span.modules[-1])
+    else:
+        last = _before_last_resnet(denoiser, inventory)
 
-            def leave(module: Any, args: Any, result: Any) -> None:
-                latest[:] = [result]
+        def leave(module: Any, args: Any, result: Any) -> None:
+            latest[:] = [result]
 
-        stack.callback(last.register_forward_hook(leave).remove)
-        with before_each_step(pipe.scheduler, lambda: feed(tuple(tensors_of(latest[0])))):
-            yield
+    handles.append(last.register_forward_hook(leave))
+    with hooked(handles), before_each_step(pipe.scheduler, lambda: feed(tuple(tensors_of(latest[0])))):
+        yield
 
 
 def _spans_of(pipe: Any, inventory: Inventory) -> list[Span]:

@@ -1,9 +1,11 @@
-"""Something that is done at every step of a scheduler, for the time of a recording."""
+"""What is done at every step of a scheduler, or in modules, for the time of a recording."""
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+from torch.utils.hooks import RemovableHandle
 
 from autotune.evaluators.override import Overrides
 
@@ -23,3 +25,14 @@ def before_each_step(scheduler: Any, action: Callable[[], None]) -> Iterator[Non
         yield
     finally:
         overrides.undo()
+
+
+@contextlib.contextmanager
+def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Have these hooks of modules inside the block; afterwards they are removed."""
+    handles = list(handles)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
