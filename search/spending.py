@@ -8,6 +8,9 @@ from autotune.search.budget import Budget, Spent
 N_RECENT = 8
 """Recent candidates of which the slowest says how long the next one may take."""
 
+N_FEW = 3
+"""So many must be known for that."""
+
 
 class Spending:
     """Counts what a study uses; what is under way counts as used.
@@ -87,4 +90,4 @@ class Spending:
 
     def next_s(self, unknown_s: float) -> float:
         """Seconds that the next candidate may take; `unknown_s` counts too as long as few are known."""
-        return max(self._recent if len(self._recent) == N_RECENT else (unknown_s, *self._recent))
+        return max(self._recent if len(self._recent) >= N_FEW else (unknown_s, *self._recent))
