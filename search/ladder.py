@@ -44,7 +44,7 @@ class LadderSettings:
     growth: float = 2.0
     alpha: float = 0.5
     cost_margin: float = 0.03
-    quality_margin: float = 0.015
+    quality_margin: float = 0.03
 
     def __post_init__(self) -> None:
         if self.first < 2:
