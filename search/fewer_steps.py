@@ -14,6 +14,9 @@ FAMILY = "fewer-steps"
 
 STEP_COUNTS = (4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 25, 30, 40)
 
+LONG = 40
+"""A default of more steps is far from where quality begins to fall, so that its half says little."""
+
 OWN_GRID = "own grid"
 UNIFORM_LAMBDA = "uniform lambda"
 HALFWAY = "halfway grid"
@@ -151,8 +154,9 @@ def by_importance(counts: Sequence[int], default: int) -> list[int]:
 
 
 def coarse_counts(counts: Sequence[int], n_steps: int) -> list[int]:
-    """Up to four counts: about a half, a quarter, seven tenths and a third of the default."""
+    """Up to four counts: about a half, a quarter, seven tenths and a third of the default, or of `LONG`."""
     chosen: list[int] = []
+    n_steps = min(n_steps, LONG)
     for share in (0.5, 0.25, 0.7, 0.35):
         nearest = min(counts, key=lambda n: abs(n - share * n_steps))
         if nearest not in chosen:

@@ -4,7 +4,7 @@ import pytest
 
 from autotune.evaluators.small_flux import small_flux_condition, small_flux_inventory
 from autotune.evaluators.tabulated import TabulatedEvaluator
-from autotune.search.fewer_steps import N_FIRST, RECIPES, FewerStepsSearcher
+from autotune.search.fewer_steps import N_FIRST, RECIPES, FewerStepsSearcher, coarse_counts, step_counts
 from autotune.search.searcher import Proposal, Result, SearchContext
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity
 
@@ -31,6 +31,13 @@ def test_the_beginning_shows_the_own_sampler_and_a_curve_of_the_best_first_recip
     assert [label.split(", ")[2] for label in curve] == ["5 steps", "14 steps", "7 steps"]
     assert len({label.rsplit(", ", 1)[0] for label in curve}) == 1
     assert curve[0].startswith("unipc-2")  # the formula likes order 2 with a corrector best of the first recipes
+
+
+@pytest.mark.parametrize(
+    ("default", "expected"), [(20, [10, 5, 14, 7]), (40, [20, 10, 30, 14]), (100, [20, 10, 30, 14])]
+)
+def test_a_long_default_run_is_cut_to_where_quality_falls(default: int, expected: list[int]) -> None:
+    assert coarse_counts(step_counts(default), default) == expected
 
 
 def test_the_best_recipes_of_two_grids_go_on_first(context: SearchContext, evaluator: TabulatedEvaluator) -> None:
