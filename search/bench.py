@@ -20,7 +20,7 @@ from autotune.spaces.bench_result import BenchResult, Contestant, affordable_cal
 from autotune.spaces.condition import Condition
 from autotune.spaces.error_scale import error_text
 from autotune.spaces.errors import EvaluatorError, ModelNotFoundError, UsageError
-from autotune.spaces.evaluation import Failure, Fidelity
+from autotune.spaces.evaluation import SUCCESS, Failure, Fidelity
 from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.schedule_file import ScheduleFile, load_schedule_file
 from autotune.storage.database import Database
@@ -126,13 +126,14 @@ def bench_file(
 
 
 def bench_fidelity(preset: Preset, options: BenchOptions) -> Fidelity:
-    """The prompts, each once, with seeds that no study uses.
+    """The prompts, each once, with seeds that no study uses; of a policy's tasks every line is an episode.
 
     Raises:
         UsageError: the file can't be read or holds no prompt, or there are fewer prompts than asked for.
     """
     path = preset.held_out_prompts if options.prompts is None else Path(options.prompts)
-    prompts = tuple(dict.fromkeys(read_prompts(path)))
+    lines = read_prompts(path)
+    prompts = lines if preset.quality == SUCCESS else tuple(dict.fromkeys(lines))
     first = FIRST_SEED + BLOCK * options.seed
     fidelity = Fidelity(name="bench", prompts=prompts, seeds=tuple(range(first, first + len(prompts))))
     return fidelity if options.n_prompts is None else fidelity.first(options.n_prompts)
@@ -228,8 +229,9 @@ def _worker(
 
 def _adapt(preset: Preset, condition: Condition) -> Preset:
     """The preset with the default run of the condition."""
-    for pixels in (condition.height, condition.width):
-        check_run_numbers(steps=condition.n_steps, resolution=pixels, guidance=condition.guidance_scale)
+    for size, own in ((condition.height, preset.height), (condition.width, preset.width)):
+        resolution = None if size == own else size  # a policy's own are no pixels
+        check_run_numbers(steps=condition.n_steps, resolution=resolution, guidance=condition.guidance_scale)
     return dataclasses.replace(
         preset,
         height=condition.height,

@@ -31,6 +31,8 @@ def test_a_policy_is_searched_exported_and_applied(tmp_path: Path, family: str) 
     assert "success" in page.read_text()
     file = tmp_path / "policy.schedule.json"
     study.export(file, "fast")
+    told = autotune.bench(file, n_prompts=6, repeats=1, device="cpu", storage=f"sqlite:///{tmp_path / 'bench.db'}")
+    assert told["prompts"]["number"] == 6  # type: ignore[index]
     pipe = load_model("mini-policy", device="cpu").pipe
     seen = torch.zeros(1, 2, 26)
 
