@@ -12,6 +12,7 @@ Intervals are 95 % bootstrap intervals over seeds. Prints a table and takes `--q
 """
 
 import argparse
+import math
 import statistics
 import time
 from functools import lru_cache
@@ -128,6 +129,7 @@ class Race:
             objectives=OBJECTIVES,
         )
         self._contestant = entry.make(context, seed)
+        self._max_tried = math.inf if entry.max_tried is None else entry.max_tried
         self._n_prompts = len(evaluator.fidelity.prompts)
         self._ladder = Ladder(self._n_prompts, OBJECTIVES, ())
         self._rungs = self._ladder.rungs if entry.has_ladder else (self._n_prompts,)
@@ -144,11 +146,14 @@ class Race:
         return len(self._known)
 
     def run(self, budget_s: float) -> None:
-        """Race until the time is used or nothing new is asked for; the default run comes first."""
+        """Race until the time is used, or the contestant's schedules, or nothing new is asked for.
+
+        The default run comes first.
+        """
         default = Schedule(n_steps=self._evaluator.condition.n_steps)
         self._contestant.tell(self._measured(Proposal(schedule=default, family="baseline", label="")))
         n_repeats = 0
-        while self._now_s < budget_s and n_repeats < MAX_REPEATS:
+        while self._now_s < budget_s and n_repeats < MAX_REPEATS and self.n_tried < self._max_tried:
             began = time.perf_counter()
             proposal = self._contestant.ask()
             self.thinking_s += time.perf_counter() - began

@@ -1,5 +1,6 @@
 """What a search needs of an evaluator."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from autotune.spaces.branch_tables import BranchTables
@@ -59,8 +60,8 @@ class Evaluator(Protocol):
         """
         ...
 
-    def contact_sheet(self, schedule: Schedule, fidelity: Fidelity, n_images: int) -> bytes:
-        """A PNG with the images of the first `n_images` prompts in one row."""
+    def contact_sheet(self, schedule: Schedule, fidelity: Fidelity, indices: Sequence[int]) -> bytes:
+        """A PNG with the images of the prompts at `indices` in one row; see `make_contact_sheet`."""
         ...
 
     def edge_costs(self, fidelity: Fidelity, n_prompts: int, source: EdgeSource = "hybrid") -> EdgeCosts:

@@ -107,15 +107,15 @@ class CostModelJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SheetJob:
-    """Draw the images of the first `n_images` prompts of a fidelity."""
+    """Draw the images of the prompts of a fidelity that stand at `indices`."""
 
     schedule: Schedule
     fidelity: Fidelity
-    n_images: int
+    indices: tuple[int, ...]
 
     def run(self, evaluator: Evaluator) -> bytes:
         """See `Evaluator.contact_sheet`."""
-        return evaluator.contact_sheet(self.schedule, self.fidelity, self.n_images)
+        return evaluator.contact_sheet(self.schedule, self.fidelity, self.indices)
 
 
 Job: TypeAlias = ScoreJob | FitJob | TraceJob | EdgeCostJob | BranchTablesJob | SegmentCostJob | CostModelJob | SheetJob

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -125,9 +126,9 @@ class RecordedEvaluator:
         """
         raise EvaluatorError(f"a table can't fit the {column} of a schedule; replay a family that fits nothing")
 
-    def contact_sheet(self, schedule: Schedule, fidelity: Fidelity, n_images: int) -> bytes:
+    def contact_sheet(self, schedule: Schedule, fidelity: Fidelity, indices: Sequence[int]) -> bytes:
         """A PNG of grey tiles: a table holds no images."""
-        size = (self.condition.width * n_images, self.condition.height)
+        size = (self.condition.width * len(indices), self.condition.height)
         buffer = io.BytesIO()
         Image.new("RGB", size, (128, 128, 128)).save(buffer, format="PNG")
         return buffer.getvalue()

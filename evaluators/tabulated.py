@@ -6,7 +6,7 @@ the stack and at both ends of the run; latency is affine in the multiply-accumul
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -168,9 +168,9 @@ class TabulatedEvaluator:
         before, after = self._deviation(schedule), self._deviation(fitted)
         return ColumnFit(schedule=fitted, before=before, after=after, image_runs=FIT_RUNS)
 
-    def contact_sheet(self, schedule: Schedule, fidelity: Fidelity, n_images: int) -> bytes:
+    def contact_sheet(self, schedule: Schedule, fidelity: Fidelity, indices: Sequence[int]) -> bytes:
         """Bytes that name the schedule; not a picture."""
-        return f"sheet of {schedule_hash(canonical_schedule(schedule, self.inventory))}, {n_images}".encode()
+        return f"sheet of {schedule_hash(canonical_schedule(schedule, self.inventory))}, {list(indices)}".encode()
 
     def trace(self, fidelity: Fidelity, n_prompts: int, n_levels: int) -> Trace:
         """The exact trajectories of Gaussian data N(0.5, 0.25), 16 elements per sample, on a grid uniform in lambda.

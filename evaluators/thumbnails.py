@@ -1,26 +1,30 @@
 """Small copies of the images that scored schedules gave, for contact sheets."""
 
 import torch
+from torch.nn.functional import interpolate
 
+from autotune.evaluators.contact_sheet import MAX_HEIGHT
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.schedule import Schedule
-
-THUMBNAILS = 8
-"""Images of each scored schedule that are kept for a contact sheet."""
 
 N_KEPT = 16
 """Scored schedules whose thumbnails are kept: a few more than a verification measures."""
 
 
 class Thumbnails:
-    """The first images of the last schedules, a byte per value."""
+    """The images of the last schedules, at most as high as a contact sheet, a byte per value."""
 
     def __init__(self) -> None:
         self._images: dict[tuple[Schedule, str], torch.Tensor] = {}
 
     def keep(self, schedule: Schedule, fidelity: Fidelity, images: torch.Tensor) -> None:
-        """Keep the first of images (n, 3, height, width) in [0, 1], as copies: a slice would keep the batch alive."""
-        self._images[schedule, fidelity.hash] = (images[:THUMBNAILS] * 255).round().byte()
+        """Keep small copies of images (n, 3, height, width) in [0, 1]."""
+        height, width = images.shape[2:]
+        if height > MAX_HEIGHT:
+            size = (MAX_HEIGHT, max(1, round(width * MAX_HEIGHT / height)))
+            images = interpolate(images, size=size, mode="bilinear", antialias=True)
+        self._images.pop((schedule, fidelity.hash), None)
+        self._images[schedule, fidelity.hash] = (images.clamp(0, 1) * 255).round().byte()
         if len(self._images) > N_KEPT:
             del self._images[next(iter(self._images))]
 

@@ -31,7 +31,7 @@ from autotune.evaluators.schedule_table import TableStore
 from autotune.evaluators.schedule_work import ScheduleWork
 from autotune.evaluators.segment_recording import load_or_record_segments
 from autotune.evaluators.site_timing import StepTimer
-from autotune.evaluators.thumbnails import THUMBNAILS, Thumbnails
+from autotune.evaluators.thumbnails import Thumbnails
 from autotune.evaluators.trace import StepRecorder, Watcher, load_or_make_trace
 from autotune.evaluators.workload import make_workload
 from autotune.spaces.branch_tables import BranchTables
@@ -206,14 +206,13 @@ class Worker:
         """Fit a column to the reference on the prompts of a fidelity; see `FitJob`."""
         return self._fits.fit(schedule, column, fidelity, timeout_s=timeout_s, max_image_runs=max_image_runs)
 
-    def contact_sheet(self, schedule: Schedule, fidelity: Fidelity, n_images: int) -> bytes:
-        """PNG of the first `n_images` samples (at most `THUMBNAILS`) side by side."""
-        images = self._thumbnails.of(schedule, fidelity)
-        if images is None:
-            short = fidelity.first(min(n_images, THUMBNAILS, len(fidelity.prompts)))
-            images = self._run(schedule, short, None, purpose=Purpose.SCORED).images
-            self._thumbnails.keep(schedule, fidelity, images)
-        return make_contact_sheet(images[:n_images])
+    def contact_sheet(self, schedule: Schedule, fidelity: Fidelity, indices: Sequence[int]) -> bytes:
+        """PNG of the samples of some prompts side by side; those are run again whose thumbnails are gone."""
+        kept = self._thumbnails.of(schedule, fidelity)
+        if kept is not None:
+            return make_contact_sheet(kept[list(indices)], indices)
+        samples = self._run(schedule, fidelity.only(indices), None, purpose=Purpose.SCORED)
+        return make_contact_sheet(samples.images, indices)
 
     def _run(
         self,

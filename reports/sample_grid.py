@@ -15,6 +15,7 @@ from autotune.reports import palette
 from autotune.reports.tables import number_text
 from autotune.spaces.error_scale import ErrorScale, error_scale
 from autotune.spaces.study_record import Candidate, StudyRecord
+from autotune.spaces.worst_prompts import INDICES_CHUNK, worst_first
 
 SMALL_HEIGHT = 64
 LARGE_WIDTH = 1600
@@ -26,6 +27,19 @@ MAX_CAPTION = 90
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sheet:
+    """A contact sheet, and the places of its images' prompts among the held-out ones; () if they are the first."""
+
+    picture: Image.Image
+    indices: tuple[int, ...] = ()
+
+    def tiles(self, aspect: float) -> dict[int, Image.Image]:
+        """Its images by prompt; `aspect` is the width of one over its height."""
+        images = cut_sheet(self.picture, aspect)
+        return dict(zip(self.indices or range(len(images)), images, strict=False))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SampleColumn:
     """A schedule of the grid: its contact sheet, None where it was not kept or can't be read.
 
@@ -34,7 +48,7 @@ class SampleColumn:
     """
 
     title: str
-    sheet: Image.Image | None
+    sheet: Sheet | None
     errors: tuple[float, ...]
     compared: bool
 
@@ -58,7 +72,7 @@ class PromptRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleGrid:
-    """The rows to show, and how many held-out prompts there are; the sheets hold the first of them."""
+    """The rows to show, and how many held-out prompts there are; the sheets hold some of them."""
 
     titles: tuple[str, ...]
     rows: tuple[PromptRow, ...]
@@ -66,7 +80,7 @@ class SampleGrid:
 
 
 def sample_columns(
-    baseline: Candidate | None, picks: Mapping[str, Candidate], sheets: Mapping[str, Image.Image | None]
+    baseline: Candidate | None, picks: Mapping[str, Candidate], sheets: Mapping[str, Sheet | None]
 ) -> tuple[SampleColumn, ...]:
     """The default run's column, then one per distinct pick; `sheets` are by schedule hash."""
     titles: dict[str, str] = {}
@@ -90,51 +104,46 @@ def make_grid(columns: Sequence[SampleColumn], record: StudyRecord) -> SampleGri
     """The sheets cut into images, as rows of prompts; of all picks the largest error decides which is worst."""
     alike = error_scale(record).is_share  # what fails fails, so that there is a first episode, but no worst one
     aspect = 1.0 if alike else record.condition.width / record.condition.height  # pictures of episodes are square
-    tiles = [[] if c.sheet is None else cut_sheet(c.sheet, aspect) for c in columns]
-    worst = _largest([c.errors for c in columns if c.compared and c.errors])
-    order = sorted(range(len(worst)), key=lambda i: -worst[i])
+    tiles = [{} if c.sheet is None else c.sheet.tiles(aspect) for c in columns]
+    order = worst_first([c.errors for c in columns if c.compared and c.errors])
     ranks = {prompt: rank for rank, prompt in enumerate(order, 1)}
     named = record.settings.get("held_out")
     prompts = [str(prompt) for prompt in named] if isinstance(named, list | tuple) else []
-    n_shown = max((len(images) for images in tiles), default=0)
+    shown = {prompt for images in tiles for prompt in images}
     rows = [
         PromptRow(
             prompt=prompts[i] if i < len(prompts) else None,
             rank=None if alike else ranks.get(i),
             samples=tuple(
                 Sample(
-                    image=images[i] if i < len(images) else None,
+                    image=images.get(i),
                     error=column.errors[i] if i < len(column.errors) else None,
                 )
                 for column, images in zip(columns, tiles, strict=True)
             ),
         )
-        for i in sorted(range(n_shown), key=lambda i: (ranks.get(i, len(ranks) + 1), i))
+        for i in sorted(shown, key=lambda i: (ranks.get(i, len(ranks) + 1), i))
     ]
     titles = tuple(column.title for column in columns)
-    return SampleGrid(titles=titles, rows=tuple(rows), n_prompts=max(len(worst), len(prompts), n_shown))
+    return SampleGrid(titles=titles, rows=tuple(rows), n_prompts=max(len(order), len(prompts), len(shown)))
 
 
-def _largest(series: Sequence[Sequence[float]]) -> list[float]:
-    """Of values per prompt the largest of each prompt; those of the prompts that all have."""
-    return [max(values) for values in zip(*series, strict=False)]
-
-
-def read_sheet(data: bytes | None) -> Image.Image | None:
+def read_sheet(data: bytes | None) -> Sheet | None:
     """The contact sheet of PNG bytes, or None if unreadable; small ones are enlarged fourfold, huge ones reduced."""
     if data is None:
         return None
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as file:
-            sheet = file.convert("RGB")
+            picture, named = file.convert("RGB"), str(file.info.get(INDICES_CHUNK, ""))
+        indices = tuple(int(index) for index in named.split(",")) if named else ()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None  # Pillow reports a broken PNG by any of these
-    if sheet.height <= SMALL_HEIGHT:
-        return sheet.resize((sheet.width * 4, sheet.height * 4), Image.Resampling.NEAREST)
-    if sheet.width > LARGE_WIDTH:
-        height = max(1, round(sheet.height * LARGE_WIDTH / sheet.width))
-        return sheet.resize((LARGE_WIDTH, height), Image.Resampling.LANCZOS)
-    return sheet
+    if picture.height <= SMALL_HEIGHT:
+        picture = picture.resize((picture.width * 4, picture.height * 4), Image.Resampling.NEAREST)
+    elif picture.width > LARGE_WIDTH:
+        height = max(1, round(picture.height * LARGE_WIDTH / picture.width))
+        picture = picture.resize((LARGE_WIDTH, height), Image.Resampling.LANCZOS)
+    return Sheet(picture=picture, indices=indices)
 
 
 def cut_sheet(sheet: Image.Image, aspect: float) -> list[Image.Image]:

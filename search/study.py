@@ -19,7 +19,7 @@ from autotune.search.searcher import Proposal, Result, SearchContext
 from autotune.search.searcher_jobs import SearcherJobs
 from autotune.search.spending import Spending
 from autotune.search.study_plan import StudyPlan
-from autotune.search.verification import N_SHEET_IMAGES, N_SHEETS, Verification, verification_order
+from autotune.search.verification import N_SHEETS, Verification, verification_order
 from autotune.spaces.errors import EvaluatorError
 from autotune.spaces.evaluation import Failure
 from autotune.spaces.front import BASELINE, RIVAL, baseline_of, pick, study_front
@@ -27,6 +27,7 @@ from autotune.spaces.given_schedule import given_hashes
 from autotune.spaces.objective import needs_cost_model
 from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.study_record import Candidate, StudyState
+from autotune.spaces.worst_prompts import shown_prompts
 from autotune.storage.database import Database
 
 SAVE_EVERY_S = 1.0
@@ -201,16 +202,18 @@ class StudyLoop:
         self._progress.on_phase(Phase.IMAGES)
         record, held_out = self._ledger.leaders(), self._plan.held_out
         baseline = baseline_of(record)
-        chosen = [*([baseline] if baseline else []), *pick(study_front(record), record).values()]
+        picks = pick(study_front(record), record).values()
+        chosen = [*([baseline] if baseline else []), *picks]
+        indices = shown_prompts(record, picks, len(held_out.prompts))
+        shown = held_out.only(indices)
         for candidate in {c.number: c for c in chosen}.values():
-            name = f"sheet-{self._dispatcher.key(candidate.schedule_hash, held_out)}"
+            name = f"sheet-{self._dispatcher.key(candidate.schedule_hash, shown)}"
             if self._database.artifacts.load(name) is None:
                 measurement = candidate.calibration.measurement
                 assert measurement is not None  # it stands on the front
                 if not self._fits(self._verification.sheet_s(measurement, self._pool.n_workers)):
                     return
-                n_images = min(N_SHEET_IMAGES, len(held_out.prompts))
-                job = SheetJob(schedule=candidate.schedule, fidelity=held_out, n_images=n_images)
+                job = SheetJob(schedule=candidate.schedule, fidelity=held_out, indices=indices)
                 data = self._dispatcher.call(job)
                 assert isinstance(data, bytes)
                 self._database.artifacts.save(name, data, "image/png")

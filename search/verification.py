@@ -11,15 +11,13 @@ from autotune.spaces.evaluation import Fidelity, Measurement
 from autotune.spaces.front import RIVAL, baseline_of, calibration_front, pick
 from autotune.spaces.given_schedule import compare_given
 from autotune.spaces.study_record import Candidate, StudyRecord
+from autotune.spaces.worst_prompts import N_SHOWN
 
 REFERENCE_RUNS = 5.0
 """A converged reference is taken to cost as much as this many default runs where nothing is known of it."""
 
 MARGIN = 1.1
 """Estimates of time are stretched by this, since timings vary."""
-
-
-N_SHEET_IMAGES = 8
 
 N_SHEETS = 4
 """The baseline's and those of the picks."""
@@ -120,7 +118,7 @@ class Verification:
 
     def sheet_s(self, member: Measurement, n_workers: int) -> float:
         """Seconds that a contact sheet may take; a single worker still has the images from measuring the member."""
-        n_images = min(N_SHEET_IMAGES, len(self._held_out.prompts))
+        n_images = min(N_SHOWN, len(self._held_out.prompts))
         return 0.0 if n_workers == 1 else MARGIN * n_images * median(member.latency_ms) / 1000.0
 
     def _member_s(self, member: Measurement) -> float:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -50,6 +50,18 @@ class Fidelity:
         if not 0 <= n < len(self.prompts):
             raise UsageError(f"the number of prompts must be in 0 .. {len(self.prompts) - 1} for {self.name}; got {n}")
         return replace(self, prompts=self.prompts[n:], seeds=self.seeds[n:])
+
+    def only(self, indices: Sequence[int]) -> "Fidelity":
+        """The prompts at these places, with their seeds, in this order.
+
+        Raises:
+            UsageError: there is no place, or no prompt at one of them.
+        """
+        if bad := [i for i in indices if not 0 <= i < len(self.prompts)]:
+            raise UsageError(f"prompts of {self.name} have the numbers 0 .. {len(self.prompts) - 1}; got {bad[0]}")
+        return replace(
+            self, prompts=tuple(self.prompts[i] for i in indices), seeds=tuple(self.seeds[i] for i in indices)
+        )
 
     @property
     def hash(self) -> str:

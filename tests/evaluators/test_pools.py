@@ -90,7 +90,7 @@ def test_all_kinds_of_jobs(make_pool: MakePool) -> None:
     for some in (
         FitJob(schedule=schedule, column=FitColumn.COMPENSATION, fidelity=FIDELITY),
         TraceJob(fidelity=FIDELITY, n_prompts=1, n_levels=5),
-        SheetJob(schedule=schedule, fidelity=FIDELITY, n_images=1),
+        SheetJob(schedule=schedule, fidelity=FIDELITY, indices=(1,)),
     ):
         pool.submit(some)
         (done,) = pool.wait(60.0)

@@ -20,15 +20,15 @@ def score(n_steps: int) -> ScoreJob:
 
 
 def sheet(n_images: int) -> SheetJob:
-    return SheetJob(schedule=Schedule(n_steps=4), fidelity=FIDELITY, n_images=n_images)
+    return SheetJob(schedule=Schedule(n_steps=4), fidelity=FIDELITY, indices=tuple(range(n_images)))
 
 
 def as_long_as_images(job: Job) -> float:
-    return float(job.n_images) if isinstance(job, SheetJob) else 1.0
+    return float(len(job.indices)) if isinstance(job, SheetJob) else 1.0
 
 
 def images(done: list[Done]) -> list[int]:
-    return [d.job.n_images for d in done if isinstance(d.job, SheetJob)]
+    return [len(d.job.indices) for d in done if isinstance(d.job, SheetJob)]
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_lost_workers_do_not_come_back(clock: SimulatedClock) -> None:
 
     def loses(job: Job, worker: int) -> str | None:
         lost_jobs.append((job, worker))
-        return "gone" if isinstance(job, SheetJob) and job.n_images >= 8 else None
+        return "gone" if isinstance(job, SheetJob) and len(job.indices) >= 8 else None
 
     pool = SimulatedPool(TabulatedEvaluator(), clock, 3, duration_s=as_long_as_images, loses=loses)
     for n in (9, 2, 8):

@@ -7,7 +7,7 @@ from autotune.evaluators.load import load_model
 from autotune.evaluators.quality import score_deviation
 from autotune.evaluators.reference import reference_schedule
 from autotune.evaluators.sampling import Samples
-from autotune.evaluators.thumbnails import N_KEPT, THUMBNAILS, Thumbnails
+from autotune.evaluators.thumbnails import N_KEPT, Thumbnails
 from autotune.evaluators.worker import Worker
 from autotune.spaces.cache_plan import CachePlan, plan_macs
 from autotune.spaces.errors import EvaluatorError
@@ -176,11 +176,16 @@ def test_thumbnails_are_small_and_few() -> None:
     for n in range(1, 40):
         thumbnails.keep(Schedule(n_steps=n), PROMPTS, images)
     assert len(thumbnails) == N_KEPT
-    assert thumbnails.n_bytes == N_KEPT * THUMBNAILS * 3 * 32 * 32
+    assert thumbnails.n_bytes == N_KEPT * 10 * 3 * 32 * 32
     assert thumbnails.of(Schedule(n_steps=1), PROMPTS) is None
     kept = thumbnails.of(Schedule(n_steps=39), PROMPTS)
     assert kept is not None
-    assert (kept - images[:THUMBNAILS]).abs().max() < 1 / 500
+    assert (kept - images).abs().max() < 1 / 500
+    thumbnails.keep(Schedule(n_steps=1), PROMPTS, torch.full((2, 3, 1024, 512), 0.5))
+    large = thumbnails.of(Schedule(n_steps=1), PROMPTS)
+    assert large is not None
+    assert large.shape == (2, 3, 256, 128)
+    assert (large - 0.5).abs().max() < 1 / 500
 
 
 def test_a_contact_sheet_is_one_row_of_the_samples(flux: Worker) -> None:
@@ -188,6 +193,14 @@ def test_a_contact_sheet_is_one_row_of_the_samples(flux: Worker) -> None:
 
     from PIL import Image
 
+    def sheet(indices: tuple[int, ...]) -> Image.Image:
+        return Image.open(io.BytesIO(flux.contact_sheet(Schedule(n_steps=2), PROMPTS, indices)))
+
+    again = sheet((1,))  # run for the sheet alone
     measured(flux.score(Schedule(n_steps=2), PROMPTS))
-    sheet = Image.open(io.BytesIO(flux.contact_sheet(Schedule(n_steps=2), PROMPTS, 2)))
-    assert sheet.size == (64, 32)
+    both = sheet((0, 1))
+    assert both.size == (64, 32)
+    of_second = np.asarray(both, int)[:, 32:]
+    assert np.abs(of_second - np.asarray(sheet((1,)), int)).max() == 0
+    assert np.abs(of_second - np.asarray(again, int)).max() <= 2
+    assert np.abs(of_second - np.asarray(both, int)[:, :32]).max() > 20

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -56,9 +57,9 @@ class TroubledEvaluator(TabulatedEvaluator):
                 time.sleep(0.02)
         return made
 
-    def contact_sheet(self, schedule: Schedule, fidelity: Fidelity, n_images: int) -> bytes:
+    def contact_sheet(self, schedule: Schedule, fidelity: Fidelity, indices: Sequence[int]) -> bytes:
         """A large one, where the disk is to be filled."""
-        sheet = super().contact_sheet(schedule, fidelity, n_images)
+        sheet = super().contact_sheet(schedule, fidelity, indices)
         return sheet + bytes(600_000 if self._trouble == "draws large sheets" else 0)
 
     def _is_first(self) -> bool:

@@ -3,11 +3,14 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from autotune.evaluators.contact_sheet import make_contact_sheet
 from autotune.reports.sample_grid import (
     LARGE_WIDTH,
     SampleColumn,
+    Sheet,
     caption,
     cut_sheet,
     draw_samples,
@@ -30,15 +33,15 @@ def test_small_sheets_are_enlarged_pixel_by_pixel() -> None:
     data = png(64, 32)
     sheet = read_sheet(data)
     assert sheet is not None
-    assert sheet.size == (256, 128)
+    assert sheet.picture.size == (256, 128)
     original = np.asarray(Image.open(io.BytesIO(data)))
-    assert (np.asarray(sheet)[2::4, 2::4] == original).all()
+    assert (np.asarray(sheet.picture)[2::4, 2::4] == original).all()
 
 
 def test_large_sheets_are_reduced_in_proportion() -> None:
     sheet = read_sheet(png(3200, 400))
     assert sheet is not None
-    assert sheet.size == (LARGE_WIDTH, 200)
+    assert sheet.picture.size == (LARGE_WIDTH, 200)
 
 
 @pytest.mark.parametrize("data", [None, b"", b"no image", png(64, 32)[:200], png(64, 32)[:40] + b"\0" * 500])
@@ -51,7 +54,10 @@ def sheet_of(*levels: int) -> Image.Image:
     return Image.fromarray(np.repeat(np.repeat([levels], 8, axis=0), 8, axis=1).astype(np.uint8)).convert("RGB")
 
 
-def column(title: str, sheet: Image.Image | None, *errors: float, compared: bool = True) -> SampleColumn:
+def column(
+    title: str, picture: Image.Image | None, *errors: float, compared: bool = True, indices: tuple[int, ...] = ()
+) -> SampleColumn:
+    sheet = None if picture is None else Sheet(picture=picture, indices=indices)
     return SampleColumn(title=title, sheet=sheet, errors=errors, compared=compared)
 
 
@@ -76,6 +82,26 @@ def test_the_prompt_on_which_a_pick_deviates_most_comes_first_whatever_the_defau
         shades = [s.image.getpixel((4, 4)) for s in row.samples if s.image is not None]
         assert shades == [(level + i,) * 3 for i in range(3)]
         assert row.samples[2].error == deviation
+
+
+def test_sheets_say_which_prompts_they_are_of(square: StudyRecord) -> None:
+    columns = [
+        column("default run", sheet_of(10, 20), compared=False, indices=(1, 3)),
+        column("fast", sheet_of(12, 22), 0.2, 0.1, 0.5, 0.9, indices=(2, 3)),
+    ]
+    grid = make_grid(columns, square)
+    assert [(row.prompt, row.rank) for row in grid.rows] == [("a frog", 1), ("a ship", 2), ("a dog", 4)]
+    shades = [[s.image and s.image.getpixel((4, 4)) for s in row.samples] for row in grid.rows]
+    assert shades == [[(20,) * 3, (22,) * 3], [None, (12,) * 3], [(10,) * 3, None]]
+
+
+def test_the_prompts_of_a_sheet_stand_in_its_file() -> None:
+    sheet = read_sheet(make_contact_sheet(torch.rand(2, 3, 8, 8), (4, 17)))
+    assert sheet is not None
+    assert list(sheet.tiles(1.0)) == [4, 17]
+    unnamed = read_sheet(make_contact_sheet(torch.rand(2, 3, 8, 8)))
+    assert unnamed is not None
+    assert list(unnamed.tiles(1.0)) == [0, 1]
 
 
 def test_a_sheet_that_is_not_there_leaves_its_cells_empty(square: StudyRecord) -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -71,6 +72,25 @@ def test_the_front_is_measured_again_and_drawn(plan: MakePlan, undisturbed: RunS
         assert len(candidate.held_out.measurement.quality["deviation"]) == 3
     drawn = {c.schedule_hash for c in pick(study_front(record), record).values()}
     assert set(record.images) == drawn | {record.candidates[0].schedule_hash}
+
+
+def test_pictures_are_of_the_prompts_on_which_the_picks_are_worst(plan: MakePlan, open_study: OpenStudy) -> None:
+    held_out = Fidelity(name="held_out", prompts=tuple(f"number {i}" for i in range(12)), seeds=tuple(range(12)))
+    study, evaluator = replace(plan(family="fewer-steps"), held_out=held_out), TabulatedEvaluator()
+    database = open_study("worst", study, evaluator)
+    make_loop(study, evaluator, database, SimulatedClock()).run()
+    record = database.load_study(study.name)
+    picks = pick(study_front(record), record)
+    worst = dict.fromkeys(range(12), 0.0)
+    for candidate in picks.values():
+        assert candidate.held_out is not None
+        assert candidate.held_out.measurement is not None
+        for i, error in enumerate(candidate.held_out.measurement.quality["deviation"]):
+            worst[i] = max(worst[i], error)
+    least = sorted(worst, key=lambda i: worst[i])[:4]
+    for schedule_hash, name in record.images.items():
+        expected = sorted(set(range(12)) - set(least))
+        assert database.artifacts.load(name) == f"sheet of {schedule_hash}, {expected}".encode()
 
 
 @pytest.mark.parametrize("wall_s", [2.0, 5.0, 12.0, 30.0])
