@@ -49,6 +49,7 @@ class Evaluator(Protocol):
         *,
         timeout_s: float | None = None,
         max_image_runs: int | None = None,
+        quick: bool = False,
     ) -> ColumnFit:
         """Fit a column of a schedule by gradient on a fidelity's prompts; the same arguments give the same fit.
 

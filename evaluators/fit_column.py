@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,6 +27,10 @@ SETTINGS: Mapping[FitColumn, FitSettings] = {
 }
 """DC-Solver's 10 prompts (Zhao et al. 2024, arXiv 2409.03755); corrections have more to learn."""
 
+QUICK_EVALUATIONS = 10
+"""Gradients of a quick fit: on 8 steps of the reference models it leaves 1.3 times the error of a full one, at a
+quarter of the cost."""
+
 CHECKPOINT_ABOVE = 50_000_000
 """Networks with more parameters keep no activations for the backward pass, but compute them again."""
 
@@ -40,7 +45,7 @@ def fit_column(
     seeds: Sequence[int],
     reference: torch.Tensor,
     arguments: Mapping[str, Any],
-    settings: FitSettings | None = None,
+    settings: FitSettings,
     stop: Callable[[], bool] = lambda: False,
     max_image_runs: int | None = None,
 ) -> ColumnFit:
@@ -55,7 +60,7 @@ def fit_column(
         seeds: of the starting noise; every fourth prompt is held out for early stopping.
         reference: (n, channels, height, width) final latents of the converged run.
         arguments: the pipeline call's others.
-        settings: by default those of `SETTINGS`.
+        settings: see `settings_of`.
         stop: polled between iterations; once true, the best so far is returned.
         max_image_runs: what it may cost; before more, too, the best so far is returned.
 
@@ -80,7 +85,7 @@ def fit_column(
 
     train, held_out = _split(len(seeds))
     with _frozen(denoiser):
-        fit = fit_parameters(parameters, residuals, train, held_out, settings or SETTINGS[column], stop, max_image_runs)
+        fit = fit_parameters(parameters, residuals, train, held_out, settings, stop, max_image_runs)
     return ColumnFit(
         schedule=parameters.finish(fit.theta),
         before=fit.before,
@@ -108,9 +113,16 @@ def other_columns(schedule: Schedule) -> Schedule | None:
     return Schedule(n_steps=schedule.n_steps, cache=schedule.cache, guidance=schedule.guidance)
 
 
-def settings_hash(column: FitColumn) -> str:
-    """What tells fits by other settings apart; those of a cache correction are the code's version."""
-    return hashlib.sha256(repr(SETTINGS.get(column)).encode()).hexdigest()[:16]
+def settings_of(column: FitColumn, quick: bool) -> FitSettings:
+    """How a column is fitted."""
+    settings = SETTINGS[column]
+    return replace(settings, evaluations=min(QUICK_EVALUATIONS, settings.evaluations)) if quick else settings
+
+
+def settings_hash(column: FitColumn, quick: bool) -> str:
+    """What tells fits by other settings apart; those of tables are the code's version."""
+    settings = settings_of(column, quick) if column in SETTINGS else None
+    return hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
 
 
 def _split(n: int) -> tuple[Prompts, Prompts]:

@@ -29,18 +29,27 @@ class ScoreJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitJob:
-    """Fit a column of a schedule on the prompts of a fidelity, within `timeout_s` seconds and `max_image_runs` runs."""
+    """Fit a column of a schedule on the prompts of a fidelity, within `timeout_s` seconds and `max_image_runs` runs.
+
+    A `quick` fit goes a quarter of the way.
+    """
 
     schedule: Schedule
     column: FitColumn
     fidelity: Fidelity
     timeout_s: float | None = None
     max_image_runs: int | None = None
+    quick: bool = False
 
     def run(self, evaluator: Evaluator) -> ColumnFit:
         """See `Evaluator.fit`."""
         return evaluator.fit(
-            self.schedule, self.column, self.fidelity, timeout_s=self.timeout_s, max_image_runs=self.max_image_runs
+            self.schedule,
+            self.column,
+            self.fidelity,
+            timeout_s=self.timeout_s,
+            max_image_runs=self.max_image_runs,
+            quick=self.quick,
         )
 
 

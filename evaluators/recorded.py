@@ -118,6 +118,7 @@ class RecordedEvaluator:
         *,
         timeout_s: float | None = None,
         max_image_runs: int | None = None,
+        quick: bool = False,
     ) -> ColumnFit:
         """Nothing: a table holds no gradients.
 

@@ -202,9 +202,12 @@ class Worker:
         *,
         timeout_s: float | None = None,
         max_image_runs: int | None = None,
+        quick: bool = False,
     ) -> ColumnFit:
         """Fit a column to the reference on the prompts of a fidelity; see `FitJob`."""
-        return self._fits.fit(schedule, column, fidelity, timeout_s=timeout_s, max_image_runs=max_image_runs)
+        return self._fits.fit(
+            schedule, column, fidelity, timeout_s=timeout_s, max_image_runs=max_image_runs, quick=quick
+        )
 
     def contact_sheet(self, schedule: Schedule, fidelity: Fidelity, indices: Sequence[int]) -> bytes:
         """PNG of the samples of some prompts side by side; those are run again whose thumbnails are gone."""

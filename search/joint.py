@@ -18,6 +18,9 @@ FAMILY = "joint"
 MEMORY = 0.95
 """What gains and costs of the past count for after each further result."""
 
+PRIOR_GAIN = 3e-4
+"""Hypervolume that the evaluation before an arm's first is taken to have brought."""
+
 LEAST_GAIN = 1e-6
 """Hypervolume per evaluation that some arm is always thought to bring."""
 
@@ -43,14 +46,14 @@ class _Arm:
     """One search, what its proposals have brought and what they have cost, in evaluations: sums that fade."""
 
     searcher: Searcher
-    gain: float = 0.0
-    cost: float = 0.0
+    gain: float = PRIOR_GAIN
+    cost: float = 1.0
     is_dry: bool = False
 
     @property
     def mean(self) -> float:
         """Mean gain of an evaluation."""
-        return self.gain / self.cost if self.cost else 0.0
+        return self.gain / self.cost
 
 
 class JointSearcher:
@@ -58,8 +61,8 @@ class JointSearcher:
 
     The gain of a proposal is the hypervolume that it adds. The next proposal comes from the arm with the largest upper
     bound of its mean gain per evaluation, of which the past fades, since gains dwindle (discounted UCB, Garivier and
-    Moulines 2008, arXiv 0805.3415). Each arm is tried once first, but for fits: one costs as much as a hundred
-    evaluations, so these compete with the gain that they expect themselves.
+    Moulines 2008, arXiv 0805.3415). Fits, of which one costs as much as many evaluations, compete with the gain that
+    they expect themselves.
     """
 
     def __init__(
@@ -113,8 +116,6 @@ class JointSearcher:
         arm = self._arms[name]
         if isinstance(arm.searcher, Refits):
             return arm.searcher.expected_gain
-        if arm.cost == 0.0:
-            return math.inf
         others = [other for other in self._arms.values() if not isinstance(other.searcher, Refits)]
         scale = max(LEAST_GAIN, *(other.mean for other in others))
         total = sum(other.cost for other in others)

@@ -12,11 +12,11 @@ from autotune.spaces.errors import ScheduleError
 from autotune.spaces.pareto import front_hypervolume
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
 
-PRIOR_RATIO = {FitColumn.SOLVER: 0.6, FitColumn.CORRECTION: 0.9}
+PRIOR_RATIO = {FitColumn.SOLVER: 0.5, FitColumn.CORRECTION: 0.9}
 """What a fit is expected to leave of an error before the first one has been seen; it counts as one fit."""
 
-PRIOR_RUNS = 2000.0
-"""Runs over one prompt that a fit is expected to take."""
+PRIOR_RUNS = 450.0
+"""Runs over one prompt that a quick fit is expected to take."""
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class _Chance:
 
 
 class Refits:
-    """Fits times and factors of front members, then, of what came of it, the coefficients (`FitColumn`).
+    """Quick fits of times and factors of front members, then, of what came of it, of the coefficients (`FitColumn`).
 
     The next one is the member that promises most hypervolume for what a fit costs, were its error to fall as that
     of those before. Members that leave the solver to the pipeline have nothing to fit.
@@ -109,7 +109,7 @@ class Refits:
     def _fitted(self, chance: _Chance) -> Schedule | None:
         start = self._variation.enriched(chance.schedule) if chance.column is FitColumn.SOLVER else chance.schedule
         try:
-            fit = self._context.fit(start, chance.column)
+            fit = self._context.quick_fit(start, chance.column)
             made = canonical_schedule(fit.schedule, self._context.inventory)
         except ScheduleError:
             return None

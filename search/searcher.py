@@ -30,7 +30,8 @@ class SearchContext:
     """What a searcher may know of its study.
 
     `own_timesteps(n)` gives the pipeline's own time grid at n steps, one entry per network call. `fit` fits a column of
-    a schedule on the calibration prompts, which takes as long as many evaluations. `trace` gives the converged run of a
+    a schedule on the calibration prompts, which takes as long as many evaluations, `quick_fit` a quarter of the way for
+    a quarter of the cost. `trace` gives the converged run of a
     few of them, `edge_costs` what a few of them say of approximating calls, `branch_tables` how the outputs of branches
     change in them, `segment_costs` what reusing the feature at the cache point costs there, `cost_model` what schedules
     cost; each is None where nothing makes it. `guided` and `converges` are the evaluator's. `given` are labels and
@@ -44,6 +45,7 @@ class SearchContext:
     objectives: tuple[str, ...] = ("latency", "deviation")
     constraints: tuple[Constraint, ...] = ()
     fit: Callable[[Schedule, FitColumn], ColumnFit] = _refuse_fit
+    quick_fit: Callable[[Schedule, FitColumn], ColumnFit] = _refuse_fit
     trace: Callable[[], Trace] | None = None
     edge_costs: Callable[[], EdgeCosts] | None = None
     branch_tables: Callable[[], BranchTables] | None = None

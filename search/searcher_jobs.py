@@ -75,17 +75,22 @@ class SearcherJobs:
                 "raise --network-calls, or choose another family or objective"
             )
 
-    def fit(self, schedule: Schedule, column: FitColumn, reserve_s: float) -> ColumnFit:
-        """Fit a column on the calibration prompts, in the time that is left less a reserve; its calls count."""
+    def fit(self, schedule: Schedule, column: FitColumn, reserve_s: float, *, quick: bool = False) -> ColumnFit:
+        """Fit a column on the calibration prompts, in the time that is left less a reserve; its calls count.
+
+        It leaves as many network calls as it takes to score what comes of it.
+        """
         left_s = max(0.0, self._spending.left_s - reserve_s)
         calibration = self._plan.calibration
         limit, spent = self._plan.budget.network_calls, self._spending.spent
+        n_scored = len(calibration.prompts)
         job = FitJob(
             schedule=schedule,
             column=column,
             fidelity=calibration,
             timeout_s=left_s if left_s < float("inf") else None,
-            max_image_runs=None if limit is None else (limit - spent.network_calls) // schedule.n_steps,
+            max_image_runs=None if limit is None else (limit - spent.network_calls) // schedule.n_steps - n_scored,
+            quick=quick,
         )
         fit = self._dispatcher.call(job)
         assert isinstance(fit, ColumnFit)

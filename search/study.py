@@ -135,6 +135,7 @@ class StudyLoop:
             inventory=self._pool.inventory,
             own_timesteps=self._pool.own_timesteps,
             fit=lambda schedule, column: self._jobs.fit(schedule, column, self._reserve_s()),
+            quick_fit=lambda schedule, column: self._jobs.fit(schedule, column, self._reserve_s(), quick=True),
             trace=self._jobs.trace if self._pool.converges else None,
             edge_costs=self._jobs.edge_costs if self._jobs.affords_edges() else None,
             branch_tables=self._jobs.branch_tables if self._jobs.affords_recording() else None,

@@ -111,7 +111,9 @@ class FittingEvaluator(TabulatedEvaluator):
         *,
         timeout_s: float | None = None,
         max_image_runs: int | None = None,
+        quick: bool = False,
     ) -> ColumnFit:
+        assert not quick
         if (schedule, column) not in self.kept:
             made = super().fit(schedule, column, fidelity, timeout_s=timeout_s, max_image_runs=max_image_runs)
             self.n_made += 1

@@ -110,7 +110,7 @@ def test_no_fit_is_asked_for_and_edges_are_measured_once(context: SearchContext,
         asked.append("edges")
         return evaluator.edge_costs(FIDELITY, 1)
 
-    watched = replace(context, fit=fit, edge_costs=edge_costs)
+    watched = replace(context, quick_fit=fit, edge_costs=edge_costs)
     results = run(JointSearcher(watched, 0), evaluator, rival_results(context, evaluator, 10), 120)
     arms = [r.proposal.label.split(":")[0] for r in results[10:]]
     assert asked == ["edges"]

@@ -39,7 +39,7 @@ def test_a_member_is_fitted_with_its_cache_and_what_came_of_it_once_more(
     context: SearchContext, evaluator: TabulatedEvaluator
 ) -> None:
     fits = Fits(evaluator)
-    refits = Refits(replace(context, fit=fits))
+    refits = Refits(replace(context, quick_fit=fits))
     plan = solver(context, 6)
     cached = replace(plan, cache=on_sites(even_actions(6, 3), context.inventory, context.inventory.outermost))
     refits.tell([result(context, evaluator, cached)])
@@ -59,7 +59,7 @@ def test_the_member_that_promises_most_comes_first_and_the_pipelines_own_sampler
     context: SearchContext, evaluator: TabulatedEvaluator
 ) -> None:
     fits = Fits(evaluator)
-    refits = Refits(replace(context, fit=fits))
+    refits = Refits(replace(context, quick_fit=fits))
     refits.tell([result(context, evaluator, Schedule(n_steps=n)) for n in (10, 20)])
     assert refits.expected_gain == 0.0
     # Of two members at nearly one cost, the one that stands alone below it gains over a longer stretch.
@@ -71,7 +71,7 @@ def test_what_can_not_be_fitted_is_passed_over(context: SearchContext, evaluator
     def fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
         raise ScheduleError("no memory")
 
-    refits = Refits(replace(context, fit=fit))
+    refits = Refits(replace(context, quick_fit=fit))
     refits.tell([result(context, evaluator, solver(context, 6))])
     assert refits.ask(2) == []
     assert refits.expected_gain == 0.0
@@ -81,7 +81,7 @@ def test_expectations_follow_what_fits_have_brought(context: SearchContext, eval
     """A fit that made things worse makes the next one promise less."""
     before = []
     for worse in (False, True):
-        refits = Refits(replace(context, fit=Fits(evaluator)))
+        refits = Refits(replace(context, quick_fit=Fits(evaluator)))
         refits.tell([result(context, evaluator, solver(context, n)) for n in (5, 10)])
         (proposal,) = refits.ask(1)
         told = result(context, evaluator, proposal.schedule)
