@@ -62,7 +62,7 @@ class Refits:
         self._next: dict[str, FitColumn | None] = {}
         """Which column comes next, by schedule; `SOLVER` where there is no entry, None after the last."""
         self._asked: dict[str, _Chance] = {}
-        self._n_results = self._n_prompts = 0
+        self._n_results = self._n_calls = 0
         self._chance: _Chance | None = None
         self._is_stale = True
 
@@ -100,7 +100,8 @@ class Refits:
             chance = self._asked.pop(result.proposal.schedule_hash, None)
             if measurement is None:
                 continue
-            self._n_results, self._n_prompts = self._n_results + 1, self._n_prompts + measurement.n_prompts
+            self._n_results += 1
+            self._n_calls += measurement.n_prompts * measurement.network_calls
             if chance is not None:
                 known = self._known[chance.column]
                 known.log_ratio += math.log(max(measurement.error, 1e-12) / chance.error)
@@ -123,7 +124,7 @@ class Refits:
         errors = [m.error for m in self._archive.measurements]
         before = front_hypervolume(costs, errors)
         # On a ladder most evaluations end after a few prompts.
-        prompts_per_evaluation = self._n_prompts / max(self._n_results, 1)
+        calls_per_evaluation = self._n_calls / max(self._n_results, 1)
         chances = []
         for i, proposal in enumerate(self._archive.members):
             schedule = proposal.schedule
@@ -133,6 +134,6 @@ class Refits:
                 continue
             known = self._known[column]
             after = front_hypervolume([*costs, costs[i]], [*errors, errors[i] * known.ratio])
-            price = 1.0 + known.runs / prompts_per_evaluation
+            price = 1.0 + known.runs * schedule.n_steps / calls_per_evaluation
             chances.append(_Chance(schedule, column, errors[i], proposal.label, (after - before) / price))
         return chances

@@ -89,6 +89,17 @@ def test_a_fit_brings_held_out_prompts_closer_and_is_made_once(worker: Worker, c
     hook.remove()
 
 
+def test_a_quick_fit_brings_much_of_the_gain_for_a_part_of_the_runs(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_column_module, "QUICK_EVALUATIONS", 3)
+    plan = plan_of(worker, *CASES[FitColumn.CORRECTION])
+    whole, quick = (worker.fit(plan, FitColumn.CORRECTION, PROMPTS, quick=quick) for quick in (False, True))
+    assert quick.image_runs < 0.6 * whole.image_runs
+    assert quick.before == whole.before
+    assert whole.after < quick.after < 0.8 * quick.before
+
+
 def test_a_fit_makes_up_for_what_a_cache_gets_wrong(worker: Worker) -> None:
     """Two of five calls forecast all blocks: what the coefficients were made for is not what comes."""
     plan = plan_of(worker, "unipc-2", 5)

@@ -10,11 +10,13 @@ from autotune.search.families import FAMILIES
 from autotune.search.progress import Phase
 from autotune.search.study_plan import StudyPlan
 from autotune.search.verification import VerificationSettings
+from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.errors import EvaluatorError, UsageError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
 from autotune.spaces.front import calibration_front, pick, study_front
 from autotune.spaces.objective import parse_constraint
 from autotune.spaces.schedule import Schedule
+from autotune.spaces.solvers import make_solver
 from autotune.spaces.study_record import StudyRecord, StudyState
 from autotune.spaces.traced_run import TRACE_LEVELS
 
@@ -163,6 +165,24 @@ def test_the_network_calls_of_a_trace_count(open_study: OpenStudy, plan: MakePla
     loop = make_loop(study, evaluator, open_study("traced", study, evaluator), SimulatedClock())
     trace = loop._jobs.trace()
     assert loop._spending.spent.network_calls == trace.n_calls * trace.n_samples == 2 * TRACE_LEVELS
+
+
+class GreedyEvaluator(TabulatedEvaluator):
+    """Its fits take all the runs that they may."""
+
+    def fit(self, schedule: Schedule, column: FitColumn, fidelity: Fidelity, **limits: Any) -> ColumnFit:
+        made = super().fit(schedule, column, fidelity)
+        return replace(made, image_runs=limits["max_image_runs"])
+
+
+def test_a_fit_leaves_the_calls_that_score_it(open_study: OpenStudy, plan: MakePlan) -> None:
+    study, evaluator = plan(Budget(network_calls=1000), "fewer-steps"), GreedyEvaluator()
+    loop = make_loop(study, evaluator, open_study("greedy", study, evaluator), SimulatedClock())
+    noise = evaluator.condition.noise_schedule
+    schedule = Schedule(n_steps=4, time=(1000.0, 800.0, 600.0, 300.0), solver=make_solver("dpmpp-2m", 4, noise))
+    fit = loop._jobs.fit(schedule, FitColumn.COMPENSATION, 0.0)
+    assert fit.image_runs == 1000 // 4 - 2  # two calibration prompts
+    assert loop._spending.spent.network_calls == 1000 - 2 * 4
 
 
 @pytest.mark.parametrize(
