@@ -99,7 +99,9 @@ def test_the_arm_that_gains_gets_most_of_the_budget_and_the_other_still_some(
     assert "worst" in labels[40:]
 
 
-def test_no_fit_is_asked_for_and_edges_are_measured_once(context: SearchContext, evaluator: TabulatedEvaluator) -> None:
+def test_fits_come_after_the_other_arms_and_edges_are_measured_once(
+    context: SearchContext, evaluator: TabulatedEvaluator
+) -> None:
     asked: list[str] = []
 
     def fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
@@ -113,5 +115,7 @@ def test_no_fit_is_asked_for_and_edges_are_measured_once(context: SearchContext,
     watched = replace(context, quick_fit=fit, edge_costs=edge_costs)
     results = run(JointSearcher(watched, 0), evaluator, rival_results(context, evaluator, 10), 120)
     arms = [r.proposal.label.split(":")[0] for r in results[10:]]
-    assert asked == ["edges"]
+    assert asked.count("edges") == 1
+    assert 1 <= asked.count("fit") <= 5
+    assert {"tables", "ecad", "s3"} <= set(arms[: arms.index("fits")])
     assert min(arms.count(name) for name in ("tables", "ecad", "s3")) >= 5
