@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from autotune.search.archive import ParetoArchive
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
@@ -15,22 +15,30 @@ from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
 PRIOR_RATIO = {FitColumn.SOLVER: 0.5, FitColumn.CORRECTION: 0.9}
 """What a fit is expected to leave of an error before the first one has been seen; it counts as one fit."""
 
+LIKENESS = 0.3
+"""Standard deviation, in the logarithm of the step count, of the Gaussian by which fits count for others."""
+
 PRIOR_RUNS = 450.0
 """Runs over one prompt that a quick fit is expected to take."""
 
 
 @dataclass(slots=True)
 class _Experience:
-    """Of the fits of one column: sums over them, and how many there were."""
+    """The fits of one column: logarithms of their step counts and of what they left of the error.
 
-    log_ratio: float
+    `runs` is their mean cost, and `n` their number, with the prior as one of them.
+    """
+
+    prior: float
+    fits: list[tuple[float, float]] = field(default_factory=list)
     runs: float = PRIOR_RUNS
     n: int = 1
 
-    @property
-    def ratio(self) -> float:
-        """Geometric mean of the errors after and before."""
-        return math.exp(self.log_ratio / self.n)
+    def ratio(self, n_steps: int) -> float:
+        """What a fit leaves of the error: a geometric mean, in which fits at like step counts weigh most."""
+        weights = [math.exp(-0.5 * ((n - math.log(n_steps)) / LIKENESS) ** 2) for n, _ in self.fits]
+        total = math.log(self.prior) + sum(w * left for w, (_, left) in zip(weights, self.fits, strict=True))
+        return math.exp(total / (1.0 + sum(weights)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +56,7 @@ class Refits:
     """Quick fits of times and factors of front members, then, of what came of it, of the coefficients (`FitColumn`).
 
     The next one is the member that promises most hypervolume for what a fit costs, were its error to fall as that
-    of those before. Members that leave the solver to the pipeline have nothing to fit.
+    of those before with about as many steps. Members that leave the solver to the pipeline have nothing to fit.
     """
 
     family = "refits"
@@ -58,7 +66,7 @@ class Refits:
         self._novelty = Novelty(context.inventory)
         self._archive = ParetoArchive(context.objectives, context.constraints)
         self._variation = SolverVariation(context.condition.noise_schedule, context.condition.start_timestep)
-        self._known = {column: _Experience(math.log(ratio)) for column, ratio in PRIOR_RATIO.items()}
+        self._known = {column: _Experience(ratio) for column, ratio in PRIOR_RATIO.items()}
         self._next: dict[str, FitColumn | None] = {}
         """Which column comes next, by schedule; `SOLVER` where there is no entry, None after the last."""
         self._asked: dict[str, _Chance] = {}
@@ -96,7 +104,7 @@ class Refits:
         for result in results:
             self._novelty.mark(result.proposal)
             self._is_stale |= self._archive.add(result)
-            measurement = result.measurement
+            measurement, schedule = result.measurement, result.proposal.schedule
             chance = self._asked.pop(result.proposal.schedule_hash, None)
             if measurement is None:
                 continue
@@ -104,8 +112,7 @@ class Refits:
             self._n_calls += measurement.n_prompts * measurement.network_calls
             if chance is not None:
                 known = self._known[chance.column]
-                known.log_ratio += math.log(max(measurement.error, 1e-12) / chance.error)
-                known.n += 1
+                known.fits.append((math.log(schedule.n_steps), math.log(max(measurement.error, 1e-12) / chance.error)))
 
     def _fitted(self, chance: _Chance) -> Schedule | None:
         start = self._variation.enriched(chance.schedule) if chance.column is FitColumn.SOLVER else chance.schedule
@@ -115,7 +122,8 @@ class Refits:
         except ScheduleError:
             return None
         known = self._known[chance.column]
-        known.runs += (fit.image_runs - known.runs) / (known.n + 1)
+        known.n += 1
+        known.runs += (fit.image_runs - known.runs) / known.n
         return made
 
     def _chances(self) -> list[_Chance]:
@@ -133,7 +141,7 @@ class Refits:
             if column is None or fixed or errors[i] <= 0.0:
                 continue
             known = self._known[column]
-            after = front_hypervolume([*costs, costs[i]], [*errors, errors[i] * known.ratio])
+            after = front_hypervolume([*costs, costs[i]], [*errors, errors[i] * known.ratio(schedule.n_steps)])
             price = 1.0 + known.runs * schedule.n_steps / calls_per_evaluation
             chances.append(_Chance(schedule, column, errors[i], proposal.label, (after - before) / price))
         return chances
