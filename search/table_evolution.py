@@ -1,6 +1,7 @@
 """Evolution of whole schedules: all columns in one population."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from autotune.search.fitness import Fitness
 from autotune.search.nsga2 import Individual, Ranked, survivors, tournament
 from autotune.search.screening import Guess, Screening
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
-from autotune.search.seed_queue import SeedQueue
+from autotune.search.seed_queue import Seed, SeedQueue
 from autotune.search.table_variation import MOVES, TableVariation
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.objective import OBJECTIVES
@@ -40,9 +41,11 @@ class TableEvolution:
     """NSGA-II on schedules of any length, with any columns but policies.
 
     Its first parents are what other searches have found, the rival and the default run among them, and the first of
-    `planned_and_known`. Moves that lead to better schedules are drawn more often: in proportion to their share of
-    successes, of which each has two trials and one success from the start. Once `Screening` can be trusted, each
-    offspring is the one of `N_SCREENED` that is expected to lie farthest below the front.
+    `planned_and_known`: on the times and formulas of the best schedule that computes everything, since on the
+    pipeline's own sampler they come no closer than that does. Moves that lead to better schedules are drawn more often:
+    in proportion to their share of successes, of which each has two trials and one success from the start. Once
+    `Screening` can be trusted, each offspring is the one of `N_SCREENED` that is expected to lie farthest below the
+    front.
     """
 
     family = "tables"
@@ -53,7 +56,7 @@ class TableEvolution:
         self._novelty = Novelty(context.inventory)
         self._fitness = Fitness(context)
         self._variation = TableVariation(context)
-        self._seeds = SeedQueue(lambda: planned_and_known(context), N_SEEDS, self._novelty, self._fitness)
+        self._seeds = SeedQueue(self._starts, N_SEEDS, self._novelty, self._fitness)
         self._population: list[Ranked[Schedule]] = []
         self._arrived: list[Individual[Schedule]] = []
         self._children: dict[str, _Child] = {}
@@ -91,6 +94,24 @@ class TableEvolution:
         if len(self._arrived) >= N_OFFSPRING or not self._population:
             members = [ranked.individual for ranked in self._population] + self._arrived
             self._population, self._arrived = survivors(members, POPULATION), []
+
+    def _starts(self) -> Iterator[Seed]:
+        solver = self._best_solver()
+        for label, schedule in planned_and_known(self._context):
+            if solver is None or schedule.time is not None:
+                yield label, schedule
+                continue
+            with contextlib.suppress(ScheduleError):
+                yield f"{label}, {solver.n_steps} steps", self._variation.on_solver(schedule, solver)
+
+    def _best_solver(self) -> Schedule | None:
+        """The closest known schedule that computes everything; None if that is the pipeline's own sampler."""
+        i = self._quality
+        plain = [k for k in self._known if k.genome.cache is None and k.genome.guidance is None]
+        if i is None or not plain:
+            return None
+        best = min(plain, key=lambda k: (k.violation, k.values[i])).genome
+        return None if best.time is None else best
 
     @property
     def _known(self) -> list[Individual[Schedule]]:

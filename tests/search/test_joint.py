@@ -59,6 +59,19 @@ def test_tables_go_beyond_the_rival_where_a_single_column_does_not(
     assert len(both) > 10
 
 
+def test_plans_start_on_the_best_known_solver(context: SearchContext, evaluator: TabulatedEvaluator) -> None:
+    known = rival_results(context, evaluator, 30)
+    best = min(known, key=lambda r: r.measurement.error if r.measurement else 1.0).proposal.schedule
+    assert best.time is not None
+    tables = TableEvolution(context, 0)
+    tables.tell(known)
+    starts = [proposal.schedule for proposal in tables.ask(4)]
+    assert [(s.time, s.solver, s.cache is None) for s in starts] == [(best.time, best.solver, False)] * 4
+    alone = TableEvolution(context, 0)
+    alone.tell(known[:1])
+    assert [proposal.schedule.time for proposal in alone.ask(4)] == [None] * 4
+
+
 class Fixed:
     """Proposes cache plans that reuse one site in one call: good ones, or such as cost more than they bring."""
 
