@@ -1,10 +1,14 @@
 """One process's part of a study."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from autotune.search.progress import Progress
+
+MIN_REPORT_S, MAX_REPORT_S = 3.0, 5.0
+"""Seconds that a report takes where no processes wait for a core."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,3 +28,15 @@ class Sitting:
     workers: int = 1
     ray_address: str | None = None
     writes_report: bool = False
+
+    def report_s(self, start_up_s: float) -> float:
+        """Seconds of a budget of time to keep for the report, 0 if there will be none.
+
+        Like the start-up it is mostly imports, so that both take longer on a slow machine. A start-up that waited for
+        the disk says nothing of the report; how many processes share a core says how much longer that takes.
+        """
+        if not self.writes_report:
+            return 0.0
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+        crowding = max(1.0, load / (os.cpu_count() or 1))
+        return min(MAX_REPORT_S * crowding, max(MIN_REPORT_S, 0.8 * start_up_s))

@@ -41,9 +41,6 @@ from autotune.spaces.study_record import DEFAULT_TIMESTEPS, StudyRecord
 from autotune.storage.database import Database
 from autotune.storage.studies import check_name
 
-MIN_REPORT_S, MAX_REPORT_S = 3.0, 8.0
-"""Seconds of a budget of time that are left for writing a report."""
-
 
 @dataclass(frozen=True)
 class Study:
@@ -270,15 +267,13 @@ def _pool(
 
 def _run(name: str, settings: Settings, pool: WorkerPool, database: Database, sitting: Sitting, used: Spent) -> None:
     clock = SystemClock(sitting.start)
-    # Like the start-up, a report is mostly imports: the slower the machine, the longer both take.
-    report_s = min(MAX_REPORT_S, max(MIN_REPORT_S, 0.8 * clock.now())) if sitting.writes_report else 0.0
     StudyLoop(
         settings.plan(name),
         pool,
         database,
         clock,
         used=used,
-        report_s=report_s,
+        report_s=sitting.report_s(clock.now()),
         progress=sitting.progress,
         interrupt=sitting.interrupt,
     ).run()
