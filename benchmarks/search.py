@@ -8,10 +8,12 @@ out, and stated. All see MACs and the deviation on all prompts of the table, and
 results. `search_rivals.py` says what each searches.
 
 Intervals are 95 % bootstrap intervals over seeds. Prints a table and takes `--quick`, `--seed`, `--json FILE`,
-`--jobs`, `--figure FILE`, `--table FILE`; `--device` has no effect. Needs pymoo: `pip install pymoo`.
+`--jobs`, `--figure FILE`, `--table FILE`; with `--keep FOLDER` a run that was cut off goes on with the next seed;
+`--device` has no effect. Needs pymoo: `pip install pymoo`.
 """
 
 import argparse
+import json
 import math
 import statistics
 import time
@@ -30,6 +32,7 @@ from autotune.search.archive import ParetoArchive
 from autotune.search.fewer_steps import FAMILY as FEWER_STEPS
 from autotune.search.ladder import Ladder, merged
 from autotune.search.searcher import Proposal, Result, SearchContext
+from autotune.spaces.atomic_write import write_atomically
 from autotune.spaces.evaluation import Measurement
 from autotune.spaces.pareto import front_hypervolume
 from autotune.spaces.recorded_table import RecordedTable, read_table
@@ -75,6 +78,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--figure", type=Path, help="PNG for the curves")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="folder that keeps the curves, to go on from")
 
 
 def rival_hypervolume(table: RecordedTable) -> float:
@@ -104,6 +108,21 @@ def scored(evaluator: RecordedEvaluator, schedule: Schedule, start: int, stop: i
 
 
 def measure(bench: Benchmark, path: Path, name: str, seed: int, n: int) -> None:
+    """Run one contestant with one seed for the time of `n` default runs, or read what was kept of that."""
+    folder: Path | None = bench.arguments.keep
+    kept = None if folder is None else folder / f"{name.replace(' ', '-')}-{seed}-{n}.json"
+    if kept is not None and kept.exists():
+        bench.rows += json.loads(kept.read_text())
+        return
+    fresh = Benchmark("search", bench.arguments)
+    run_race(fresh, path, name, seed, n)
+    bench.rows += fresh.rows
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept, json.dumps(fresh.rows).encode())
+
+
+def run_race(bench: Benchmark, path: Path, name: str, seed: int, n: int) -> None:
     """Run one contestant with one seed for the time of `n` default runs."""
     evaluator = replayed(path)
     (entry,) = (entry for entry in ENTRIES if entry.name == name)

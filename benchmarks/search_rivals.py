@@ -190,8 +190,8 @@ def _ecad(context: SearchContext, seed: int) -> Contestant:
 
 BASELINE = "random"
 
-TPE_TRIED, GP_TRIED = 500, 100
-"""How far the samplers go that think for seconds per proposal by then, and longer the more they know."""
+TPE_TRIED, GP_TRIED = 250, 50
+"""How far the samplers go that think longer the more they know: for most of a second per proposal by then."""
 
 ENTRIES: tuple[Entry, ...] = (
     Entry(name=BASELINE, make=lambda context, seed: Own(RandomSearcher(context, seed))),
