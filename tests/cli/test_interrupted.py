@@ -81,7 +81,7 @@ def test_stop_and_go_on(small: Place, long_study: list[str]) -> None:
     finally:
         kill_group(process)
     assert process.returncode == INTERRUPTED, err
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10  # less than verification and report take
     assert "Traceback" not in err
     assert "stopped; go on with   autotune resume stopped --storage" in err
     assert out == ""
