@@ -3,54 +3,56 @@
 For each reference model, at 20 and 50 steps of its own sampler and for weights of 8 and 4 bits, all but the first and
 the last line with the same share of refreshed calls, one in three: the full run; evenly spread reuses; quantization;
 both, naively, with the grids of the full run; + DPS, the refreshes planned; + DEC, grids and corrections fitted under
-the plan; joint, the best of plans, bits and corrections within the same bit operations (MACs times bits of a weight:
-fewer bits pay for more refreshes), chosen on calibration prompts; and the best known solver in fewer steps within the
+the plan; joint, plans, bits and corrections within the bit operations of the naive line, as `PrecisionChoice` chooses
+them on calibration prompts (fewer bits pay for more refreshes); and the best known solver in fewer steps within the
 same MACs. The same held-out prompts and seeds for all: deviation from the converged run; PSNR; alignment; bytes of
-weights. Quality is that of fake quantization. Speed is another table: a full run in bfloat16, and with the kernels of
-torchao, eager and with compiled leaves, each run in turn with one in float32.
+weights; bit operations; and the Frechet distance of more pictures to CIFAR-10. Quality is that of fake quantization,
+and never mixed with speed, which is the table of `precision_speed.py`, measured at the end.
 
-Prints a table and takes `--quick` (20 steps, 8 bits, fewer prompts), `--seed`, `--device`, `--json FILE`; `--models`,
-`--steps`, `--bits` measure a part, `--speed` the speed alone.
+Prints a table and takes `--quick` (20 steps, 8 bits, fewer prompts, no Frechet distance), `--seed`, `--device`,
+`--json FILE`; `--models`, `--steps`, `--bits`, `--images` measure a part.
 """
 
 import argparse
+import contextlib
 import functools
 import statistics
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
-from harness import Benchmark, parse_arguments, spread
+from frechet import frechet_distance
+from harness import Benchmark, parse_arguments
+from precision_speed import MODELS, speeds
 
 from autotune.evaluators.applied_tables import AppliedTables
-from autotune.evaluators.apply import compile_leaves
 from autotune.evaluators.load import load_model
 from autotune.evaluators.presets import read_prompts
 from autotune.evaluators.quantized_layers import weight_bytes
-from autotune.evaluators.real_kernels import use_kernels
-from autotune.evaluators.sampling import Purpose
-from autotune.evaluators.table_fit import mean_deviation
+from autotune.evaluators.sampling import Purpose, Samples
+from autotune.evaluators.table_fit import batches, mean_deviation
 from autotune.evaluators.worker import Worker
 from autotune.search.cache_plans import even_actions, on_sites
 from autotune.search.cachequant import EXPONENT, planned_refreshes, reuse_costs
 from autotune.search.fewer_steps import FewerStepsSearcher
-from autotune.search.searcher import SearchContext
+from autotune.search.precision_choice import PrecisionChoice
+from autotune.search.searcher import Proposal, Result, SearchContext
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.column_fit import FitColumn
-from autotune.spaces.errors import ScheduleError, UsageError
+from autotune.spaces.errors import ScheduleError
 from autotune.spaces.evaluation import Fidelity
+from autotune.spaces.objective import parse_constraint
 from autotune.spaces.quantization import Quantization
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.statistics import bootstrap_interval, mean_ratio_interval
 
-MODELS = ("mini-flux", "mini-pixart", "mini-sd")
 EVERY = 3
 """Calls from one refresh to the next, on average."""
 
-PRECISION = {8: FitColumn.W8A8, 6: FitColumn.W6A8, 4: FitColumn.W4A8}
+PRECISION = {8: FitColumn.W8A8, 4: FitColumn.W4A8}
+N_CHOICES = 6
+"""Schedules that the joint line quantizes, each then also corrected."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +60,8 @@ class Line:
     """One line of the table: deviations by prompt."""
 
     deviations: tuple[float, ...]
-    macs: int
     n_bytes: int
+    bit_operations: float
 
     @property
     def mean(self) -> float:
@@ -80,6 +82,10 @@ class Setting:
         first = 10_000 * (1 + seed)
         self.calibration = Fidelity(name="calibration", prompts=chosen, seeds=tuple(range(len(chosen))))
         self.held_out = Fidelity(name="held_out", prompts=others, seeds=tuple(range(first, first + len(others))))
+        n_images = 0 if quick else bench.arguments.images
+        prompts = tuple(others[i % len(others)] for i in range(n_images))
+        seeds = tuple(range(2 * first, 2 * first + n_images))
+        self.pictured = Fidelity(name="pictured", prompts=prompts, seeds=seeds) if n_images else None
         self.n_calls = len(self.worker.own_timesteps(n_steps))
         self.n_refreshed = -(-self.n_calls // EVERY)
         self.context = SearchContext(
@@ -123,19 +129,30 @@ class Setting:
         tables = AppliedTables.of(schedule, worker.condition, worker.tables.of(schedule))
         if quantization is not None:
             tables = replace(tables, quantization=quantization)
-        samples = worker._run(schedule, self.held_out, None, None, tables, purpose=Purpose.SCORED)
+
+        def drawn(some: Fidelity) -> Samples:
+            return worker._run(schedule, some, None, None, tables, purpose=Purpose.SCORED)
+
+        samples = drawn(self.held_out)
         quality = worker._workload.quality(samples, worker.reference(self.held_out), self.held_out)
         denoiser = worker._adapter.denoiser_of(worker._pipe)
+        weighed, plain = worker._bits.inventory(tables.quantization), worker._bits.plain
+        baseline = worker._work.bit_operations(Schedule(n_steps=self.n_steps), plain)
         line = Line(
             deviations=quality["deviation"],
-            macs=self.macs(schedule),
             n_bytes=weight_bytes(denoiser, tables.quantization),
+            bit_operations=worker._work.bit_operations(schedule, weighed) / baseline,
         )
         self.bench.row("deviation", line.mean, bootstrap_interval(line.deviations), **what)
         for figure in ("psnr", "alignment"):
             if figure in quality:
                 self.bench.row(figure, statistics.fmean(quality[figure]), bootstrap_interval(quality[figure]), **what)
-        self.bench.row("MACs over the full run", line.macs / self.macs(Schedule(n_steps=self.n_steps)), **what)
+        if self.pictured is not None:
+            images = (drawn(batch).images for batch in batches(self.pictured, 100, lambda: False))
+            self.bench.row("Frechet distance", frechet_distance(images), **what)
+        macs = self.macs(schedule) / self.macs(Schedule(n_steps=self.n_steps))
+        self.bench.row("MACs over the full run", macs, **what)
+        self.bench.row("bit operations over the full run", line.bit_operations, **what)
         self.bench.row("bytes of weights over float32", line.n_bytes / weight_bytes(denoiser), **what)
         return line
 
@@ -144,7 +161,7 @@ def main() -> None:
     arguments = parse_arguments(__doc__, add_options)
     bench = Benchmark("cachequant", arguments)
     for name in arguments.models:
-        for n_steps in () if arguments.speed else (20,) if arguments.quick else arguments.steps:
+        for n_steps in (20,) if arguments.quick else arguments.steps:
             compare(Setting(bench, name, n_steps), (8,) if arguments.quick else arguments.bits)
         speeds(bench, name)
     bench.finish()
@@ -154,7 +171,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--steps", nargs="+", type=int, default=(20, 50))
     parser.add_argument("--bits", nargs="+", type=int, default=(8, 4), choices=(8, 4))
-    parser.add_argument("--speed", action="store_true", help="measure the speed alone")
+    parser.add_argument("--images", type=int, default=1000, help="pictures of a Frechet distance; 0 for none")
 
 
 def compare(setting: Setting, all_bits: Sequence[int]) -> None:
@@ -177,34 +194,39 @@ def compare(setting: Setting, all_bits: Sequence[int]) -> None:
         lines["DPS"] = setting.line("+ DPS", planned, bits, plain)
         fitted = setting.fit(setting.fit(planned, PRECISION[bits]), FitColumn.CACHE_CORRECTION)
         lines["DEC"] = setting.line("+ DEC", fitted, bits)
-        lines["joint"] = setting.line("joint", jointly(setting, even, bits), bits)
+        lines["joint"] = setting.line("joint", jointly(setting, lines["naive"].bit_operations), bits)
         check(bench, f"{setting.where}, W{bits}A8", lines)
 
 
-def jointly(setting: Setting, even: Schedule, bits: int) -> Schedule:
-    """Of plans, cached values, bits and corrections within the bit operations of evenly spread reuses: the best."""
-    found: list[tuple[float, int, Schedule]] = []
-    for mean_bits, column in PRECISION.items():
-        for plan in plans_within(setting, setting.macs(even) * bits // mean_bits):
-            quantized = setting.fit(plan, column)
-            for tried in dict.fromkeys((quantized, setting.fit(quantized, FitColumn.CACHE_CORRECTION))):
-                found.append((calibration_deviation(setting, tried), len(found), tried))
-    return min(found)[-1]
+def jointly(setting: Setting, share: float) -> Schedule:
+    """Plan, bits and correction within a share of the full run's bit operations."""
+    limit = parse_constraint(f"bit-operations<={share + 1e-9}")
+    choice = PrecisionChoice(replace(setting.context, objectives=("deviation",), constraints=(limit,)))
+
+    def scored(schedule: Schedule) -> Result:
+        proposal = Proposal(schedule=schedule, family="cachequant", label="")
+        return Result(proposal=proposal, outcome=setting.worker.score(schedule, setting.calibration))
+
+    choice.tell([scored(plan) for plan in plans(setting)])
+    found: list[Result] = []
+    while len(found) < 2 * N_CHOICES and (chosen := choice.next()) is not None:
+        quantized = setting.fit(chosen.member.schedule, chosen.column)
+        result = scored(quantized)
+        choice.note(result.proposal, chosen)
+        choice.tell([result])
+        found += [result, scored(setting.fit(quantized, FitColumn.CACHE_CORRECTION))]
+    within = [one for one in found if one.measurement is not None and limit.violation(one.measurement) == 0.0]
+    return min(within, key=lambda one: one.measurement.error if one.measurement else np.inf).proposal.schedule
 
 
-def plans_within(setting: Setting, most: int) -> Iterator[Schedule]:
-    """For each kind of cached value, evenly spread and planned reuses with as many refreshes as the MACs allow."""
+def plans(setting: Setting) -> Iterator[Schedule]:
+    """For each kind of cached value and number of refreshes, evenly spread and planned reuses."""
     inventory = setting.worker.inventory
     for sites in (inventory.outermost,) if setting.bench.arguments.quick else (inventory.outermost, inventory.leaves):
         for refreshes in (setting.even, setting.planned):
-            for n in range(setting.n_calls - 1, 1, -1):
-                try:
-                    plan = setting.cached(refreshes(n), sites)
-                except ScheduleError:  # no plan with so many refreshes
-                    continue
-                if setting.macs(plan) <= most:
-                    yield plan
-                    break
+            for n in dict.fromkeys(np.geomspace(3, setting.n_calls - 1, 10).round().astype(int).tolist()):
+                with contextlib.suppress(ScheduleError):  # no plan with so many refreshes
+                    yield setting.cached(refreshes(n), sites)
 
 
 def fewest(setting: Setting, most: int) -> Schedule:
@@ -240,58 +262,6 @@ def check(bench: Benchmark, where: str, lines: dict[str, Line]) -> None:
         bench.target(f"{where}: {after} lowers the deviation of {before} by", gain, bounds, at_least=1e-9)
     share = lines["quantization"].n_bytes / lines["full"].n_bytes
     bench.target(f"{where}: bytes of weights over float32", share, None, at_most=0.25)
-
-
-def speeds(bench: Benchmark, name: str) -> None:
-    """Latency of the full run in several precisions, each in turn with one in float32."""
-    kinds: dict[str, dict[str, Any]] = {
-        "bfloat16": {"dtype": torch.bfloat16},
-        "float32, compiled leaves": {"compiled": True},
-        "bfloat16, compiled leaves": {"dtype": torch.bfloat16, "compiled": True},
-        "torchao int8": {"kernel": "int8"},
-        "torchao int8, compiled leaves": {"kernel": "int8", "compiled": True},
-        "torchao float8": {"kernel": "float8", "dtype": torch.bfloat16},
-    }
-    for label, how in kinds.items():
-        try:
-            plain, other = pipeline_of(bench, name), pipeline_of(bench, name, **how)
-            for run in (plain, other):
-                run()
-            pairs = [(run_seconds(plain), run_seconds(other)) for _ in range(3 if bench.arguments.quick else 7)]
-        except UsageError as error:
-            print(f"{name:24} {label}: {error}")
-            continue
-        ratios = [after / before for before, after in pairs]
-        bench.row("latency over float32, eager", statistics.median(ratios), spread(ratios), model=name, precision=label)
-
-
-def pipeline_of(
-    bench: Benchmark, name: str, *, dtype: torch.dtype = torch.float32, compiled: bool = False, kernel: Any = None
-) -> Any:
-    """A function that draws one batch."""
-    dtype_name = str(dtype).removeprefix("torch.")
-    model = load_model(name, device=bench.arguments.device, dtype=dtype_name)
-    if kernel is not None:
-        worker = Worker(model)
-        chosen = read_prompts(model.preset.calibration_prompts)[:1]
-        one = Fidelity(name="calibration", prompts=chosen, seeds=(0,))
-        fitted = worker.fit(Schedule(n_steps=2), FitColumn.W8A8, one).schedule
-        made = AppliedTables.of(fitted, worker.condition, worker.tables.of(fitted)).quantization
-        assert made is not None
-        use_kernels(model.pipe, made, kernel)
-    if compiled:
-        compile_leaves(model.pipe)
-    worker = Worker(model)
-    prompts = read_prompts(model.preset.calibration_prompts)[:4]
-    some = Fidelity(name="calibration", prompts=prompts, seeds=tuple(range(len(prompts))))
-    default = Schedule(n_steps=model.preset.n_steps)
-    return lambda: worker._run(default, some, None, purpose=Purpose.TIMED)
-
-
-def run_seconds(run: Any) -> float:
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

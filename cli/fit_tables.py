@@ -17,7 +17,9 @@ class Precision(StrEnum):
     """What `quantize` can make of weights in blocks."""
 
     W8A8 = "w8a8"
+    W7A8 = "w7a8"
     W6A8 = "w6a8"
+    W5A8 = "w5a8"
     W4A8 = "w4a8"
 
 
@@ -39,7 +41,7 @@ def quantize(
     file: Source,
     output: Target,
     precision: Annotated[
-        Precision, typer.Option(help="Bits of weights in blocks (of w6a8 on average) and of activations.")
+        Precision, typer.Option(help="Bits of weights in blocks (of 5 to 7 on average) and of activations.")
     ] = Precision.W8A8,
     prompts: Prompts = None,
     device: options.Device = "auto",

@@ -69,8 +69,7 @@ def measure_inventory(pipe: Any, height: int, width: int, *, prompt_tokens: int 
     adapter = find_adapter(pipe)
     inventory = list_inventory(pipe)
     tokens = default_prompt_tokens(pipe) if prompt_tokens is None else prompt_tokens
-    flops = _count_flops(adapter, pipe, adapter.latent_shape(pipe, height, width), tokens)
-    counts = {name: sum(by_operation.values()) // 2 for name, by_operation in flops.items()}
+    counts = _count_macs(adapter, pipe, adapter.latent_shape(pipe, height, width), tokens)
     spans = adapter.list_spans(adapter.denoiser_of(pipe))
 
     def macs(site: Site) -> int:
@@ -79,6 +78,14 @@ def measure_inventory(pipe: Any, height: int, width: int, *, prompt_tokens: int 
 
     sites = tuple(dataclasses.replace(site, macs=macs(site)) for site in inventory.sites)
     return dataclasses.replace(inventory, sites=sites, total_macs=counts["Global"])
+
+
+def measure_layers(pipe: Any, height: int, width: int) -> dict[str, int]:
+    """Multiply-accumulates of each module of the denoiser, by path, as `measure_inventory` counts them."""
+    adapter = find_adapter(pipe)
+    counts = _count_macs(adapter, pipe, adapter.latent_shape(pipe, height, width), default_prompt_tokens(pipe))
+    prefix = f"{adapter.denoiser_class}."
+    return {name.removeprefix(prefix): n for name, n in counts.items() if name.startswith(prefix)}
 
 
 def split_macs(pipe: Any, height: int, width: int, *, prompt_tokens: int | None = None) -> MacSplit:
@@ -104,6 +111,11 @@ def default_prompt_tokens(pipe: Any) -> int:
         return int(pipe.tokenizer_max_length + t5_most)
     tokenizer = getattr(pipe, "tokenizer_2", None) or pipe.tokenizer
     return int(min(most, tokenizer.model_max_length))
+
+
+def _count_macs(adapter: Adapter, pipe: Any, shape: tuple[int, ...], prompt_tokens: int) -> dict[str, int]:
+    flops = _count_flops(adapter, pipe, shape, prompt_tokens)
+    return {name: sum(by_operation.values()) // 2 for name, by_operation in flops.items()}
 
 
 def _count_flops(adapter: Adapter, pipe: Any, shape: tuple[int, ...], prompt_tokens: int) -> dict[str, dict[str, int]]:

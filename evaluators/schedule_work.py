@@ -31,5 +31,17 @@ class ScheduleWork:
         """Multiply-accumulates for one image, all branches."""
         if usage is not None:  # of one row of the batch, over all calls
             return round(usage.macs_per_row * (2 if self._guidance == "batch" else 1))
+        return self._counted(schedule, self._inventory)
+
+    def bit_operations(self, schedule: Schedule, weighed: Inventory, usage: PolicyUsage | None = None) -> int:
+        """The same in bit operations, which `weighed` counts in place of multiply-accumulates.
+
+        Of a policy, whatever it skips is taken to have the mean precision of the network.
+        """
+        if usage is not None:
+            return round(self.macs(schedule, usage) * weighed.total_macs / self._inventory.total_macs)
+        return self._counted(schedule, weighed)
+
+    def _counted(self, schedule: Schedule, inventory: Inventory) -> int:
         n_branches = 1 if self._guidance == "embedded" else 2
-        return schedule_macs(schedule, self._inventory, self.n_calls(schedule), n_branches)
+        return schedule_macs(schedule, inventory, self.n_calls(schedule), n_branches)

@@ -1,49 +1,53 @@
 """Costs of CacheQuant's Dynamic Programming Schedule, summed up while ordinary full runs go on."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from autotune.evaluators.affine_quantizer import on_grid, search_grid
 from autotune.spaces.cache_correction import PairMoments
 from autotune.spaces.errors import EvaluatorError
-from autotune.spaces.segment_costs import COST_KEYS, CostKey, SegmentCosts, segment_table
+from autotune.spaces.segment_costs import COST_KEYS, CostKey, SegmentCosts, SegmentNorm, SegmentSource, segment_table
 
 Array = NDArray[np.float64]
-Feature = tuple[torch.Tensor, ...]
 
 HOST_BYTES = 2**30
 """A window that would take more than this is kept on the host, in float16."""
+
+BITS = 8
+"""Of an activation that a quantized layer reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A feature of an earlier call, and the grid that it would be rounded to."""
+
+    feature: torch.Tensor
+    scale: torch.Tensor
+    zero: torch.Tensor
 
 
 class SegmentCostRecorder:
     """Fed with a feature of each network call of full runs, finds what it costs to reuse it up to any later call.
 
     A feature is one tensor or several, samples first and channels at `channel_axis`. Kept are the last longest - 1 of
-    them, and per pair of calls so near five sums per channel, whatever the number of calls and samples. `anchor` is
-    what a reused feature is made of the one that was computed, such as a rounding; by default it is left as it is.
+    them, and per pair of calls so near five sums per channel, whatever the number of calls and samples.
     """
 
-    def __init__(
-        self,
-        n_calls: int,
-        longest: int,
-        *,
-        channel_axis: int = -1,
-        anchor: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor,
-    ) -> None:
+    def __init__(self, n_calls: int, longest: int, *, channel_axis: int = -1) -> None:
         """A recorder of runs of `n_calls`, for segments of at most `longest` calls."""
         if not 1 <= longest <= n_calls:
             raise EvaluatorError(f"segments must be 1 to n_calls = {n_calls} calls long at most; got {longest}")
-        self._n_calls, self._longest, self._channel_axis, self._anchor = n_calls, longest, channel_axis, anchor
+        self._n_calls, self._longest, self._channel_axis = n_calls, longest, channel_axis
         self._changes: dict[CostKey, Array] = {
-            key: np.zeros((n_calls, longest)) for key in COST_KEYS if key[0] == "full-precision"
+            key: np.zeros((n_calls, longest)) for key in COST_KEYS if key[0] != "correction-aware"
         }
         self._moments: dict[tuple[int, int], list[PairMoments]] = {}
-        self._past: deque[Feature] = deque(maxlen=max(1, longest))
+        self._past: deque[tuple[_Kept, ...]] = deque(maxlen=max(1, longest))
         self._call = self._n_samples = 0
 
     def feed(self, feature: Sequence[torch.Tensor]) -> None:
@@ -53,7 +57,7 @@ class SegmentCostRecorder:
             EvaluatorError: the feature changes its shapes within a run.
         """
         now = tuple(tensor.detach() for tensor in feature)
-        if self._call > 0 and [t.shape for t in now] != [t.shape for t in self._past[-1]]:
+        if self._call > 0 and [t.shape for t in now] != [kept.feature.shape for kept in self._past[-1]]:
             shapes = [tuple(tensor.shape) for tensor in now]
             raise EvaluatorError(f"a feature must keep its shapes within a run; got {shapes} in call {self._call}")
         self._past.append(self._stored(now))
@@ -84,24 +88,22 @@ class SegmentCostRecorder:
             corrected[i, gap] = np.sqrt(square / self._n_samples)
         return replace(costs, tables={**plain, ("correction-aware", "l2"): segment_table(corrected)})
 
-    def _stored(self, now: Feature) -> Feature:
-        """What the window keeps of a feature: the anchor, a copy, in float16 on the host if the window is large."""
-        anchors = [self._anchor(tensor) for tensor in now]
-        if self._longest * sum(tensor.nbytes for tensor in now) > HOST_BYTES:
-            return tuple(tensor.to("cpu", torch.float16) for tensor in anchors)
-        return tuple(tensor.clone() for tensor in anchors)
+    def _stored(self, now: Sequence[torch.Tensor]) -> tuple[_Kept, ...]:
+        """What the window keeps of a feature: a copy, in float16 on the host if the window is large, and its grid."""
+        is_large = self._longest * sum(tensor.nbytes for tensor in now) > HOST_BYTES
+        return tuple(
+            _Kept(tensor.to("cpu", torch.float16) if is_large else tensor.clone(), *_grid_of(_precise(tensor)))
+            for tensor in now
+        )
 
-    def _add(self, call: int, gap: int, before: Feature, now: Feature) -> None:
-        pairs = [(_precise(x.to(y.device)), _precise(y)) for x, y in zip(before, now, strict=True)]
-        sums = sum(_sums(x.flatten(1), y.flatten(1)) for x, y in pairs)
-        assert isinstance(sums, torch.Tensor)
-        l1, square, xy, xx, yy, size = sums.cpu().numpy()
-        tiny = np.finfo(np.float64).tiny
-        cosine = np.where((xx == 0.0) & (yy == 0.0), 1.0, xy / np.maximum(np.sqrt(xx * yy), tiny))
-        self._changes["full-precision", "l1"][call, gap] += l1.sum()
-        self._changes["full-precision", "l2"][call, gap] += np.sqrt(square).sum()
-        self._changes["full-precision", "cosine"][call, gap] += np.maximum(0.0, 1.0 - cosine).sum()
-        self._changes["full-precision", "relative-l1"][call, gap] += (l1 / np.maximum(size, tiny)).sum()
+    def _add(self, call: int, gap: int, before: Sequence[_Kept], now: Sequence[torch.Tensor]) -> None:
+        pairs = [(_precise(x.feature.to(y.device)), _precise(y)) for x, y in zip(before, now, strict=True)]
+        rounded = [(on_grid(x, k.scale, k.zero, BITS), y) for k, (x, y) in zip(before, pairs, strict=True)]
+        sources: dict[SegmentSource, list[tuple[torch.Tensor, torch.Tensor]]]
+        sources = {"full-precision": pairs, "fake-quantized": rounded}
+        for source, tensors in sources.items():
+            for norm, change in _changes(tensors).items():
+                self._changes[source, norm][call, gap] += change
         moments = [_moments(x, y, self._channel_axis) for x, y in pairs]
         known = self._moments.get((call, gap))
         added = moments if known is None else [a + b for a, b in zip(known, moments, strict=True)]
@@ -110,6 +112,28 @@ class SegmentCostRecorder:
 
 def _precise(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _grid_of(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and zero point of the grid of activations, one for the whole tensor, as a quantization would have it."""
+    flat = tensor.reshape(1, -1)
+    scale, zero = search_grid(flat, flat.amin(dim=1), flat.amax(dim=1), BITS)
+    return scale[0], zero[0]
+
+
+def _changes(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> dict[SegmentNorm, float]:
+    """By norm, the sum over the samples of the change from x to y, a pair of each tensor of a feature."""
+    sums = sum(_sums(x.flatten(1), y.flatten(1)) for x, y in pairs)
+    assert isinstance(sums, torch.Tensor)
+    l1, square, xy, xx, yy, size = sums.cpu().numpy()
+    tiny = np.finfo(np.float64).tiny
+    cosine = np.where((xx == 0.0) & (yy == 0.0), 1.0, xy / np.maximum(np.sqrt(xx * yy), tiny))
+    return {
+        "l1": float(l1.sum()),
+        "l2": float(np.sqrt(square).sum()),
+        "cosine": float(np.maximum(0.0, 1.0 - cosine).sum()),
+        "relative-l1": float((l1 / np.maximum(size, tiny)).sum()),
+    }
 
 
 def _sums(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -41,7 +41,7 @@ def load_or_record_segments(
         EvaluatorError: a run has another number of calls.
         ScheduleError: the model has no cache point, or the feature is not finite.
     """
-    name = f"segments/{LONGEST}/{condition.hash}/{fidelity.hash}"
+    name = f"segments/{LONGEST}/{len(COST_KEYS)}/{condition.hash}/{fidelity.hash}"
     stored = artifacts.load(name) if artifacts is not None else None
     if stored is not None:
         return _from_bytes(stored, min(LONGEST, n_calls))

@@ -129,6 +129,8 @@ class TabulatedEvaluator:
             wall_s=wall_s,
             weight_bytes=WEIGHT_BYTES // (1 if canonical.quantization is None else 4),
             baseline_weight_bytes=WEIGHT_BYTES,
+            bit_operations=macs * (32 * 32 if canonical.quantization is None else 8 * 8),
+            baseline_bit_operations=baseline_macs * 32 * 32,
         )
 
     def fit(

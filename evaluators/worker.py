@@ -12,6 +12,7 @@ from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.applied_tables import AppliedTables
 from autotune.evaluators.apply import attach, policy_usage, remove
 from autotune.evaluators.baseline_timing import BaselineTiming
+from autotune.evaluators.bit_operations import BitOperations
 from autotune.evaluators.branch_recording import load_or_record_branches
 from autotune.evaluators.contact_sheet import make_contact_sheet
 from autotune.evaluators.cost_measurement import load_or_measure_costs
@@ -78,6 +79,7 @@ class Worker:
         self.guided = branches == "batch"
         self._work = ScheduleWork(self.inventory, branches, lambda n_steps: len(self.own_timesteps(n_steps)))
         self.condition = condition_of(model, self.inventory.hash, self.own_timesteps(preset.n_steps)[0])
+        self._bits = BitOperations(pipe, self.inventory, preset.height, preset.width)
         self.tables = TableStore(self.condition, artifacts)
         self._baseline = Schedule(n_steps=preset.n_steps)
         self.timing = BaselineTiming(lambda fidelity: self._time(self._baseline, fidelity), preset.batch_size)
@@ -179,6 +181,8 @@ class Worker:
             return Failure(kind=FailureKind.OUT_OF_MEMORY, reason=str(error).splitlines()[0])
         self._thumbnails.keep(schedule, fidelity, samples.images)
         denoiser = self._adapter.denoiser_of(self._pipe)
+        quantization = self._tables_of(schedule).quantization
+        weighed = self._bits.plain if quantization is None else self._bits.inventory(quantization)
         return Measurement(
             quality=self._workload.quality(samples, reference, fidelity),
             latency_ms=tuple(cost.ms for cost in costs),
@@ -189,8 +193,10 @@ class Worker:
             baseline_macs=self._work.macs(self._baseline),
             network_calls=self._work.n_calls(schedule, samples.usage),
             peak_memory_bytes=peak.bytes,
-            weight_bytes=weight_bytes(denoiser, self._tables_of(schedule).quantization),
+            weight_bytes=weight_bytes(denoiser, quantization),
             baseline_weight_bytes=weight_bytes(denoiser),
+            bit_operations=self._work.bit_operations(schedule, weighed, samples.usage),
+            baseline_bit_operations=self._work.bit_operations(self._baseline, self._bits.plain),
             wall_s=time.monotonic() - began,
         )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from autotune.reports.tables import OF_PRECISION
 from autotune.spaces.errors import StorageError, UsageError
 from autotune.spaces.evaluation import Evaluation
 from autotune.spaces.front import PICKS, pick, study_front
@@ -57,7 +58,7 @@ def _figures(evaluation: Evaluation) -> dict[str, object]:
         "network_calls": measurement.network_calls,
         "macs": measurement.macs,
         "peak_memory_bytes": measurement.peak_memory_bytes,
-        **({} if measurement.relative_weights is None else {"relative_weights": measurement.relative_weights}),
+        **{name: value for name in OF_PRECISION if (value := getattr(measurement, name)) is not None},
         "quality_mean": {name: measurement.mean(name) for name in measurement.quality},
         "quality_per_prompt": {name: list(values) for name, values in measurement.quality.items()},
         "latency_ms": list(measurement.latency_ms),

@@ -30,10 +30,18 @@ QUALITY = ("deviation", "psnr", "ssim", "alignment")
 OF_EPISODES = ("success", "action-error")
 """What a policy's episodes measure in place of `QUALITY`."""
 
-OPTIONAL = (*OF_EPISODES, *REWARDS, "energy_j", "relative_weights")
+OF_PRECISION = ("relative_weights", "relative_bit_operations")
+"""What a quantization lowers."""
+
+OPTIONAL = (*OF_EPISODES, *REWARDS, "energy_j", *OF_PRECISION)
 """Figures that only some studies measure; tables have columns for those that are there."""
 
-TITLES = {"energy_j": "energy (J)", "action-error": "action error", "relative_weights": "weights"}
+TITLES = {
+    "energy_j": "energy (J)",
+    "action-error": "action error",
+    "relative_weights": "weights",
+    "relative_bit_operations": "bit operations",
+}
 
 WITH_INTERVAL = ("latency_ms", "speedup", *QUALITY, "overfit")
 _USUAL = {"deviation": "deviation", "psnr": "PSNR (dB)", "ssim": "SSIM", "alignment": "alignment"}
@@ -53,7 +61,7 @@ def front_rows(record: StudyRecord) -> list[Row]:
     is the median per image, `speedup` the baseline's median latency over it. A metric that was not measured, or is not
     a finite number, is None; rewards and `energy_j` have a key only where the study measures them, and so have those of
     a policy: `success`, `calibration_success`, `action-error`, and `episodes`, the number of them; `relative_weights`
-    is there where a member is quantized. `intervals` maps a
+    and `relative_bit_operations` are there where a member is quantized. `intervals` maps a
     figure to its 95 % interval [low, high], over prompts for quality and over timed runs for speed; a figure with fewer
     than two values has none.
 
@@ -148,8 +156,8 @@ def figures_of(measurement: Measurement) -> Row:
     others = (*OF_EPISODES, *REWARDS)
     row |= {metric: _mean(measurement, metric) for metric in others if metric in measurement.quality}
     row |= {"episodes": measurement.n_prompts} if SUCCESS in measurement.quality else {}
-    smaller = measurement.relative_weights not in (None, 1.0)
-    row |= {"relative_weights": measurement.relative_weights} if smaller else {}
+    if measurement.relative_weights not in (None, 1.0):
+        row |= {name: getattr(measurement, name) for name in OF_PRECISION}
     row |= {"energy_j": statistics.median(measurement.energy_j)} if measurement.energy_j else {}
     return row | {
         "peak_memory_bytes": measurement.peak_memory_bytes,

@@ -10,6 +10,9 @@ from autotune.spaces.objective import OBJECTIVES, Constraint, objective_value, t
 from autotune.spaces.pareto import BoxVolume
 from autotune.spaces.staircase import Staircase
 
+PLANE_COSTS = ("latency", "macs", "bit-operations")
+"""Costs, relative to the default run's, that the hypervolume is drawn over."""
+
 
 class ParetoArchive:
     """Keeps the feasible results that no other dominates; equal ones are kept once, the first.
@@ -24,7 +27,7 @@ class ParetoArchive:
         self._front = _PlaneFront() if len(self._objectives) == 2 else BucketedFront(len(self._objectives))
         self._members: dict[int, tuple[Proposal, Measurement]] = {}  # by number of arrival
         self._n_arrived = 0
-        self._cost = "macs" if "macs" in self._objectives and "latency" not in self._objectives else "latency"
+        self._cost = next((name for name in PLANE_COSTS if name in self._objectives), PLANE_COSTS[0])
         self._volume: BoxVolume | None = None
 
     def add(self, result: Result) -> bool:
@@ -63,7 +66,7 @@ class ParetoArchive:
 
     @property
     def hypervolume(self) -> float:
-        """The project's hypervolume of the front: error against relative latency, or MACs where those are set."""
+        """The project's hypervolume of the front: error against the first of `PLANE_COSTS` that is an objective."""
         if self._volume is None:
             self._volume = BoxVolume()
             for _, measurement in self._members.values():
@@ -71,7 +74,7 @@ class ParetoArchive:
         return self._volume.fraction
 
     def cost_of(self, measurement: Measurement) -> float:
-        """Relative latency, or relative MACs where those are an objective and latency is not."""
+        """The first of `PLANE_COSTS` that is an objective; latency if none is."""
         return OBJECTIVES[self._cost].natural(measurement)
 
     def _count(self, volume: BoxVolume, measurement: Measurement) -> None:

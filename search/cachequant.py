@@ -33,7 +33,9 @@ Planner = Literal["hybrid"] | CostKey
 """What plans go by: edge costs, or segment costs of a source and norm, of the feature at the cache point."""
 
 PLANNERS: tuple[Planner, ...] = (HYBRID, ("full-precision", "l1"), ("correction-aware", "l2"))
-"""The best first, then the paper's, and the one that knows of the correction (`benchmarks/segment_costs.py`)."""
+"""The best first, then the paper's, and the one that knows of the correction (`benchmarks/segment_costs.py`).
+
+Rounding to 8 bits adds about as much to every cost, so that plans by fake-quantized costs are mostly the same."""
 
 EXPONENT = 2.0
 """To which power edge costs of groups are added up. Errors in a group point the same way, those of two groups do not.

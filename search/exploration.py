@@ -10,13 +10,13 @@ from autotune.search.dispatcher import Dispatcher, Measured, Request
 from autotune.search.families import make_searcher
 from autotune.search.ladder import Ladder
 from autotune.search.ledger import Ledger
+from autotune.search.precision_choice import wants_precision
 from autotune.search.progress import Phase
 from autotune.search.searcher import Proposal, Result, SearchContext, Searcher
 from autotune.search.searcher_jobs import WithinCalls
 from autotune.search.spending import Spending
 from autotune.search.study_plan import StudyPlan
-from autotune.search.table_members import TableMembersSearcher, wants_precision
-from autotune.spaces.column_fit import PRECISIONS, FitColumn
+from autotune.search.table_members import TableMembersSearcher
 from autotune.spaces.evaluation import Fidelity, Measurement
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.study_record import Candidate
@@ -88,10 +88,10 @@ class Exploration:
     def run(self, family: str, context: SearchContext, phase: Phase, share: float) -> bool:
         """Ask one searcher until its share of the budget is used or it has no more; True if interrupted."""
         searcher: Searcher = make_searcher(family, context, self._plan.seed)
-        tables = [FitColumn.CACHE_CORRECTION] if self._plan.correct else []
-        tables += list(PRECISIONS) if wants_precision(context) else []
-        if tables and phase is Phase.SEARCH:
-            searcher = TableMembersSearcher(searcher, context, family, tables)
+        quantize = wants_precision(context)
+        correct = quantize or self._plan.correct
+        if correct and phase is Phase.SEARCH:
+            searcher = TableMembersSearcher(searcher, context, family, correct=correct, quantize=quantize)
         searcher = WithinCalls(searcher)
         for page in self._ledger.results():
             searcher.tell(page)

@@ -1,41 +1,35 @@
 """A searcher beside which members of the front are tried again with a table: cache corrected, or quantized."""
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 
 from autotune.search.archive import ParetoArchive
+from autotune.search.precision_choice import PrecisionChoice
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext, Searcher
-from autotune.spaces.column_fit import PRECISIONS, FitColumn
+from autotune.spaces.column_fit import FitColumn
 from autotune.spaces.errors import ScheduleError
-from autotune.spaces.schedule import Schedule
 
 EVERY = 6
 """Proposals from one schedule with a table to the next: a fit takes as long as three to six evaluations."""
 
-LABELS: Mapping[FitColumn, str] = MappingProxyType(
-    {FitColumn.CACHE_CORRECTION: "cache corrected", **{column: str(column).upper() for column in PRECISIONS}}
-)
-"""What is added to the label of a member, by what can be fitted to it."""
-
-
-def wants_precision(context: SearchContext) -> bool:
-    """Whether a study is about the bytes of weights, which nothing but a quantization changes."""
-    limited = [constraint.metric for constraint in context.constraints]
-    return any(name in ("weights", "weights_gb") for name in (*context.objectives, *limited))
-
 
 class TableMembersSearcher:
-    """Asks another searcher, and in between fits a table to the newest member of the front that has none of its kind.
+    """Asks another searcher, and in between proposes schedules with tables: a correction and a precision take turns.
 
-    The columns take turns. The other searcher is told of all results; tables are beyond it, and it goes on from
+    Corrected is the newest member of the front with a cache that has no correction, quantized or not; quantized is what
+    `PrecisionChoice` chooses. The other searcher is told of all results; tables are beyond it, and it goes on from
     schedules without.
     """
 
-    def __init__(self, searcher: Searcher, context: SearchContext, family: str, columns: Sequence[FitColumn]) -> None:
-        self._searcher, self._context, self._family, self._columns = searcher, context, family, list(columns)
+    def __init__(
+        self, searcher: Searcher, context: SearchContext, family: str, *, correct: bool = False, quantize: bool = False
+    ) -> None:
+        """A searcher that has one kind of table, or both."""
+        self._searcher, self._context, self._family = searcher, context, family
+        self._turns = [*([self._corrected] if correct else []), *([self._quantized] if quantize else [])]
         self._archive = ParetoArchive(context.objectives, context.constraints)
+        self._choice = PrecisionChoice(context)
         self._novelty = Novelty(context.inventory)
-        self._tried: set[tuple[str, FitColumn]] = set()
+        self._with_correction: set[str] = set()
         self._n_since = 0
 
     def ask(self, n: int) -> list[Proposal]:
@@ -60,28 +54,39 @@ class TableMembersSearcher:
         for result in results:
             self._novelty.mark(result.proposal)
             self._archive.add(result)
+        self._choice.tell(results)
         self._searcher.tell(results)
 
     def _fitted(self) -> Proposal | None:
-        """A member with a table of the column whose turn it is, or of the next that some member takes."""
-        for column in list(self._columns):
-            self._columns.append(self._columns.pop(0))
-            for member in reversed(self._archive.members):
-                if (member.schedule_hash, column) in self._tried or not _takes(member.schedule, column):
-                    continue
-                self._tried.add((member.schedule_hash, column))
-                try:
-                    fit = self._context.fit(member.schedule, column)
-                except ScheduleError:  # nothing to win, or no runs left
-                    continue
-                label = f"{member.label}, {LABELS[column]}"
-                if (made := self._novelty.admit(fit.schedule, family=self._family, label=label)) is not None:
-                    return made
+        """A schedule with a table of the kind whose turn it is, or else of the next."""
+        for turn in list(self._turns):
+            self._turns.append(self._turns.pop(0))
+            if (made := turn()) is not None:
+                return made
         return None
 
+    def _corrected(self) -> Proposal | None:
+        for member in reversed(self._archive.members):
+            schedule = member.schedule
+            if schedule.cache is None or schedule.cache_correction is not None:
+                continue
+            if member.schedule_hash in self._with_correction:
+                continue
+            self._with_correction.add(member.schedule_hash)
+            if (made := self._with_table(member, FitColumn.CACHE_CORRECTION, "cache corrected")) is not None:
+                return made
+        return None
 
-def _takes(schedule: Schedule, column: FitColumn) -> bool:
-    """Whether a table of this kind can be fitted without losing another."""
-    if column is FitColumn.CACHE_CORRECTION:
-        return schedule.cache is not None and schedule.cache_correction is None
-    return not schedule.tables
+    def _quantized(self) -> Proposal | None:
+        while (chosen := self._choice.next()) is not None:
+            if (made := self._with_table(chosen.member, chosen.column, chosen.column.upper())) is not None:
+                self._choice.note(made, chosen)
+                return made
+        return None
+
+    def _with_table(self, member: Proposal, column: FitColumn, suffix: str) -> Proposal | None:
+        try:
+            fit = self._context.fit(member.schedule, column)
+        except ScheduleError:  # nothing to win, or no runs left
+            return None
+        return self._novelty.admit(fit.schedule, family=self._family, label=f"{member.label}, {suffix}")

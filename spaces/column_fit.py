@@ -24,14 +24,24 @@ class FitColumn(StrEnum):
     """Factors and shifts of what the cache hands out, by least squares; a table, which the schedule names."""
     W8A8 = "w8a8"
     """Weights and activations of 8 bits: a table, with the grids and corrections of each layer."""
+    W7A8 = "w7a8"
+    """Weights of 4 or 8 bits, 7 on average, the layers chosen by what 4 bits do to each."""
+    W6A8 = "w6a8"
+    """The same with 6 bits on average."""
+    W5A8 = "w5a8"
+    """The same with 5 bits on average."""
     W4A8 = "w4a8"
     """Weights of 4 bits in blocks, and the rest of 8."""
-    W6A8 = "w6a8"
-    """Weights of 4 or 8 bits, 6 on average, the layers chosen by what 4 bits do to each."""
 
 
 PRECISIONS: Mapping[FitColumn, float] = MappingProxyType(
-    {FitColumn.W8A8: 8.0, FitColumn.W6A8: 6.0, FitColumn.W4A8: 4.0}
+    {
+        FitColumn.W8A8: 8.0,
+        FitColumn.W7A8: 7.0,
+        FitColumn.W6A8: 6.0,
+        FitColumn.W5A8: 5.0,
+        FitColumn.W4A8: 4.0,
+    }
 )
 """Mean bits of a weight in blocks, of the fits that make the column `quantization`."""
 

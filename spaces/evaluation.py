@@ -96,6 +96,10 @@ class Failure:
     reason: str
 
 
+TOLD_COUNTS = ("weight_bytes", "baseline_weight_bytes", "bit_operations", "baseline_bit_operations")
+"""Counts that a measurement may not have."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
     """What was measured of one schedule at one fidelity.
@@ -109,7 +113,8 @@ class Measurement:
     `peak_memory_bytes` includes the resident model; 0 where the platform can't tell. `wall_s` is what it cost.
     `energy_j` and `baseline_energy_j` are joules per image of the same timed runs, empty where no study asked for them.
     `weight_bytes` and `baseline_weight_bytes` are those of the denoiser's weights, with and without the schedule's
-    quantization; None where nobody told.
+    quantization; `bit_operations` and `baseline_bit_operations` are `macs` and `baseline_macs`, each times the bits of
+    both factors; None where nobody told.
     `modelled_latency` (over the default run's) and `cache_bytes` are worked out from the schedule where a study asks
     for them, by `CostModel.completed`; they are not measured, and not stored with the evaluation.
     """
@@ -126,6 +131,8 @@ class Measurement:
     baseline_energy_j: tuple[float, ...] = ()
     weight_bytes: int | None = None
     baseline_weight_bytes: int | None = None
+    bit_operations: int | None = None
+    baseline_bit_operations: int | None = None
     modelled_latency: float | None = None
     cache_bytes: int | None = None
 
@@ -189,6 +196,13 @@ class Measurement:
         if self.weight_bytes is None or not self.baseline_weight_bytes:
             return None
         return self.weight_bytes / self.baseline_weight_bytes
+
+    @property
+    def relative_bit_operations(self) -> float | None:
+        """Bit operations over the baseline's; None where nobody told."""
+        if self.bit_operations is None or not self.baseline_bit_operations:
+            return None
+        return self.bit_operations / self.baseline_bit_operations
 
     @property
     def relative_macs(self) -> float:

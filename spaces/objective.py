@@ -3,8 +3,9 @@
 import math
 import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import Measurement
@@ -54,6 +55,12 @@ def _weights(measurement: Measurement) -> float:
     return measurement.relative_weights
 
 
+def _bit_operations(measurement: Measurement) -> float:
+    if measurement.relative_bit_operations is None:
+        raise UsageError("bit operations were not told by the version that measured this; measure it again")
+    return measurement.relative_bit_operations
+
+
 @dataclass(frozen=True, slots=True)
 class Objective:
     """One quantity of a measurement in its natural unit; `higher_is_better` ones are negated where they are minimised.
@@ -83,6 +90,9 @@ OBJECTIVES: dict[str, Objective] = {
     "memory": Objective(lambda m: float(m.peak_memory_bytes), "peak memory in bytes above the model", is_cost=True),
     "weights": Objective(
         _weights, "bytes of the denoiser's weights over the default's", is_cost=True, is_relative=True
+    ),
+    "bit-operations": Objective(
+        _bit_operations, "bit operations over the default run's", is_cost=True, is_relative=True
     ),
     "modelled-latency": Objective(
         _modelled("modelled_latency"),
@@ -117,6 +127,11 @@ _LIMITED: dict[str, Callable[[Measurement], float]] = {
 
 REWARDS = ("clip-score", "pick-score", "hps", "image-reward")
 """Qualities that a network of their own judges, loaded where a study asks for them."""
+
+PRECISION: Mapping[str, str] = MappingProxyType(
+    {"weights": "weights", "weights_gb": "weights", "bit-operations": "bit-operations"}
+)
+"""Objectives and limits that a quantization lowers, and the objective that each is about."""
 
 ENERGY = ("energy", "energy_j")
 """The objective and the limit for which a study must measure energy."""

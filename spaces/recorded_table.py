@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from autotune.spaces.atomic_write import write_atomically
 from autotune.spaces.condition import Condition, condition_from_json
 from autotune.spaces.errors import AutotuneError, UsageError
-from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
+from autotune.spaces.evaluation import TOLD_COUNTS, Failure, FailureKind, Fidelity, Measurement
 from autotune.spaces.inventory import Inventory, inventory_from_json
 from autotune.spaces.schedule import Schedule, schedule_to_json
 from autotune.spaces.schedule_json import schedule_from_json
@@ -28,8 +28,6 @@ _HEADER = ("format", "version", "condition", "inventory", "prompts", "seeds")
 _ROW = ("family", "label", "schedule", "outcome")
 _COUNTS = ("macs", "baseline_macs", "network_calls", "peak_memory_bytes")
 _MEASUREMENT = ("quality", "latency_ms", "baseline_latency_ms", *_COUNTS, "wall_s")
-_TOLD = ("weight_bytes", "baseline_weight_bytes")
-"""Counts that a measurement may not have."""
 
 T = TypeVar("T")
 
@@ -130,7 +128,7 @@ def _row_json(row: RecordedRow) -> dict[str, object]:
     else:
         outcome = {name: getattr(row.outcome, name) for name in _MEASUREMENT if name != "quality"}
         outcome = {"quality": dict(row.outcome.quality), **outcome}
-        outcome |= {name: told for name in _TOLD if (told := getattr(row.outcome, name)) is not None}
+        outcome |= {name: told for name in TOLD_COUNTS if (told := getattr(row.outcome, name)) is not None}
     return {
         "family": row.family,
         "label": row.label,
@@ -155,7 +153,7 @@ def _failure(data: Mapping[str, object]) -> Failure:
 
 
 def _measurement(data: Mapping[str, object]) -> Measurement:
-    told: dict[str, Any] = {name: _typed(data[name], int, name) for name in _TOLD if name in data}
+    told: dict[str, Any] = {name: _typed(data[name], int, name) for name in TOLD_COUNTS if name in data}
     _check_keys(data, (*_MEASUREMENT, *told), "a measurement")
     quality = _mapping(data, "quality")
     macs, baseline_macs, network_calls, peak_memory_bytes = (_typed(data[name], int, name) for name in _COUNTS)

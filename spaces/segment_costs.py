@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +13,17 @@ SegmentNorm = Literal["l1", "l2", "cosine", "relative-l1"]
 """How a change of the feature X_t from X_i is measured: the sum of |X_t - X_i|, its Euclidean length, 1 less the
 cosine, or the sum over that of |X_t|. Each of one sample; the first is CacheQuant's."""
 
-SegmentSource = Literal["full-precision", "correction-aware"]
-"""Whether the change is that of the feature, or what the best affine map of each channel of X_i leaves of it."""
+SegmentSource = Literal["full-precision", "fake-quantized", "correction-aware"]
+"""Whether X_i is the feature, the feature as a quantized layer reads it, rounded to 8 bits, or what the best affine map
+of each of its channels makes of it."""
+
+NORMS: tuple[SegmentNorm, ...] = get_args(SegmentNorm)
 
 CostKey = tuple[SegmentSource, SegmentNorm]
 
 COST_KEYS: tuple[CostKey, ...] = (
-    ("full-precision", "l1"),
-    ("full-precision", "l2"),
-    ("full-precision", "cosine"),
-    ("full-precision", "relative-l1"),
+    *(("full-precision", norm) for norm in NORMS),
+    *(("fake-quantized", norm) for norm in NORMS),
     ("correction-aware", "l2"),
 )
 """What is measured. An affine map by least squares leaves a length; its other norms would need the features again."""

@@ -8,11 +8,11 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, exists, or_, select, true
 
-from autotune.spaces.evaluation import EvaluationState, Failure, Measurement
+from autotune.spaces.evaluation import TOLD_COUNTS, EvaluationState, Failure, Measurement
 from autotune.storage.database import Database
 from autotune.storage.export_file import Write, writing
 from autotune.storage.migrate import HEAD
-from autotune.storage.outcomes import CHUNK, COUNTS, METERED, TIMED, TOLD_COUNTS, find_where
+from autotune.storage.outcomes import CHUNK, COUNTS, METERED, TIMED, find_where
 from autotune.storage.studies import find_study
 from autotune.storage.tables import (
     ArtifactRow,

@@ -12,13 +12,13 @@ from sqlalchemy import Connection, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from autotune.spaces.condition import Condition, condition_from_json
-from autotune.spaces.evaluation import EvaluationState, Failure, FailureKind, Fidelity, Measurement
+from autotune.spaces.evaluation import TOLD_COUNTS, EvaluationState, Failure, FailureKind, Fidelity, Measurement
 from autotune.spaces.schedule import Schedule, schedule_hash
 from autotune.spaces.schedule_json import schedule_from_json
 from autotune.storage.evaluations import lock
 from autotune.storage.export_line import Line
 from autotune.storage.insert import insert_missing
-from autotune.storage.outcomes import COUNTS, METERED, TIMED, TOLD_COUNTS, Finished, chunks, stored_form, write_finished
+from autotune.storage.outcomes import COUNTS, METERED, TIMED, Finished, chunks, stored_form, write_finished
 from autotune.storage.tables import WORD, ConditionRow, EvaluationRow, PromptSetRow, ScheduleRow
 from autotune.storage.values import save_conditions, save_prompt_sets, save_schedules
 

@@ -8,7 +8,7 @@ from autotune.spaces.errors import StorageError
 from autotune.storage.location import Location
 from autotune.storage.tables import Base
 
-HEAD = "0003"
+HEAD = "0004"
 """Newest revision in `migrations/versions`; a database that has it is opened without importing Alembic."""
 
 VERSION_TABLE = "autotune_version"

@@ -11,13 +11,11 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, Connection, bindparam, insert, select, update
 
 from autotune.spaces.errors import StorageError
-from autotune.spaces.evaluation import Evaluation, EvaluationState, Failure, FailureKind, Measurement
+from autotune.spaces.evaluation import TOLD_COUNTS, Evaluation, EvaluationState, Failure, FailureKind, Measurement
 from autotune.storage.tables import EvaluationRow, MeasurementRow, PromptSetRow, TimingRow
 from autotune.storage.values import intact, storable_text
 
 COUNTS = ("macs", "baseline_macs", "network_calls", "peak_memory_bytes")
-TOLD_COUNTS = ("weight_bytes", "baseline_weight_bytes")
-"""Counts that an evaluation may not have."""
 TIMED = {"schedule": "latency_ms", "baseline": "baseline_latency_ms"}
 METERED = {"schedule_energy": "energy_j", "baseline_energy": "baseline_energy_j"}
 RUNS = TIMED | METERED

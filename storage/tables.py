@@ -139,6 +139,8 @@ class EvaluationRow(Base):
     peak_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     weight_bytes: Mapped[int | None] = mapped_column(BigInteger)
     baseline_weight_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    bit_operations: Mapped[int | None] = mapped_column(BigInteger)
+    baseline_bit_operations: Mapped[int | None] = mapped_column(BigInteger)
     owner: Mapped[str | None] = mapped_column(Text)
     n_lost: Mapped[int] = mapped_column(server_default=text("0"))
     lost_reason: Mapped[str | None] = mapped_column(Text)

@@ -168,10 +168,10 @@ def test_a_file_that_can_not_be_written_is_refused(call: Call, storage: Path) ->
 BAD_FILES: list[tuple[str, tuple[str, ...]]] = [
     ("", ("must be a file that `autotune db export` wrote",)),
     ("not json\n", ("line 1", "must be JSON")),
-    ('{"format":"diffusion-autotune-export","version":7,"revision":"0003"}\n', ("version 1", "got 7", "pip install")),
-    ('{"format":"diffusion-autotune-export","version":1,"revision":"0003"}\n', ("cut off",)),
+    ('{"format":"diffusion-autotune-export","version":7,"revision":"0004"}\n', ("version 1", "got 7", "pip install")),
+    ('{"format":"diffusion-autotune-export","version":1,"revision":"0004"}\n', ("cut off",)),
     (
-        '{"format":"diffusion-autotune-export","version":1,"revision":"0003"}\n{"kind":"schedule","hash":"0"}\n'
+        '{"format":"diffusion-autotune-export","version":1,"revision":"0004"}\n{"kind":"schedule","hash":"0"}\n'
         '{"kind":"end","n_lines":1}\n',
         ("line 2", "data is missing", "nothing was imported"),
     ),

@@ -60,4 +60,4 @@ def test_quantize_keeps_the_schedule_and_drops_what_was_fitted_without_it(call: 
     assert json.loads(checked.out)[0]["columns"] == ["cache", "quantization", "cache_correction"]
     refused = call("quantize", "plain.json", "--precision", "w2a2", "-o", "x.json")
     assert refused.code == 2
-    assert "'w8a8', 'w6a8', 'w4a8'" in refused.err
+    assert "'w8a8', 'w7a8', 'w6a8', 'w5a8', 'w4a8'" in refused.err

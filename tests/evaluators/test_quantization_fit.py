@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from autotune.evaluators.apply import applied, attach, remove
 from autotune.evaluators.load import load_model
 from autotune.evaluators.quality import score_deviation
 from autotune.evaluators.quantization_fit import _Fitting, corrected
-from autotune.evaluators.quantized_layers import layers_of, weight_bytes
+from autotune.evaluators.quantized_layers import LayerCodes, channel_axis, layers_of, weight_bytes
 from autotune.evaluators.worker import Worker
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.column_fit import FitColumn
@@ -106,6 +107,33 @@ def test_mixed_bits_keep_their_mean_and_lose_less_than_they_would_at_random(flux
     assert distance(run_of(flux, BASE, mixed), plain) < 0.8 * distance(run_of(flux, BASE, others), plain)
 
 
+@pytest.mark.parametrize("name", ["mini-flux", "mini-sd"])
+def test_bit_operations_are_those_of_the_layers_that_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a count of what quantized layers compute in a run whose cache skips some of them."""
+    model = load_model(name, device="cpu")
+    worker = Worker(dataclasses.replace(model, preset=dataclasses.replace(model.preset, n_steps=N)))
+    one = PROMPTS.first(1)
+    table = np.zeros((len(worker.own_timesteps(N)), len(worker.inventory)), int)
+    table[1, worker.inventory.outermost] = 1
+    table[3, list(worker.inventory.leaves)[::2]] = 1
+    schedule = worker.fit(Schedule(n_steps=N, cache=CachePlan.from_array(table)), FitColumn.W6A8, one).schedule
+    saved: list[int] = []
+    original = LayerCodes._with_codes
+
+    def noted(self: LayerCodes, *args: Any, **kwargs: Any) -> Any:
+        output = original(self, *args, **kwargs)
+        n_outputs = output.numel() // output.shape[channel_axis(self.module)]
+        saved.append(self.module.get_parameter("weight").numel() * n_outputs * (32 * 32 - 8 * self._layer.weight_bits))
+        return output
+
+    monkeypatch.setattr(LayerCodes, "_with_codes", noted)
+    outcome = worker.score(schedule, one)
+    assert isinstance(outcome, Measurement)
+    assert outcome.macs < 0.8 * outcome.baseline_macs
+    assert outcome.bit_operations == outcome.macs * 32 * 32 - sum(saved)
+    assert outcome.baseline_bit_operations == outcome.baseline_macs * 32 * 32
+
+
 def test_a_file_brings_the_precision_to_production_and_only_there(flux: Worker, tmp_path: Path) -> None:
     pipe = flux._pipe
     fit = flux.fit(BASE, FitColumn.W8A8, PROMPTS)
@@ -117,6 +145,8 @@ def test_a_file_brings_the_precision_to_production_and_only_there(flux: Worker, 
     assert outcome.relative_weights is not None
     assert 0.25 < outcome.relative_weights < 0.30  # codes, and the grids of small layers
     assert outcome.baseline_weight_bytes == weight_bytes(pipe.transformer)
+    assert outcome.relative_bit_operations is not None
+    assert 1 / 16 < outcome.relative_bit_operations < 0.16  # 8 x 8 for 32 x 32 bits, and attention as it was
 
     def draw() -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)

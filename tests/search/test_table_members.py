@@ -9,8 +9,9 @@ from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.reports.export import make_schedule_file
 from autotune.search.budget import Budget
 from autotune.search.families import make_searcher
+from autotune.search.precision_choice import wants_precision
 from autotune.search.searcher import Proposal, Result, SearchContext
-from autotune.search.table_members import EVERY, TableMembersSearcher, wants_precision
+from autotune.search.table_members import EVERY, TableMembersSearcher
 from autotune.spaces.column_fit import PRECISIONS, FitColumn
 from autotune.spaces.errors import StorageError
 from autotune.spaces.objective import parse_constraint
@@ -30,7 +31,7 @@ def test_every_few_proposals_the_newest_uncorrected_member_is_corrected(
     context: SearchContext, evaluator: TabulatedEvaluator
 ) -> None:
     plain = make_searcher("ecad", context, 0)
-    searcher = TableMembersSearcher(make_searcher("ecad", context, 0), context, "ecad", [FitColumn.CACHE_CORRECTION])
+    searcher = TableMembersSearcher(make_searcher("ecad", context, 0), context, "ecad", correct=True)
     seen: list[Proposal] = []
     for _ in range(4 * (EVERY + 1)):
         (proposal,) = searcher.ask(1)
@@ -50,22 +51,24 @@ def test_every_few_proposals_the_newest_uncorrected_member_is_corrected(
     assert len({p.schedule.without_tables for p in corrected}) == 4
 
 
-def test_precisions_take_turns_where_weights_count_and_none_loses_a_table(
+def test_corrections_and_precisions_take_turns_where_weights_count_and_none_loses_a_table(
     context: SearchContext, evaluator: TabulatedEvaluator
 ) -> None:
     about_weights = replace(context, objectives=("macs", "deviation", "weights"))
     assert wants_precision(about_weights)
     assert not wants_precision(context)
-    assert wants_precision(replace(context, constraints=(parse_constraint("weights_gb<=1"),)))
-    columns = [FitColumn.CACHE_CORRECTION, *PRECISIONS]
-    searcher = TableMembersSearcher(make_searcher("ecad", about_weights, 0), about_weights, "ecad", columns)
+    for limit in ("weights_gb<=1", "bit-operations<=0.1"):
+        assert wants_precision(replace(context, constraints=(parse_constraint(limit),)))
+    inner = make_searcher("ecad", about_weights, 0)
+    searcher = TableMembersSearcher(inner, about_weights, "ecad", correct=True, quantize=True)
     with_tables: list[Proposal] = []
     for _ in range(8 * (EVERY + 1)):
         (proposal,) = searcher.ask(1)
         with_tables += [proposal] if proposal.schedule.tables else []
         searcher.tell([result(proposal, evaluator)])
     endings = [proposal.label.rsplit(", ")[-1] for proposal in with_tables]
-    assert set(endings[:4]) == set(endings[4:8]) == {"cache corrected", "W8A8", "W6A8", "W4A8"}
+    assert set(endings[::2]) == {"cache corrected"}
+    assert set(endings[1::2]) <= {str(column).upper() for column in PRECISIONS}
     for proposal in with_tables:
         kept = proposal.schedule.quantization is None or "corrected" not in proposal.label.rsplit(", ")[-1]
         assert kept or proposal.schedule.cache_correction

@@ -61,7 +61,7 @@ def test_a_newer_database_is_refused_and_left_alone(tmp_path: Path) -> None:
         connection.execute(f"UPDATE {migrate.VERSION_TABLE} SET version_num = '9999'")
     connection.close()
     before = path.read_bytes()
-    with pytest.raises(StorageError, match=r"up to 0003; it has 9999, .*: pip install --upgrade diffusion-autotune"):
+    with pytest.raises(StorageError, match=r"up to 0004; it has 9999, .*: pip install --upgrade diffusion-autotune"):
         Database.open(str(path))
     assert path.read_bytes() == before
 

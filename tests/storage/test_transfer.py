@@ -123,7 +123,7 @@ def test_the_lines_come_in_the_order_in_which_they_refer_to_each_other(file: Pat
         "header", "condition", "prompt_set", "schedule", "evaluation", "study", "candidate", "artifact", "end",
     ]  # fmt: skip
     assert json.loads(file.read_text().splitlines()[0]) == {
-        "format": "diffusion-autotune-export", "version": 1, "revision": "0003",
+        "format": "diffusion-autotune-export", "version": 1, "revision": "0004",
     }  # fmt: skip
     assert json.loads(file.read_text().splitlines()[-1]) == {"kind": "end", "n_lines": len(found) - 2}
 

@@ -1,0 +1,153 @@
+"""Which schedule to quantize next, and to how many bits: groups and bits solved together, from what was measured."""
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from autotune.search.archive import ParetoArchive
+from autotune.search.searcher import Proposal, Result, SearchContext
+from autotune.spaces.column_fit import PRECISIONS, FitColumn
+from autotune.spaces.error_scale import error_value
+from autotune.spaces.evaluation import DEVIATION, Measurement
+from autotune.spaces.objective import PRECISION, objective_value, total_violation
+from autotune.spaces.pareto import hypervolume
+
+MARGIN = 0.1
+"""The hypervolume reaches beyond the worst values of front and choices by this share of their range."""
+
+FLOAT_BITS = 32
+"""Of a weight that is not quantized, as long as no pair says what a precision saves."""
+
+
+def wants_precision(context: SearchContext) -> bool:
+    """Whether a study is about something that a quantization lowers: bytes of weights, or bit operations."""
+    limited = [constraint.metric for constraint in context.constraints]
+    return not {*context.objectives, *limited}.isdisjoint(PRECISION)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A schedule without tables, what was measured of it, and the precision to try it in."""
+
+    member: Proposal
+    measurement: Measurement
+    column: FitColumn
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """What quantizing a schedule did: factors of bytes and of bit operations, and what the squared error grew by."""
+
+    weights: float
+    bit_operations: float
+    added: float
+
+
+class PrecisionChoice:
+    """Chooses a schedule and a precision by the hypervolume that they promise under all objectives and limits.
+
+    What comes of them is predicted. Bytes and bit operations change by the median factors of the pairs that were
+    measured in this precision, and the square of the deviation grows by their median, since rounding has nothing to do
+    with what a cache or a solver did wrong. A precision without pairs is taken to be as its bits say, and to cost no
+    more than the next higher one with pairs, so that it is tried soon. All other figures are taken to stay.
+    """
+
+    def __init__(self, context: SearchContext) -> None:
+        self._objectives, self._limits = context.objectives, context.constraints
+        others = [limit for limit in self._limits if limit.metric not in PRECISION]
+        lowered = [PRECISION[limit.metric] for limit in self._limits if limit.metric in PRECISION]
+        self._plain = ParetoArchive(tuple(dict.fromkeys((*self._objectives, *lowered))), others)
+        self._found = ParetoArchive(self._objectives, self._limits)
+        self._pairs: dict[FitColumn, list[_Pair]] = defaultdict(list)
+        self._asked: dict[str, Chosen] = {}
+        self._tried: set[tuple[str, FitColumn]] = set()
+
+    def tell(self, results: Sequence[Result]) -> None:
+        """Learn from results."""
+        for result in results:
+            measurement = result.measurement
+            if measurement is None:
+                continue
+            self._found.add(result)
+            if not result.proposal.schedule.tables:
+                self._plain.add(result)
+            chosen = self._asked.pop(result.proposal.schedule_hash, None)
+            if chosen is not None:
+                self._pairs[chosen.column].append(_pair(chosen.measurement, measurement))
+
+    def next(self) -> Chosen | None:
+        """The schedule and precision that promise most and were not chosen before; None if none promises anything."""
+        choices = [
+            (Chosen(member, measurement, column), predicted)
+            for member, measurement in zip(self._plain.members, self._plain.measurements, strict=True)
+            for column in PRECISIONS
+            if (member.schedule_hash, column) not in self._tried
+            and total_violation(self._limits, predicted := self._predicted(measurement, column)) == 0.0
+        ]
+        if not choices:
+            return None
+        front = np.array([self._point(m) for m in self._found.measurements]).reshape(-1, len(self._objectives))
+        points = np.array([self._point(predicted) for _, predicted in choices])
+        worst, best = (of(np.vstack([front, points]), axis=0) for of in (np.max, np.min))
+        corner = worst + MARGIN * np.where(worst > best, worst - best, 1.0)
+        volumes = [hypervolume(np.vstack([front, point]), corner) for point in points]
+        most = int(np.argmax(volumes))
+        if volumes[most] <= hypervolume(front, corner):
+            return None
+        chosen = choices[most][0]
+        self._tried.add((chosen.member.schedule_hash, chosen.column))
+        return chosen
+
+    def note(self, proposal: Proposal, chosen: Chosen) -> None:
+        """Remember what a proposal was made of, to learn from its result."""
+        self._asked[proposal.schedule_hash] = chosen
+
+    def _point(self, measurement: Measurement) -> list[float]:
+        """All objectives, those that are errors by their logarithm."""
+        values = []
+        for name in self._objectives:
+            error = error_value(name, measurement)
+            values.append(objective_value(name, measurement) if error is None else math.log10(error))
+        return values
+
+    def _predicted(self, plain: Measurement, column: FitColumn) -> Measurement:
+        bits = PRECISIONS[column]
+        pairs = self._pairs.get(column) or [_Pair(bits / FLOAT_BITS, 8.0 * bits / FLOAT_BITS**2, self._added(bits))]
+        added = statistics.median(pair.added for pair in pairs)
+        quality = dict(plain.quality)
+        if DEVIATION in quality:
+            quality[DEVIATION] = tuple(math.sqrt(value**2 + added) for value in quality[DEVIATION])
+        return replace(
+            plain,
+            quality=quality,
+            weight_bytes=_scaled(plain.weight_bytes, statistics.median(pair.weights for pair in pairs)),
+            bit_operations=_scaled(plain.bit_operations, statistics.median(pair.bit_operations for pair in pairs)),
+        )
+
+    def _added(self, bits: float) -> float:
+        """What the next higher precision with pairs adds; 0 if there is none."""
+        higher = [(PRECISIONS[column], pairs) for column, pairs in self._pairs.items() if PRECISIONS[column] > bits]
+        return statistics.median(pair.added for pair in min(higher)[1]) if higher else 0.0
+
+
+def _pair(plain: Measurement, quantized: Measurement) -> _Pair:
+    added = 0.0
+    if DEVIATION in plain.quality and DEVIATION in quantized.quality:
+        added = max(0.0, quantized.mean(DEVIATION) ** 2 - plain.mean(DEVIATION) ** 2)
+    return _Pair(
+        _factor(plain.weight_bytes, quantized.weight_bytes),
+        _factor(plain.bit_operations, quantized.bit_operations),
+        added,
+    )
+
+
+def _factor(before: int | None, after: int | None) -> float:
+    return after / before if before and after else 1.0
+
+
+def _scaled(count: int | None, factor: float) -> int | None:
+    return None if count is None else round(count * factor)

@@ -1,0 +1,119 @@
+"""Schedules and bits chosen together: what is chosen, against all pairs, and when nothing is."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+
+import pytest
+
+from autotune.evaluators.tabulated import TabulatedEvaluator
+from autotune.search.precision_choice import Chosen, PrecisionChoice
+from autotune.search.searcher import Proposal, Result, SearchContext
+from autotune.spaces.column_fit import PRECISIONS, FitColumn
+from autotune.spaces.evaluation import Measurement
+from autotune.spaces.objective import parse_constraint
+from autotune.spaces.pareto import hypervolume
+from autotune.spaces.schedule import Schedule
+
+from .conftest import CALIBRATION
+
+ADDED = {column: 0.04 * 2.0 ** (8.0 - bits) for column, bits in PRECISIONS.items()}
+"""The deviation that each precision has by itself: .04 to .64."""
+
+PLANS = {n: 2.0 / n**1.5 for n in range(4, 21)}
+"""Deviations of plans, by how many of 20 calls they refresh."""
+
+
+def proposal(n: int, column: FitColumn | None = None) -> Proposal:
+    table = None if column is None else f"{n:02d}{column}".ljust(64, "0").replace("w", "a").replace("x", "b")
+    return Proposal(schedule=Schedule(n_steps=n, quantization=table), family="cachequant", label=f"{n} {column}")
+
+
+def measured(base: Measurement, n: int, column: FitColumn | None = None) -> Result:
+    """The plan that refreshes `n` calls, in a precision."""
+    bits, added = (32.0, 0.0) if column is None else (PRECISIONS[column], ADDED[column])
+    activations = 32.0 if column is None else 8.0
+    outcome = replace(
+        base,
+        quality={"deviation": (math.hypot(PLANS[n], added),) * 4},
+        macs=n,
+        baseline_macs=20,
+        weight_bytes=round(1000 * bits),
+        baseline_weight_bytes=32_000,
+        bit_operations=round(n * bits * activations),
+        baseline_bit_operations=20 * 32 * 32,
+    )
+    return Result(proposal=proposal(n, column), outcome=outcome)
+
+
+@pytest.fixture
+def base(evaluator: TabulatedEvaluator) -> Measurement:
+    outcome = evaluator.score(Schedule(n_steps=20), CALIBRATION)
+    assert isinstance(outcome, Measurement)
+    return outcome
+
+
+def played(choice: PrecisionChoice, base: Measurement, plans: Sequence[int]) -> list[Measurement]:
+    """What is measured of all that is chosen, until nothing is."""
+    choice.tell([measured(base, n) for n in plans])
+    found = []
+    while (chosen := choice.next()) is not None:
+        result = measured(base, chosen.member.schedule.n_steps, chosen.column)
+        choice.note(result.proposal, chosen)
+        choice.tell([result])
+        assert isinstance(result.outcome, Measurement)
+        found.append(result.outcome)
+    return found
+
+
+@pytest.mark.parametrize("share", [0.008, 0.012, 0.03])
+def test_within_a_budget_of_bit_operations_the_best_pair_is_found_early(
+    context: SearchContext, base: Measurement, share: float
+) -> None:
+    limit = parse_constraint(f"bit-operations<={share}")
+    about = replace(context, objectives=("bit-operations", "deviation"), constraints=(limit,))
+    found = played(PrecisionChoice(about), base, list(PLANS))
+    pairs = [measured(base, n, column).measurement for n, column in product(PLANS, PRECISIONS)]
+    within = [pair for pair in pairs if pair is not None and (pair.relative_bit_operations or 1.0) <= share]
+    assert min(m.mean("deviation") for m in found) == min(m.mean("deviation") for m in within)
+    assert all((m.relative_bit_operations or 1.0) <= share for m in found)
+
+    def volume(some: Sequence[Measurement]) -> float:
+        points = [(m.relative_bit_operations or 1.0, math.log10(m.mean("deviation"))) for m in some]
+        return hypervolume(points, (share, 0.0))
+
+    assert volume(found) == pytest.approx(volume(within))  # the whole front
+    assert volume(found[:8]) > 0.9 * volume(within)  # most of it from few fits
+
+
+def test_a_limit_that_is_no_objective_is_used_up(context: SearchContext, base: Measurement) -> None:
+    limit = parse_constraint("bit-operations<=0.03")
+    found = played(
+        PrecisionChoice(replace(context, objectives=("deviation",), constraints=(limit,))), base, list(PLANS)
+    )
+    pairs = [measured(base, n, column).measurement for n, column in product(PLANS, PRECISIONS)]
+    within = [pair for pair in pairs if pair is not None and (pair.relative_bit_operations or 1.0) <= 0.03]
+    assert min(m.mean("deviation") for m in found) == min(m.mean("deviation") for m in within)
+    assert len(found) <= 8  # of 85 pairs
+
+
+def test_bits_alone_decide_under_a_limit_of_bytes(context: SearchContext, base: Measurement) -> None:
+    limit = parse_constraint("weights_gb<=0.0000065")  # 6.5 bits
+    about = replace(context, objectives=("macs", "deviation"), constraints=(limit,))
+    found = played(PrecisionChoice(about), base, [20, 8])
+    best = {n: min(m.mean("deviation") for m in found if m.macs == n) for n in (20, 8)}
+    assert best == {n: pytest.approx(math.hypot(PLANS[n], ADDED[FitColumn.W6A8])) for n in (20, 8)}
+
+
+def test_nothing_is_chosen_that_promises_nothing_or_was_chosen(context: SearchContext, base: Measurement) -> None:
+    choice = PrecisionChoice(replace(context, objectives=("macs", "deviation")))
+    choice.tell([measured(base, n) for n in PLANS])
+    assert choice.next() is None  # fewer bits change neither
+    choice = PrecisionChoice(replace(context, objectives=("weights", "deviation")))
+    choice.tell([measured(base, n) for n in (20, 10)])
+    chosen: list[Chosen] = []
+    while (one := choice.next()) is not None:
+        chosen.append(one)  # as if no fit had come of any
+    assert {(one.member.schedule.n_steps, one.column) for one in chosen} == {(20, column) for column in PRECISIONS}
+    assert PrecisionChoice(context).next() is None
