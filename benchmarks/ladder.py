@@ -88,6 +88,9 @@ class Course:
     def on_phase(self, phase: Phase, total: int | None = None) -> None:
         """Nothing to keep."""
 
+    def on_exhausted(self) -> None:
+        """Nothing to keep."""
+
     def on_candidate(self, event: CandidateEvent) -> None:
         """Keep what the search has reached so far."""
         if event.phase is not Phase.VERIFICATION:

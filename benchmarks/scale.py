@@ -165,6 +165,9 @@ class Onlooker:
     def on_phase(self, phase: Phase, total: int | None = None) -> None:
         """Phases are all the same here."""
 
+    def on_exhausted(self) -> None:
+        """A search on random masks never is."""
+
     def on_candidate(self, event: CandidateEvent) -> None:
         """Take a mark."""
         if event.number + 1 in self._at and event.phase is not Phase.VERIFICATION:

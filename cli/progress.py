@@ -13,6 +13,7 @@ from autotune.spaces.evaluation import Failure
 LINE_EVERY_S = 5.0
 STDERR = 2
 NOTICE = "finishing the candidate, then saving; once more stops at once"
+EXHAUSTED = "this family has nothing more to try within the budget; --family joint goes further"
 
 
 def _clock(seconds: float) -> str:
@@ -54,6 +55,10 @@ class PlainProgress:
         """Say that a phase begins."""
         self._say(f"{phase}" + (f", {total} candidates" if total and total > 1 else ""))
         self._next = 0.0
+
+    def on_exhausted(self) -> None:
+        """Say that the search is over, whatever is left of its budget."""
+        self._say(EXHAUSTED)
 
     def on_candidate(self, event: CandidateEvent) -> None:
         """Say how a candidate did, if it failed or some time has passed."""
@@ -102,6 +107,10 @@ class LiveProgress:
     def on_phase(self, phase: Phase, total: int | None = None) -> None:
         """Show the new phase."""
         self._phase = str(phase)
+
+    def on_exhausted(self) -> None:
+        """Show that the search is over, whatever is left of its budget."""
+        self._notice = EXHAUSTED
 
     def on_candidate(self, event: CandidateEvent) -> None:
         """Show the candidate."""

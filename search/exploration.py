@@ -108,6 +108,11 @@ class Exploration:
         return self._ask(*self._last, [], self._spending.spent, 1.0)
 
     @property
+    def is_exhausted(self) -> bool:
+        """Whether the last searcher has no schedule that was not tried."""
+        return self._is_dry
+
+    @property
     def can_go_on(self) -> bool:
         """Whether the last searcher may have more, and the budget room for it."""
         return self._last is not None and not self._is_dry and self._wanted(self._spending.spent, 1.0) > 0

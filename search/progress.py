@@ -50,6 +50,10 @@ class Progress(Protocol):
         """A candidate is done."""
         ...
 
+    def on_exhausted(self) -> None:
+        """The search ends well before its budget, since it has no schedule that was not tried."""
+        ...
+
 
 class SilentProgress:
     """Says nothing."""
@@ -58,4 +62,7 @@ class SilentProgress:
         """Say nothing."""
 
     def on_candidate(self, event: CandidateEvent) -> None:
+        """Say nothing."""
+
+    def on_exhausted(self) -> None:
         """Say nothing."""

@@ -32,6 +32,9 @@ from autotune.storage.database import Database
 
 SAVE_EVERY_S = 1.0
 
+UNUSED = 0.05
+"""Share of the budget from which on it is told that the search ended before."""
+
 MAX_RESERVE_SHARE = 0.5
 """At most this share of the time that is left after the default run is kept for the verification."""
 
@@ -91,6 +94,8 @@ class StudyLoop:
                     self._progress.on_phase(Phase.SEARCH)
                     stopped = exploration.go_on()
                     stopped = self._verify() or stopped
+                if exploration.is_exhausted and not stopped and self._spending.used_fraction < 1.0 - UNUSED:
+                    self._progress.on_exhausted()
                 self._draw_sheets()
                 stopped = stopped or self._interrupt()
                 state = StudyState.INTERRUPTED if stopped else StudyState.DONE

@@ -29,9 +29,13 @@ class Onlooker:
     def __init__(self) -> None:
         self.phases: list[Phase] = []
         self.events: list[CandidateEvent] = []
+        self.is_exhausted = False
 
     def on_phase(self, phase: Phase, total: int | None = None) -> None:
         self.phases.append(phase)
+
+    def on_exhausted(self) -> None:
+        self.is_exhausted = True
 
     def on_candidate(self, event: CandidateEvent) -> None:
         self.events.append(event)

@@ -169,6 +169,16 @@ def test_progress_tells_phases_and_candidates(open_study: OpenStudy, plan: MakeP
     assert sorted(e.hypervolume for e in searched) == [e.hypervolume for e in searched]
 
 
+@pytest.mark.parametrize(("family", "exhausted"), [("fewer-steps", True), ("random", False)])
+def test_it_is_told_where_a_family_ends_before_its_budget(
+    open_study: OpenStudy, plan: MakePlan, onlooker: Onlooker, family: str, exhausted: bool
+) -> None:
+    study = plan(family=family, budget=Budget(evaluations=400))
+    make_loop(study, TabulatedEvaluator(), open_study(family, study, TabulatedEvaluator()), SimulatedClock(),
+              progress=onlooker).run()  # fmt: skip
+    assert onlooker.is_exhausted is exhausted
+
+
 def test_constraints_are_kept(plan: MakePlan, undisturbed: RunStudy) -> None:
     study = plan(constraints=(parse_constraint("deviation<=0.05"),))
     record = undisturbed(study)
