@@ -239,7 +239,7 @@ def _curves(bench: Benchmark, name: str) -> Array:
 
 def draw(curves: dict[str, Array], times: Array, rival: float) -> Figure:
     """Mean hypervolume over time, with the band of its bootstrap interval over seeds."""
-    figure = Figure(figsize=(8.0, 5.0), layout="constrained")
+    figure = Figure(figsize=(9.0, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, curve in curves.items():
         (line,) = axes.plot(times, curve.mean(axis=0), label=name)
@@ -249,7 +249,7 @@ def draw(curves: dict[str, Array], times: Array, rival: float) -> Figure:
     axes.set(xlabel="simulated time, in default runs on all prompts", ylabel="hypervolume (MACs, deviation)")
     low = min(float(curve[:, len(times) // 10].mean()) for curve in curves.values())
     axes.set_ylim(bottom=0.9 * low)
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside right upper")
     return figure
 
 
