@@ -20,7 +20,7 @@ MARGIN = 0.1
 """The hypervolume reaches beyond the worst values of front and choices by this share of their range."""
 
 FLOAT_BITS = 32
-"""Of a weight that is not quantized, as long as no pair says what a precision saves."""
+"""Of a number that is not quantized, in what is expected of precisions without pairs."""
 
 
 def wants_precision(context: SearchContext) -> bool:
@@ -52,8 +52,9 @@ class PrecisionChoice:
 
     What comes of them is predicted. Bytes and bit operations change by the median factors of the pairs that were
     measured in this precision, and the square of the deviation grows by their median, since rounding has nothing to do
-    with what a cache or a solver did wrong. A precision without pairs is taken to be as its bits say, and to cost no
-    more than the next higher one with pairs, so that it is tried soon. All other figures are taken to stay.
+    with what a cache or a solver did wrong. A precision without pairs is taken to quantize the same share of bytes and
+    operations as the others do, all before the first pair, and to cost no more than the next higher one with pairs, so
+    that it is tried soon. All other figures are taken to stay.
     """
 
     def __init__(self, context: SearchContext) -> None:
@@ -116,7 +117,7 @@ class PrecisionChoice:
 
     def _predicted(self, plain: Measurement, column: FitColumn) -> Measurement:
         bits = PRECISIONS[column]
-        pairs = self._pairs.get(column) or [_Pair(bits / FLOAT_BITS, 8.0 * bits / FLOAT_BITS**2, self._added(bits))]
+        pairs = self._pairs.get(column) or [self._expected(bits)]
         added = statistics.median(pair.added for pair in pairs)
         quality = dict(plain.quality)
         if DEVIATION in quality:
@@ -128,10 +129,28 @@ class PrecisionChoice:
             bit_operations=_scaled(plain.bit_operations, statistics.median(pair.bit_operations for pair in pairs)),
         )
 
-    def _added(self, bits: float) -> float:
-        """What the next higher precision with pairs adds; 0 if there is none."""
-        higher = [(PRECISIONS[column], pairs) for column, pairs in self._pairs.items() if PRECISIONS[column] > bits]
-        return statistics.median(pair.added for pair in min(higher)[1]) if higher else 0.0
+    def _expected(self, bits: float) -> _Pair:
+        """What a precision without pairs is taken to do."""
+        known = [(PRECISIONS[column], pair) for column, pairs in self._pairs.items() for pair in pairs]
+        weights = [(1.0 - pair.weights) / (1.0 - _weights(other)) for other, pair in known]
+        operations = [(1.0 - pair.bit_operations) / (1.0 - _bit_operations(other)) for other, pair in known]
+        least = min((other for other, _ in known if other > bits), default=None)
+        added = [pair.added for other, pair in known if other == least]
+        return _Pair(
+            1.0 - statistics.median(weights or [1.0]) * (1.0 - _weights(bits)),
+            1.0 - statistics.median(operations or [1.0]) * (1.0 - _bit_operations(bits)),
+            statistics.median(added or [0.0]),
+        )
+
+
+def _weights(bits: float) -> float:
+    """The factor of bytes where all weights are quantized."""
+    return bits / FLOAT_BITS
+
+
+def _bit_operations(bits: float) -> float:
+    """The factor of bit operations where all products are quantized, with activations of 8 bits."""
+    return 8.0 * bits / FLOAT_BITS**2
 
 
 def _pair(plain: Measurement, quantized: Measurement) -> _Pair:

@@ -98,6 +98,32 @@ def test_a_limit_that_is_no_objective_is_used_up(context: SearchContext, base: M
     assert len(found) <= 8  # of 85 pairs
 
 
+def test_what_one_precision_leaves_in_floating_point_is_expected_of_all(
+    context: SearchContext, base: Measurement
+) -> None:
+    """With a tenth of all products unquantized no precision fits the best plan, which one measurement tells."""
+    limit = parse_constraint("bit-operations<=0.05")
+    choice = PrecisionChoice(replace(context, objectives=("deviation",), constraints=(limit,)))
+    choice.tell([measured(base, n) for n in PLANS])
+
+    def operations(n: int, column: FitColumn) -> int:
+        return round(0.1 * n * 32 * 32 + 0.9 * n * PRECISIONS[column] * 8)
+
+    most, found = 0.05 * 20 * 32 * 32, []
+    while (chosen := choice.next()) is not None:
+        n = chosen.member.schedule.n_steps
+        result = measured(base, n, chosen.column)
+        assert result.measurement is not None
+        outcome = replace(result.measurement, bit_operations=operations(n, chosen.column))
+        choice.note(result.proposal, chosen)
+        choice.tell([replace(result, outcome=outcome)])
+        found.append((outcome.mean("deviation"), operations(n, chosen.column)))
+    assert sum(taken > most for _, taken in found) == 1
+    pairs = [(math.hypot(PLANS[n], ADDED[c]), operations(n, c)) for n, c in product(PLANS, PRECISIONS)]
+    best = min(deviation for deviation, taken in pairs if taken <= most)
+    assert min(deviation for deviation, taken in found if taken <= most) == pytest.approx(best)
+
+
 def test_bits_alone_decide_under_a_limit_of_bytes(context: SearchContext, base: Measurement) -> None:
     limit = parse_constraint("weights_gb<=0.0000065")  # 6.5 bits
     about = replace(context, objectives=("macs", "deviation"), constraints=(limit,))
