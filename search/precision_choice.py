@@ -156,7 +156,9 @@ def _bit_operations(bits: float) -> float:
 def _pair(plain: Measurement, quantized: Measurement) -> _Pair:
     added = 0.0
     if DEVIATION in plain.quality and DEVIATION in quantized.quality:
-        added = max(0.0, quantized.mean(DEVIATION) ** 2 - plain.mean(DEVIATION) ** 2)
+        # A ladder may have stopped one of them after the first prompts.
+        pairs = zip(quantized.quality[DEVIATION], plain.quality[DEVIATION], strict=False)
+        added = max(0.0, statistics.fmean(after**2 - before**2 for after, before in pairs))
     return _Pair(
         _factor(plain.weight_bytes, quantized.weight_bytes),
         _factor(plain.bit_operations, quantized.bit_operations),

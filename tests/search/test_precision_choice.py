@@ -124,6 +124,23 @@ def test_what_one_precision_leaves_in_floating_point_is_expected_of_all(
     assert min(deviation for deviation, taken in found if taken <= most) == pytest.approx(best)
 
 
+def test_what_a_precision_costs_is_read_off_the_prompts_that_both_have_seen(
+    context: SearchContext, base: Measurement
+) -> None:
+    """A quantized schedule that the ladder stopped after its first prompts, which are easy ones."""
+    choice = PrecisionChoice(replace(context, objectives=("weights", "deviation")))
+    plain, hard = measured(base, 20), {"deviation": (0.01, 0.01, 0.9, 0.9)}
+    assert plain.measurement is not None
+    choice.tell([replace(plain, outcome=replace(plain.measurement, quality=hard))])
+    chosen = choice.next()
+    assert chosen is not None
+    result = measured(base, 20, chosen.column)
+    assert result.measurement is not None
+    choice.note(result.proposal, chosen)
+    choice.tell([replace(result, outcome=replace(result.measurement, quality={"deviation": (0.41, 0.41)}))])
+    assert choice._pairs[chosen.column][0].added == pytest.approx(0.41**2 - 0.01**2)
+
+
 def test_bits_alone_decide_under_a_limit_of_bytes(context: SearchContext, base: Measurement) -> None:
     limit = parse_constraint("weights_gb<=0.0000065")  # 6.5 bits
     about = replace(context, objectives=("macs", "deviation"), constraints=(limit,))
