@@ -13,7 +13,7 @@ from autotune.spaces.evaluation import Failure
 LINE_EVERY_S = 5.0
 STDERR = 2
 NOTICE = "finishing the candidate, then saving; once more stops at once"
-EXHAUSTED = "this family has nothing more to try within the budget; --family joint goes further"
+EXHAUSTED = "this family has nothing more to try within the budget"
 
 
 def _clock(seconds: float) -> str:

@@ -19,8 +19,8 @@ from autotune.spaces.pareto import hypervolume
 MARGIN = 0.1
 """The hypervolume reaches beyond the worst values of front and choices by this share of their range."""
 
-FLOAT_BITS = 32
-"""Of a number that is not quantized, in what is expected of precisions without pairs."""
+FLOAT_BITS = {"float32": 32.0, "bfloat16": 16.0, "float16": 16.0}
+"""Of a number that is not quantized, by the condition's dtype."""
 
 
 def wants_precision(context: SearchContext) -> bool:
@@ -59,6 +59,7 @@ class PrecisionChoice:
 
     def __init__(self, context: SearchContext) -> None:
         self._objectives, self._limits = context.objectives, context.constraints
+        self._float_bits = FLOAT_BITS.get(context.condition.dtype, 32.0)
         others = [limit for limit in self._limits if limit.metric not in PRECISION]
         lowered = [PRECISION[limit.metric] for limit in self._limits if limit.metric in PRECISION]
         self._plain = ParetoArchive(tuple(dict.fromkeys((*self._objectives, *lowered))), others)
@@ -132,25 +133,23 @@ class PrecisionChoice:
     def _expected(self, bits: float) -> _Pair:
         """What a precision without pairs is taken to do."""
         known = [(PRECISIONS[column], pair) for column, pairs in self._pairs.items() for pair in pairs]
-        weights = [(1.0 - pair.weights) / (1.0 - _weights(other)) for other, pair in known]
-        operations = [(1.0 - pair.bit_operations) / (1.0 - _bit_operations(other)) for other, pair in known]
+        weights = [(1.0 - pair.weights) / (1.0 - self._weights(other)) for other, pair in known]
+        operations = [(1.0 - pair.bit_operations) / (1.0 - self._bit_operations(other)) for other, pair in known]
         least = min((other for other, _ in known if other > bits), default=None)
         added = [pair.added for other, pair in known if other == least]
         return _Pair(
-            1.0 - statistics.median(weights or [1.0]) * (1.0 - _weights(bits)),
-            1.0 - statistics.median(operations or [1.0]) * (1.0 - _bit_operations(bits)),
+            1.0 - statistics.median(weights or [1.0]) * (1.0 - self._weights(bits)),
+            1.0 - statistics.median(operations or [1.0]) * (1.0 - self._bit_operations(bits)),
             statistics.median(added or [0.0]),
         )
 
+    def _weights(self, bits: float) -> float:
+        """The factor of bytes where all weights are quantized."""
+        return bits / self._float_bits
 
-def _weights(bits: float) -> float:
-    """The factor of bytes where all weights are quantized."""
-    return bits / FLOAT_BITS
-
-
-def _bit_operations(bits: float) -> float:
-    """The factor of bit operations where all products are quantized, with activations of 8 bits."""
-    return 8.0 * bits / FLOAT_BITS**2
+    def _bit_operations(self, bits: float) -> float:
+        """The factor of bit operations where all products are quantized, with activations of 8 bits."""
+        return 8.0 * bits / self._float_bits**2
 
 
 def _pair(plain: Measurement, quantized: Measurement) -> _Pair:

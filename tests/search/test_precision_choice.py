@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 
 from autotune.evaluators.tabulated import TabulatedEvaluator
-from autotune.search.precision_choice import Chosen, PrecisionChoice
+from autotune.search.precision_choice import Chosen, PrecisionChoice, _Pair
 from autotune.search.searcher import Proposal, Result, SearchContext
 from autotune.spaces.column_fit import PRECISIONS, FitColumn
 from autotune.spaces.evaluation import Measurement
@@ -139,6 +139,18 @@ def test_what_a_precision_costs_is_read_off_the_prompts_that_both_have_seen(
     choice.note(result.proposal, chosen)
     choice.tell([replace(result, outcome=replace(result.measurement, quality={"deviation": (0.41, 0.41)}))])
     assert choice._pairs[chosen.column][0].added == pytest.approx(0.41**2 - 0.01**2)
+
+
+def test_what_bits_save_is_expected_of_the_numbers_that_the_model_has(
+    context: SearchContext, base: Measurement
+) -> None:
+    """Half the bytes in 8 bits are all weights of a bfloat16 model, so that 4 bits take a quarter."""
+    half = replace(context, condition=replace(context.condition, dtype="bfloat16"), objectives=("weights", "deviation"))
+    choice = PrecisionChoice(half)
+    choice._pairs[FitColumn.W8A8].append(_Pair(weights=0.5, bit_operations=0.25, added=0.0))
+    expected = choice._expected(4.0)
+    assert expected.weights == pytest.approx(0.25)
+    assert expected.bit_operations == pytest.approx(0.125)
 
 
 def test_bits_alone_decide_under_a_limit_of_bytes(context: SearchContext, base: Measurement) -> None:
