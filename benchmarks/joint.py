@@ -124,6 +124,7 @@ def compare(bench: Benchmark, storage: str, model: str, prompts: Path | None) ->
         for family, points in rows.items():
             interval = percentile_interval(point_resamples(points)) if points else None
             bench.row("held-out hypervolume", hypervolume(points), interval, model=model, family=family, seed=seed)
+            bench.row("the same by MACs", macs_hypervolume(points), model=model, family=family, seed=seed)
         best = max(families, key=lambda family: hypervolume(fronts[family]))
         for name, points in (("the best family", fronts[best]), ("the union", union)):
             gain = difference_interval(point_resamples(fronts[JOINT]), point_resamples(points))
@@ -146,6 +147,11 @@ def compare(bench: Benchmark, storage: str, model: str, prompts: Path | None) ->
 def hypervolume(points: Sequence[Point]) -> float:
     """Of points at their own values."""
     return volume([(point.cost, point.error) for point in points])
+
+
+def macs_hypervolume(points: Sequence[Point]) -> float:
+    """The same with MACs in place of latencies: a machine that others use too does not move it."""
+    return volume([(point.measurement.relative_macs, point.error) for point in points])
 
 
 def latency_at(points: Sequence[Point], psnr_db: float) -> float:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.spaces.carried_fit import call_gaps, has_free_start
 from autotune.spaces.column_fit import FitColumn
 from autotune.spaces.errors import ScheduleError
-from autotune.spaces.noise_schedule import Flow, NoiseSchedule
+from autotune.spaces.noise_schedule import NoiseSchedule
 from autotune.spaces.program_correction import ProgramCorrection
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solver_formula import Prediction
@@ -62,11 +63,8 @@ def _compensation(schedule: Schedule, noise: NoiseSchedule, prediction: Predicti
 
 def _solver(schedule: Schedule, noise: NoiseSchedule, prediction: Prediction) -> FitParameters:
     time, rows = schedule.solver_columns
-    # A flow's pure noise lies one training step below the top, else its lambda were infinite.
-    top = noise.t_max - 1.0 if isinstance(noise, Flow) else noise.t_max
-    lam = noise.lam(np.minimum(time, top))
-    gaps = np.append(np.diff(lam), 1.0)
-    free = np.arange(0 if schedule.start is not None and time[0] <= top else 1, len(time))
+    lam, gaps = call_gaps(time, noise)
+    free = np.arange(0 if has_free_start(schedule, noise) else 1, len(time))
     unified = {i: row for i, row in enumerate(rows) if isinstance(row, SolverStep)}
 
     def finish(theta: Array) -> Schedule:

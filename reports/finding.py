@@ -133,6 +133,11 @@ def sentences(rows: Sequence[FamilyRow], points: Sequence[Point], members: Seque
             f"Hypervolume: {total:.3f} for the whole front, {fewer.hypervolume:.3f} for fewer steps with the best "
             "solver alone."
         )
+    if any(p.candidate.schedule.quantization is not None for p in members):
+        found.append(
+            "Quantized schedules are computed in floating point here: their latency is not that of low-precision "
+            "kernels, so go by weights and bit operations."
+        )
     shift = _shift(points)
     return (*found, *([shift] if shift else []))
 

@@ -1,12 +1,15 @@
 """Fits by gradient of the solver columns of whatever stands on the front, under its caches and dropped branches."""
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from autotune.search.archive import ParetoArchive
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
 from autotune.search.solver_variation import SolverVariation
+from autotune.search.table_variation import MIN_STEPS, TableVariation
+from autotune.spaces.carried_fit import carry_fit
 from autotune.spaces.column_fit import FitColumn
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.pareto import front_hypervolume
@@ -18,8 +21,11 @@ PRIOR_RATIO = {FitColumn.SOLVER: 0.5, FitColumn.CORRECTION: 0.9}
 LIKENESS = 0.3
 """Standard deviation, in the logarithm of the step count, of the Gaussian by which fits count for others."""
 
-PRIOR_RUNS = 450.0
+PRIOR_RUNS = 260.0
 """Runs over one prompt that a quick fit is expected to take."""
+
+STRIDE = 8
+"""Fits are carried by one step, from twice this number of steps on by two, and so on."""
 
 
 @dataclass(slots=True)
@@ -42,6 +48,24 @@ class _Experience:
 
 
 @dataclass(frozen=True, slots=True)
+class _Fitted:
+    """A schedule with fitted times and factors; `root` is without their moves, and `label` is its."""
+
+    root: Schedule
+    schedule: Schedule
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Carry:
+    """A fit, to be carried to `n_steps` steps; and to `stride` more if what it comes to there stands on the front."""
+
+    fit: _Fitted
+    n_steps: int
+    stride: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Chance:
     """A member of the front whose column may be fitted, and the hypervolume to gain per evaluation's cost."""
 
@@ -55,8 +79,10 @@ class _Chance:
 class Refits:
     """Quick fits of times and factors of front members, then, of what came of it, of the coefficients (`FitColumn`).
 
-    The next one is the member that promises most hypervolume for what a fit costs, were its error to fall as that
-    of those before with about as many steps. Members that leave the solver to the pipeline have nothing to fit.
+    A fit that comes to stand on the front is carried to neighbouring numbers of steps (`carry_fit`), on and on as long
+    as what it comes to does so too, at an evaluation each; later fits go on from there. The next fit is the member that
+    promises most hypervolume for what a fit costs, were its error to fall as that of those before with about as many
+    steps. Members that leave the solver to the pipeline have nothing to fit.
     """
 
     family = "refits"
@@ -65,18 +91,29 @@ class Refits:
         self._context = context
         self._novelty = Novelty(context.inventory)
         self._archive = ParetoArchive(context.objectives, context.constraints)
-        self._variation = SolverVariation(context.condition.noise_schedule, context.condition.start_timestep)
+        self._solvers = SolverVariation(context.condition.noise_schedule, context.condition.start_timestep)
+        self._tables = TableVariation(context)
         self._known = {column: _Experience(ratio) for column, ratio in PRIOR_RATIO.items()}
         self._next: dict[str, FitColumn | None] = {}
         """Which column comes next, by schedule; `SOLVER` where there is no entry, None after the last."""
         self._asked: dict[str, _Chance] = {}
+        self._fits: dict[str, _Fitted] = {}
+        """Of fitted and carried schedules, by their hashes."""
+        self._onward: dict[str, list[_Carry]] = {}
+        """Where to carry the fit of a schedule if that stands on the front."""
+        self._carries: deque[_Carry] = deque()
         self._n_results = self._n_calls = 0
         self._chance: _Chance | None = None
         self._is_stale = True
 
     @property
     def expected_gain(self) -> float:
-        """Hypervolume per evaluation's cost that the next fit is expected to bring; 0 if there is none to make."""
+        """Hypervolume per evaluation's cost that the next fit is expected to bring; 0 if there is none to make.
+
+        Infinite where one waits to be carried: that costs an evaluation only.
+        """
+        if self._carries:
+            return math.inf
         if self._is_stale:
             self._chance, self._is_stale = max(self._chances(), key=lambda c: c.gain, default=None), False
         return 0.0 if self._chance is None else self._chance.gain
@@ -85,17 +122,8 @@ class Refits:
         """Up to `n` schedules; asking takes as long as the fits."""
         proposals: list[Proposal] = []
         while len(proposals) < n and self.expected_gain > 0.0:
-            chance = self._chance
-            assert chance is not None
-            fitted = self._fitted(chance)
-            self._next[schedule_hash(chance.schedule)] = None
-            self._is_stale = True
-            if fitted is None:
-                continue
-            proposal = self._novelty.admit(fitted, family=self.family, label=f"{chance.column} of {chance.label}")
+            proposal = self._carried(self._carries.popleft()) if self._carries else self._fit()
             if proposal is not None:
-                self._asked[proposal.schedule_hash] = chance
-                self._next[proposal.schedule_hash] = FitColumn.CORRECTION if chance.column is FitColumn.SOLVER else None
                 proposals.append(proposal)
         return proposals
 
@@ -103,7 +131,10 @@ class Refits:
         """Take results in, whoever asked for them."""
         for result in results:
             self._novelty.mark(result.proposal)
-            self._is_stale |= self._archive.add(result)
+            is_on_front = self._archive.add(result)
+            self._is_stale |= is_on_front
+            onward = self._onward.pop(result.proposal.schedule_hash, [])
+            self._carries.extend(onward if is_on_front else [])
             measurement, schedule = result.measurement, result.proposal.schedule
             chance = self._asked.pop(result.proposal.schedule_hash, None)
             if measurement is None:
@@ -114,8 +145,15 @@ class Refits:
                 known = self._known[chance.column]
                 known.fits.append((math.log(schedule.n_steps), math.log(max(measurement.error, 1e-12) / chance.error)))
 
-    def _fitted(self, chance: _Chance) -> Schedule | None:
-        start = self._variation.enriched(chance.schedule) if chance.column is FitColumn.SOLVER else chance.schedule
+    def _fit(self) -> Proposal | None:
+        """The fit that promises most."""
+        chance = self._chance
+        assert chance is not None
+        before = schedule_hash(chance.schedule)
+        self._next[before] = None
+        self._is_stale = True
+        of_solver = chance.column is FitColumn.SOLVER
+        start = self._solvers.enriched(chance.schedule) if of_solver else chance.schedule
         try:
             fit = self._context.quick_fit(start, chance.column)
             made = canonical_schedule(fit.schedule, self._context.inventory)
@@ -124,7 +162,40 @@ class Refits:
         known = self._known[chance.column]
         known.n += 1
         known.runs += (fit.image_runs - known.runs) / known.n
-        return made
+        proposal = self._novelty.admit(made, family=self.family, label=f"{chance.column} of {chance.label}")
+        if proposal is None:  # it came to nothing
+            known.fits.append((math.log(start.n_steps), 0.0))
+            return None
+        self._asked[proposal.schedule_hash] = chance
+        self._next[proposal.schedule_hash] = FitColumn.CORRECTION if of_solver else None
+        if of_solver:
+            earlier = self._fits.get(before)
+            root, label = (start, chance.label) if earlier is None else (earlier.root, earlier.label)
+            stride = max(1, start.n_steps // STRIDE)
+            self._note(proposal, _Fitted(root, fit.schedule, label), (-stride, stride))
+        return proposal
+
+    def _carried(self, carry: _Carry) -> Proposal | None:
+        """The schedule that a fit leads to at another number of steps; None where there is no such or it is known."""
+        fit, n_steps, noise = carry.fit, carry.n_steps, self._context.condition.noise_schedule
+        if not MIN_STEPS <= n_steps < self._context.condition.n_steps:
+            return None
+        try:
+            root = self._solvers.enriched(self._tables.retimed(fit.root, n_steps))
+            made = carry_fit(fit.root, fit.schedule, root, noise)
+        except ScheduleError:
+            return None
+        label = f"{fit.label}, fit carried to {n_steps} steps"
+        proposal = self._novelty.admit(made, family=self.family, label=label)
+        if proposal is not None:
+            self._note(proposal, _Fitted(root, made, fit.label), (carry.stride,), fit)
+        return proposal
+
+    def _note(self, proposal: Proposal, own: _Fitted, strides: Sequence[int], fit: _Fitted | None = None) -> None:
+        """Remember what a proposal has of fits, and that `fit`, by default its own, may be carried on from there."""
+        self._fits[proposal.schedule_hash] = own
+        n_steps = own.schedule.n_steps
+        self._onward[proposal.schedule_hash] = [_Carry(fit or own, n_steps + stride, stride) for stride in strides]
 
     def _chances(self) -> list[_Chance]:
         """All front members that may be fitted."""

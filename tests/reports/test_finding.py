@@ -56,6 +56,17 @@ def test_a_family_that_fewer_steps_never_beat_is_said_so(record: StudyRecord) ->
     assert "No fewer-steps run dominates any of the best 1 schedule of family ecad." in texts(study)
 
 
+def test_the_speed_of_quantized_schedules_is_said_to_be_no_kernels(record: StudyRecord) -> None:
+    study = study_of(record, [("fewer-steps", 0.4, 0.05), ("cachequant", 0.3, 0.04)])
+    assert "low-precision kernels" not in texts(study)
+    plain, member = study.candidates
+    schedule = dataclasses.replace(member.schedule, quantization="a" * 64)
+    quantized = dataclasses.replace(member, schedule=schedule)
+    assert "their latency is not that of low-precision kernels" in texts(
+        dataclasses.replace(study, candidates=(plain, quantized))
+    )
+
+
 def test_a_study_without_fewer_steps_says_that_the_rival_is_missing(record: StudyRecord) -> None:
     assert "No fewer-steps run was measured" in texts(study_of(record, [("ecad", 0.3, 0.04)]))
 

@@ -129,6 +129,7 @@ def test_fits_come_after_the_other_arms_and_edges_are_measured_once(
     results = run(JointSearcher(watched, 0), evaluator, rival_results(context, evaluator, 10), 120)
     arms = [r.proposal.label.split(":")[0] for r in results[10:]]
     assert asked.count("edges") == 1
-    assert 1 <= asked.count("fit") <= 5
+    # Here, a fit that was carried to other step counts leaves nothing to fit there, which takes a few tries to learn.
+    assert 1 <= asked.count("fit") <= 10
     assert {"tables", "ecad", "s3"} <= set(arms[: arms.index("fits")])
     assert min(arms.count(name) for name in ("tables", "ecad", "s3")) >= 5

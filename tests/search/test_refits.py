@@ -1,13 +1,15 @@
+from collections.abc import Callable
 from dataclasses import replace
 
 from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.cache_plans import even_actions, on_sites
-from autotune.search.refits import Refits
+from autotune.search.refits import PRIOR_RUNS, Refits
 from autotune.search.searcher import Proposal, Result, SearchContext
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.errors import ScheduleError
-from autotune.spaces.evaluation import Fidelity
-from autotune.spaces.schedule import Schedule
+from autotune.spaces.evaluation import Failure, FailureKind, Fidelity
+from autotune.spaces.schedule import Schedule, canonical_schedule
+from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.solvers import make_solver
 
 FIDELITY = Fidelity(name="calibration", prompts=("a cat", "a dog"), seeds=(0, 1))
@@ -47,7 +49,9 @@ def test_a_member_is_fitted_with_its_cache_and_what_came_of_it_once_more(
     assert first.schedule.cache is not None
     assert first.label == "solver of a"
     refits.tell([result(context, evaluator, first.schedule)])
-    (second,) = refits.ask(1)
+    *carried, second = refits.ask(3)
+    assert [p.schedule.n_steps for p in carried] == [5, 7]
+    assert all(p.schedule.cache is not None for p in carried)
     assert [column for _, column in fits.made] == [FitColumn.SOLVER, FitColumn.CORRECTION]
     assert fits.made[1][0] == first.schedule
     refits.tell([result(context, evaluator, second.schedule)])
@@ -65,6 +69,31 @@ def test_the_member_that_promises_most_comes_first_and_the_pipelines_own_sampler
     # Of two members at nearly one cost, the one that stands alone below it gains over a longer stretch.
     refits.tell([result(context, evaluator, solver(context, n), f"{n} steps") for n in (6, 15)])
     assert refits.ask(1)[0].label == "solver of 6 steps"
+
+
+def test_a_fit_is_carried_on_as_long_as_that_stands_on_the_front_and_fitted_there(
+    context: SearchContext, evaluator: TabulatedEvaluator
+) -> None:
+    fits = Fits(evaluator)
+    refits = Refits(replace(context, quick_fit=fits))
+    refits.tell([result(context, evaluator, solver(context, 6))])
+    (fitted,) = refits.ask(1)
+    assert fitted.schedule.solver is not None
+    refits.tell([result(context, evaluator, fitted.schedule)])
+    five, seven = refits.ask(2)
+    assert [p.label for p in (five, seven)] == [f"a, fit carried to {n} steps" for n in (5, 7)]
+    assert len(fits.made) == 1
+    assert refits.expected_gain < float("inf")  # until it is known how these do
+    gains = {row.output_gain for row in fitted.schedule.solver if isinstance(row, SolverStep)}
+    for proposal in (five, seven):
+        assert {row.output_gain for row in proposal.schedule.solver or () if isinstance(row, SolverStep)} == gains
+    failed = Result(proposal=five, outcome=Failure(kind=FailureKind.NAN, reason="not finite"))
+    refits.tell([failed, result(context, evaluator, seven.schedule)])
+    assert refits.expected_gain == float("inf")
+    (eight,) = refits.ask(1)
+    assert eight.schedule.n_steps == 8
+    assert len(fits.made) == 1
+    assert refits.ask(1)[0].label.startswith(("solver of a, fit carried to 7", "correction of a"))
 
 
 def test_what_can_not_be_fitted_is_passed_over(context: SearchContext, evaluator: TabulatedEvaluator) -> None:
@@ -89,5 +118,34 @@ def test_expectations_follow_what_fits_have_brought(context: SearchContext, eval
             bad = evaluator.score(Schedule(n_steps=2), FIDELITY)
             told = replace(told, outcome=bad)
         refits.tell([told])
+        refits.ask(2)  # it is carried first: as it was cheap, it stands on the front in both cases
         before.append(refits.expected_gain)
     assert before[1] < before[0]
+
+
+def test_a_fit_that_changes_nothing_makes_the_next_one_promise_less(
+    context: SearchContext, evaluator: TabulatedEvaluator
+) -> None:
+    def known(n: int) -> Schedule:
+        return canonical_schedule(solver(context, n), context.inventory)
+
+    def promise_after(first: Callable[[Schedule], ColumnFit]) -> float:
+        promised: list[float] = []
+
+        def fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
+            promised.append(refits.expected_gain)  # by what was not fitted yet
+            return first(schedule)
+
+        refits = Refits(replace(context, quick_fit=fit))
+        refits.tell([result(context, evaluator, known(n)) for n in (5, 8, 12)])
+        assert refits.ask(1) == []
+        assert len(promised) == 3
+        return promised[1]
+
+    def refuse(schedule: Schedule) -> ColumnFit:  # which says nothing of fits
+        raise ScheduleError("no memory")
+
+    def change_nothing(schedule: Schedule) -> ColumnFit:
+        return ColumnFit(schedule=known(schedule.n_steps), before=0.1, after=0.1, image_runs=round(PRIOR_RUNS))
+
+    assert promise_after(change_nothing) < 0.9 * promise_after(refuse)
