@@ -53,6 +53,7 @@ def context(evaluator: TabulatedEvaluator) -> SearchContext:
         inventory=evaluator.inventory,
         own_timesteps=evaluator.own_timesteps,
         fit=lambda schedule, column: evaluator.fit(schedule, column, CALIBRATION),
+        quick_fit=lambda schedule, column: evaluator.fit(schedule, column, CALIBRATION, quick=True),
         edge_costs=lambda: evaluator.edge_costs(CALIBRATION, 1),
         branch_tables=lambda: evaluator.branch_tables(CALIBRATION, 1),
         segment_costs=lambda: evaluator.segment_costs(CALIBRATION, 1),
