@@ -20,10 +20,10 @@ def carry_fit(start: Schedule, fitted: Schedule, target: Schedule, noise: NoiseS
     """`target` with the moves that led from `start` to `fitted`.
 
     What few steps get wrong changes little with their number: a fit of 8 steps of mini-flux (10 gradients, 12 prompts)
-    leaves .42 of their error; carried to 7 steps, without a run of the network, it leaves .53, and .56 at 9. Moves are those of
-    times, in units of the gap in lambda to the next one, and of factors; between rows they are interpolated by
-    their share of the way. The first time stays where no analytic step leads to it, and so do rows with no factors or
-    with another view or domain than those that moved.
+    leaves .42 of their error; carried to 7 steps, without a run of the network, it leaves .53, and .56 at 9 steps.
+    Moves are those of times, in units of the gap in lambda to the next one, and of factors; between rows they are
+    interpolated by their share of the way. The first time stays where no analytic step leads to it, and so do rows with
+    no factors or with another view or domain than those that moved.
 
     Args:
         start: a schedule with a solver.
