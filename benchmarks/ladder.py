@@ -29,10 +29,11 @@ from autotune.search.ladder import LadderSettings
 from autotune.search.progress import CandidateEvent, Phase
 from autotune.search.study import StudyLoop
 from autotune.search.study_plan import StudyPlan
-from autotune.spaces.evaluation import Fidelity, Measurement
+from autotune.spaces.evaluation import Failure, Fidelity, Measurement
 from autotune.spaces.front import calibration_front
 from autotune.spaces.pareto import front_hypervolume
 from autotune.spaces.recorded_table import read_table
+from autotune.spaces.schedule import Schedule
 from autotune.spaces.study_record import StudyRecord
 from autotune.storage.database import Database
 
@@ -178,9 +179,13 @@ class Replay:
             StudyLoop(plan, pool, database, clock, progress=course).run()
             return database.load_study(plan.name)
 
+    def score(self, schedule: Schedule, fidelity: Fidelity) -> Measurement | Failure:
+        """What the table says of a schedule."""
+        return self._evaluator.score(schedule, fidelity)
+
     def held_out_hypervolume(self, record: StudyRecord) -> float:
         """Of the front's members, all measured on the held-out prompts."""
-        scores = [self._evaluator.score(c.schedule, self._held_out) for c in calibration_front(record)]
+        scores = [self.score(c.schedule, self._held_out) for c in calibration_front(record)]
         measured = [m for m in scores if isinstance(m, Measurement)]
         return front_hypervolume([m.relative_macs for m in measured], [m.mean("deviation") for m in measured])
 

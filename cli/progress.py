@@ -9,6 +9,7 @@ from typing import Any, Self
 from autotune.search.progress import CandidateEvent, Phase
 from autotune.spaces.error_scale import error_text
 from autotune.spaces.evaluation import Failure
+from autotune.spaces.objective import OBJECTIVES
 
 LINE_EVERY_S = 5.0
 STDERR = 2
@@ -25,7 +26,7 @@ def _outcome(event: CandidateEvent) -> str:
     if isinstance(event.outcome, Failure):
         return f"failed: {event.outcome.kind}"
     m = event.outcome
-    return f"latency {m.relative_latency:.3f}x, {error_text(m)}"
+    return f"latency {OBJECTIVES['latency'].natural(m):.3f}x, {error_text(m)}"
 
 
 class PlainProgress:

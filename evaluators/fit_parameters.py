@@ -33,7 +33,7 @@ class FitParameters:
 
 
 def parameters_of(schedule: Schedule, column: FitColumn, noise: NoiseSchedule, prediction: Prediction) -> FitParameters:
-    """The parameters of a column; what the schedule holds of compensation or correction already is left out.
+    """The parameters of a column; compensation starts from none, corrections from those that the schedule has.
 
     Raises:
         ScheduleError: the schedule has no solver, or too few steps for the column.
@@ -97,11 +97,12 @@ def _correction(schedule: Schedule, noise: NoiseSchedule, prediction: Prediction
         moves = np.zeros(n)
         moves[free] = theta[: len(free)]
         states, outputs = np.split(theta[len(free) :], 2)
-        return ProgramCorrection(
+        addends = ProgramCorrection(
             timesteps=tuple((gaps * moves).tolist()),
             states=_triangle(weights * states, n),
             outputs=_triangle(weights * outputs, n),
         )
+        return addends if schedule.correction is None else schedule.correction.plus(addends)
 
     return FitParameters(
         n=len(free) + n * (n + 1),

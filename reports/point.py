@@ -59,7 +59,7 @@ def cost_and_error(measurement: Measurement | None, cost: str) -> tuple[float, f
     """Relative cost and mean error, or None where either was not measured or is not a finite number."""
     if measurement is None:
         return None
-    x = measurement.relative_macs if cost == "macs" else measurement.relative_latency
+    x = OBJECTIVES[cost].natural(measurement)
     y = measurement.error
     return (x, y) if isfinite(x) and isfinite(y) else None
 

@@ -68,9 +68,7 @@ class EcadSettings:
 
     `n_offspring` candidates are tried between two selections, out of `population` survivors. The first `n_seeds`
     candidates are those of `seeds`. `reads` is what cells may do besides recompute, `granularity` what a gene decides.
-    `guidance` adds a gene per call for the guidance branches, where the model has two. With `modelled`, survivors are
-    chosen by the latency that the cost model gives, if there is one, in place of the measured one, whose noise would
-    let lucky timings live.
+    `guidance` adds a gene per call for the guidance branches, where the model has two.
     """
 
     population: int = 24
@@ -81,7 +79,6 @@ class EcadSettings:
     granularity: Granularity = Granularity.COMPONENTS
     guidance: bool = True
     make_variation: Callable[[GeneGrid], Variation] = field(default=_structured)
-    modelled: bool = True
 
 
 class EcadSearcher:
@@ -107,7 +104,7 @@ class EcadSearcher:
             guided=settings.guidance and context.guided,
         )
         self._variation = settings.make_variation(self._grid)
-        self._fitness = Fitness(context, modelled=settings.modelled)
+        self._fitness = Fitness(context)
         self._size, self._n_offspring = settings.population, settings.n_offspring
         self._seeds = SeedQueue(lambda: settings.seeds(context), settings.n_seeds, self._novelty, self._fitness)
         self._population: list[Ranked[Genome]] = []
@@ -136,7 +133,7 @@ class EcadSearcher:
                 continue
             self._n_told += 1
             if result.measurement is not None:
-                self._arrived.append(self._individual(genome, schedule, result.measurement))
+                self._arrived.append(self._individual(genome, result.measurement))
         if self._seeds.is_empty and self._n_told >= self._n_offspring:
             self._select()
 
@@ -184,8 +181,8 @@ class EcadSearcher:
         genome[0] = CacheAction.RECOMPUTE
         return genome
 
-    def _individual(self, genome: Genome, schedule: Schedule, measurement: Measurement) -> Individual[Genome]:
-        values, violation = self._fitness.values(schedule, measurement), self._fitness.violation(measurement)
+    def _individual(self, genome: Genome, measurement: Measurement) -> Individual[Genome]:
+        values, violation = self._fitness.values(measurement), self._fitness.violation(measurement)
         return Individual(genome=genome, values=values, violation=violation)
 
 
@@ -207,6 +204,5 @@ class PublishedEcadSearcher(EcadSearcher):
             reads=(CacheAction.REUSE,),
             guidance=False,
             make_variation=_published,
-            modelled=False,
         )
         super().__init__(context, seed, settings)

@@ -13,14 +13,10 @@ from autotune.spaces.schedule_macs import schedule_macs
 
 
 class Fitness:
-    """The study's objectives, an error (deviation, failed episodes) as its logarithm.
+    """The study's objectives, an error (deviation, failed episodes) as its logarithm."""
 
-    With `modelled`, the latency is the one that the cost model gives, if there is one, in place of the measured one,
-    whose noise would let lucky timings live.
-    """
-
-    def __init__(self, context: SearchContext, *, modelled: bool = True) -> None:
-        self._context, self._modelled = context, modelled
+    def __init__(self, context: SearchContext) -> None:
+        self._context = context
         self._expected: dict[Schedule, float] = {}
 
     @property
@@ -31,19 +27,15 @@ class Fitness:
     @cached_property
     def _costs(self) -> CostModel | None:
         """Made when it is asked for first, since it takes some runs."""
-        wanted = self.limits_costs or (self._modelled and "latency" in self._context.objectives)
+        wanted = self.limits_costs or "latency" in self._context.objectives
         return self._context.cost_model() if wanted and self._context.cost_model is not None else None
 
-    def values(self, schedule: Schedule, measurement: Measurement) -> tuple[float, ...]:
+    def values(self, measurement: Measurement) -> tuple[float, ...]:
         """Less is better, in each."""
         values = []
         for name in self._context.objectives:
-            if name == "latency" and self._modelled and self._costs is not None and schedule.policy is None:
-                value = self._costs.relative_latency(schedule)
-            else:
-                value = objective_value(name, measurement)
             error = error_value(name, measurement)
-            values.append(value if error is None else math.log10(error))
+            values.append(objective_value(name, measurement) if error is None else math.log10(error))
         return tuple(values)
 
     def expected_cost(self, schedule: Schedule) -> float:

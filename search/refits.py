@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autotune.search.archive import ParetoArchive
@@ -15,29 +15,42 @@ from autotune.spaces.errors import ScheduleError
 from autotune.spaces.pareto import front_hypervolume
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
 
-PRIOR_RATIO = {FitColumn.SOLVER: 0.5, FitColumn.CORRECTION: 0.9}
-"""What a fit is expected to leave of an error before the first one has been seen; it counts as one fit."""
-
 LIKENESS = 0.3
 """Standard deviation, in the logarithm of the step count, of the Gaussian by which fits count for others."""
-
-PRIOR_RUNS = 260.0
-"""Runs over one prompt that a quick fit is expected to take."""
 
 STRIDE = 8
 """Fits are carried by one step, from twice this number of steps on by two, and so on."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What is fitted, and whether the schedule has a correction before."""
+
+    column: FitColumn
+    again: bool = False
+
+
+PRIORS: Mapping[_Kind, tuple[float, float]] = {
+    _Kind(FitColumn.SOLVER): (0.5, 260.0),
+    _Kind(FitColumn.CORRECTION): (0.75, 440.0),
+    _Kind(FitColumn.CORRECTION, again=True): (0.9, 440.0),
+}
+"""What a quick fit is expected to leave of an error, and how many runs over a prompt it is expected to take.
+
+That is before the first one has been seen; it counts as one fit.
+"""
+
+
 @dataclass(slots=True)
 class _Experience:
-    """The fits of one column: logarithms of their step counts and of what they left of the error.
+    """The fits of one kind: logarithms of their step counts and of what they left of the error.
 
     `runs` is their mean cost, and `n` their number, with the prior as one of them.
     """
 
     prior: float
+    runs: float
     fits: list[tuple[float, float]] = field(default_factory=list)
-    runs: float = PRIOR_RUNS
     n: int = 1
 
     def ratio(self, n_steps: int) -> float:
@@ -70,19 +83,20 @@ class _Chance:
     """A member of the front whose column may be fitted, and the hypervolume to gain per evaluation's cost."""
 
     schedule: Schedule
-    column: FitColumn
+    kind: _Kind
     error: float
     label: str
     gain: float
 
 
 class Refits:
-    """Quick fits of times and factors of front members, then, of what came of it, of the coefficients (`FitColumn`).
+    """Quick fits of times and factors of front members, and of their coefficients, which go on as long as they pay.
 
-    A fit that comes to stand on the front is carried to neighbouring numbers of steps (`carry_fit`), on and on as long
-    as what it comes to does so too, at an evaluation each; later fits go on from there. The next fit is the member that
-    promises most hypervolume for what a fit costs, were its error to fall as that of those before with about as many
-    steps. Members that leave the solver to the pipeline have nothing to fit.
+    Coefficients come last (`FitColumn.CORRECTION`), since they belong to fixed times and formulas. A fit of these that
+    comes to stand on the front is carried to neighbouring numbers of steps (`carry_fit`), on and on as long as what it
+    comes to does so too, at an evaluation each; later fits go on from there. The next fit is the one that promises most
+    hypervolume for what it costs, were the error to fall as in those of its kind before with about as many steps.
+    Members that leave the solver to the pipeline have nothing to fit.
     """
 
     family = "refits"
@@ -93,9 +107,9 @@ class Refits:
         self._archive = ParetoArchive(context.objectives, context.constraints)
         self._solvers = SolverVariation(context.condition.noise_schedule, context.condition.start_timestep)
         self._tables = TableVariation(context)
-        self._known = {column: _Experience(ratio) for column, ratio in PRIOR_RATIO.items()}
-        self._next: dict[str, FitColumn | None] = {}
-        """Which column comes next, by schedule; `SOLVER` where there is no entry, None after the last."""
+        self._known = {kind: _Experience(ratio, runs) for kind, (ratio, runs) in PRIORS.items()}
+        self._done: dict[str, set[FitColumn]] = {}
+        """The columns that were fitted of a schedule, by its hash."""
         self._asked: dict[str, _Chance] = {}
         self._fits: dict[str, _Fitted] = {}
         """Of fitted and carried schedules, by their hashes."""
@@ -142,33 +156,33 @@ class Refits:
             self._n_results += 1
             self._n_calls += measurement.n_prompts * measurement.network_calls
             if chance is not None:
-                known = self._known[chance.column]
+                known = self._known[chance.kind]
                 known.fits.append((math.log(schedule.n_steps), math.log(max(measurement.error, 1e-12) / chance.error)))
 
     def _fit(self) -> Proposal | None:
         """The fit that promises most."""
         chance = self._chance
         assert chance is not None
-        before = schedule_hash(chance.schedule)
-        self._next[before] = None
+        before, column = schedule_hash(chance.schedule), chance.kind.column
+        self._done.setdefault(before, set()).add(column)
         self._is_stale = True
-        of_solver = chance.column is FitColumn.SOLVER
+        of_solver = column is FitColumn.SOLVER
         start = self._solvers.enriched(chance.schedule) if of_solver else chance.schedule
         try:
-            fit = self._context.quick_fit(start, chance.column)
+            fit = self._context.quick_fit(start, column)
             made = canonical_schedule(fit.schedule, self._context.inventory)
         except ScheduleError:
             return None
-        known = self._known[chance.column]
+        known = self._known[chance.kind]
         known.n += 1
         known.runs += (fit.image_runs - known.runs) / known.n
-        proposal = self._novelty.admit(made, family=self.family, label=f"{chance.column} of {chance.label}")
+        proposal = self._novelty.admit(made, family=self.family, label=_label(column, chance))
         if proposal is None:  # it came to nothing
             known.fits.append((math.log(start.n_steps), 0.0))
             return None
         self._asked[proposal.schedule_hash] = chance
-        self._next[proposal.schedule_hash] = FitColumn.CORRECTION if of_solver else None
         if of_solver:
+            self._done[proposal.schedule_hash] = {column}
             earlier = self._fits.get(before)
             root, label = (start, chance.label) if earlier is None else (earlier.root, earlier.label)
             stride = max(1, start.n_steps // STRIDE)
@@ -207,12 +221,26 @@ class Refits:
         chances = []
         for i, proposal in enumerate(self._archive.members):
             schedule = proposal.schedule
-            column = self._next.get(proposal.schedule_hash, FitColumn.SOLVER)
             fixed = schedule.time is None or schedule.policy is not None or schedule.tables  # tables fit one solver
-            if column is None or fixed or errors[i] <= 0.0:
+            if fixed or errors[i] <= 0.0:
                 continue
-            known = self._known[column]
-            after = front_hypervolume([*costs, costs[i]], [*errors, errors[i] * known.ratio(schedule.n_steps)])
-            price = 1.0 + known.runs * schedule.n_steps / calls_per_evaluation
-            chances.append(_Chance(schedule, column, errors[i], proposal.label, (after - before) / price))
+            for kind in _kinds(schedule):
+                if kind.column in self._done.get(proposal.schedule_hash, ()):
+                    continue
+                known = self._known[kind]
+                after = front_hypervolume([*costs, costs[i]], [*errors, errors[i] * known.ratio(schedule.n_steps)])
+                price = 1.0 + known.runs * schedule.n_steps / calls_per_evaluation
+                chances.append(_Chance(schedule, kind, errors[i], proposal.label, (after - before) / price))
         return chances
+
+
+def _kinds(schedule: Schedule) -> tuple[_Kind, ...]:
+    """What may be fitted of a schedule: nothing that its correction stands on, if it has one."""
+    if schedule.correction is not None:
+        return (_Kind(FitColumn.CORRECTION, again=True),)
+    return _Kind(FitColumn.SOLVER), _Kind(FitColumn.CORRECTION)
+
+
+def _label(column: FitColumn, chance: _Chance) -> str:
+    """Such as "correction of solver of ab2, 8 steps"; the same again says no more."""
+    return chance.label if chance.kind.again else f"{column} of {chance.label}"

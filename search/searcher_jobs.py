@@ -23,7 +23,7 @@ from autotune.spaces.traced_run import N_TRACED, TRACE_LEVELS
 from autotune.storage.database import Database
 from autotune.storage.study_costs import load_costs, save_costs
 
-MAX_COST_SHARE = 0.1
+MAX_COST_SHARE = 0.125
 """At most this share of a study's time, network calls or evaluations goes into a cost model that is not asked for."""
 
 

@@ -1,5 +1,6 @@
 """The one loop that every search runs in."""
 
+import contextlib
 import math
 from collections import deque
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from autotune.search.ladder import Ladder
 from autotune.search.ledger import Ledger
 from autotune.search.progress import CandidateEvent, Phase, Progress, SilentProgress
 from autotune.search.searcher import Proposal, Result, SearchContext
-from autotune.search.searcher_jobs import SearcherJobs
+from autotune.search.searcher_jobs import CallsSpentError, SearcherJobs
 from autotune.search.spending import Spending
 from autotune.search.study_plan import StudyPlan
 from autotune.search.verification import N_SHEETS, Verification, verification_order
@@ -152,6 +153,9 @@ class StudyLoop:
             converges=self._pool.converges,
             given=self._plan.given,
         )
+        if "latency" in self._plan.objectives and context.cost_model is not None:
+            with contextlib.suppress(CallsSpentError):
+                self._dispatcher.cost_model = context.cost_model()
         for family in dict.fromkeys((*([GIVEN] if self._plan.given else []), RIVAL, self._plan.family)):
             phase = {RIVAL: Phase.FEWER_STEPS, GIVEN: Phase.GIVEN}.get(family, Phase.SEARCH)
             self._progress.on_phase(phase)

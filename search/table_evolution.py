@@ -84,7 +84,7 @@ class TableEvolution:
                 self._successes[child.move] *= MEMORY
             if measurement is None or schedule.policy is not None or schedule.tables:
                 continue
-            values = self._fitness.values(schedule, measurement)
+            values = self._fitness.values(measurement)
             individual = Individual(genome=schedule, values=values, violation=self._fitness.violation(measurement))
             if child is not None:
                 self._successes[child.move] += self._is_better(individual)

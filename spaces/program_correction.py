@@ -49,6 +49,14 @@ class ProgramCorrection:
         """Whether it changes nothing."""
         return not any((*self.timesteps, *(v for row in (*self.states, *self.outputs) for v in row)))
 
+    def plus(self, other: "ProgramCorrection") -> "ProgramCorrection":
+        """Both, one after the other; they must be of the same number of steps."""
+        return ProgramCorrection(
+            timesteps=_sum(self.timesteps, other.timesteps),
+            states=tuple(map(_sum, self.states, other.states)),
+            outputs=tuple(map(_sum, self.outputs, other.outputs)),
+        )
+
     def to_json(self) -> dict[str, object]:
         """A JSON object that `correction_from_json` reads back."""
         return {
@@ -71,6 +79,10 @@ def correction_from_json(data: object) -> ProgramCorrection:
         states=_rows(data["states"], "states"),
         outputs=_rows(data["outputs"], "outputs"),
     )
+
+
+def _sum(first: tuple[float, ...], second: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(a + b for a, b in zip(first, second, strict=True))
 
 
 def _check_finite(values: tuple[float, ...], name: str) -> None:

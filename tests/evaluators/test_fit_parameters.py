@@ -39,6 +39,18 @@ def test_zero_is_the_schedule_itself(noise: NoiseSchedule, prediction: Predictio
         np.testing.assert_allclose(getattr(program, name), getattr(plain, name), rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize(("noise", "prediction"), NOISES)
+def test_corrections_go_on_from_those_that_are_there(noise: NoiseSchedule, prediction: Prediction) -> None:
+    plan = plan_on(noise)
+    plain = parameters_of(plan, FitColumn.CORRECTION, noise, prediction)
+    first, second = 0.05 * np.random.default_rng(1).standard_normal((2, plain.n))
+    again = parameters_of(plain.finish(first), FitColumn.CORRECTION, noise, prediction)
+    for theta, expected in ((np.zeros(plain.n), first), (second, first + second)):
+        program, other = again.build(theta), plain.build(expected)
+        for name in ("timesteps", "state_coefs", "output_coefs"):
+            np.testing.assert_allclose(getattr(program, name), getattr(other, name), rtol=1e-12, atol=1e-13)
+
+
 @pytest.mark.parametrize("column", BY_GRADIENT)
 @pytest.mark.parametrize("start", [None, 990.0])
 @pytest.mark.parametrize(("noise", "prediction"), NOISES)

@@ -130,6 +130,6 @@ def test_fits_come_after_the_other_arms_and_edges_are_measured_once(
     arms = [r.proposal.label.split(":")[0] for r in results[10:]]
     assert asked.count("edges") == 1
     # Here, a fit that was carried to other step counts leaves nothing to fit there, which takes a few tries to learn.
-    assert 1 <= asked.count("fit") <= 10
+    assert 1 <= asked.count("fit") <= 15
     assert {"tables", "ecad", "s3"} <= set(arms[: arms.index("fits")])
     assert min(arms.count(name) for name in ("tables", "ecad", "s3")) >= 5

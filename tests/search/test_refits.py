@@ -3,11 +3,12 @@ from dataclasses import replace
 
 from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.cache_plans import even_actions, on_sites
-from autotune.search.refits import PRIOR_RUNS, Refits
+from autotune.search.refits import Refits
 from autotune.search.searcher import Proposal, Result, SearchContext
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity
+from autotune.spaces.program_correction import ProgramCorrection
 from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.solvers import make_solver
@@ -96,6 +97,41 @@ def test_a_fit_is_carried_on_as_long_as_that_stands_on_the_front_and_fitted_ther
     assert refits.ask(1)[0].label.startswith(("solver of a, fit carried to 7", "correction of a"))
 
 
+def test_coefficients_are_fitted_again_as_long_as_that_pays(
+    context: SearchContext, evaluator: TabulatedEvaluator
+) -> None:
+    n = 6
+    rows = tuple((1e-3,) * (i + 1) for i in range(n))
+    nudge = ProgramCorrection(timesteps=(0.0,) * n, states=rows, outputs=rows)
+    nothing = ProgramCorrection(timesteps=(0.0,) * n, states=_zeros(n), outputs=_zeros(n))
+
+    def fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
+        if column is not FitColumn.CORRECTION:
+            raise ScheduleError("corrections alone")
+        correction = (schedule.correction or nothing).plus(nudge)
+        return ColumnFit(schedule=replace(schedule, correction=correction), before=0.1, after=0.1, image_runs=440)
+
+    refits = Refits(replace(context, quick_fit=fit))
+    best = result(context, evaluator, solver(context, n))
+    refits.tell([best])
+    promised = []
+    for factor in (0.5, 0.95, 0.98, 1.1):
+        promised.append(refits.expected_gain)
+        (proposal,) = refits.ask(1)
+        assert proposal.label == "correction of a"
+        assert best.measurement is not None
+        deviation = tuple(factor * value for value in best.measurement.quality["deviation"])
+        measured = replace(best.measurement, quality={**best.measurement.quality, "deviation": deviation})
+        best = Result(proposal=proposal, outcome=measured)
+        refits.tell([best])
+    assert refits.ask(1) == []
+    assert promised[1] > promised[2] > promised[3] > refits.expected_gain == 0.0
+
+
+def _zeros(n: int) -> tuple[tuple[float, ...], ...]:
+    return tuple((0.0,) * (i + 1) for i in range(n))
+
+
 def test_what_can_not_be_fitted_is_passed_over(context: SearchContext, evaluator: TabulatedEvaluator) -> None:
     def fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
         raise ScheduleError("no memory")
@@ -139,13 +175,13 @@ def test_a_fit_that_changes_nothing_makes_the_next_one_promise_less(
         refits = Refits(replace(context, quick_fit=fit))
         refits.tell([result(context, evaluator, known(n)) for n in (5, 8, 12)])
         assert refits.ask(1) == []
-        assert len(promised) == 3
+        assert len(promised) == 6  # two columns each
         return promised[1]
 
     def refuse(schedule: Schedule) -> ColumnFit:  # which says nothing of fits
         raise ScheduleError("no memory")
 
     def change_nothing(schedule: Schedule) -> ColumnFit:
-        return ColumnFit(schedule=known(schedule.n_steps), before=0.1, after=0.1, image_runs=round(PRIOR_RUNS))
+        return ColumnFit(schedule=known(schedule.n_steps), before=0.1, after=0.1, image_runs=260)
 
     assert promise_after(change_nothing) < 0.9 * promise_after(refuse)

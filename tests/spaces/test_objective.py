@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from autotune.spaces.errors import UsageError
@@ -22,6 +24,22 @@ MEASUREMENT = Measurement(
 )
 def test_objectives_are_signed_so_that_less_is_better(name: str, value: float) -> None:
     assert objective_value(name, MEASUREMENT) == pytest.approx(value)
+
+
+def test_a_single_timing_gives_way_to_the_cost_model() -> None:
+    once = Measurement(
+        quality={"deviation": (0.1,)},
+        latency_ms=(30.0,),
+        baseline_latency_ms=(100.0, 100.0),
+        macs=1,
+        baseline_macs=4,
+        network_calls=5,
+        peak_memory_bytes=1,
+        wall_s=1.0,
+    )
+    told = replace(once, modelled_latency=0.25)
+    in_turn = replace(told, latency_ms=(30.0, 31.0, 29.0))
+    assert [objective_value("latency", m) for m in (once, told, in_turn)] == [0.3, 0.25, 0.3]
 
 
 def test_unknown_objectives_are_refused_with_the_known_ones() -> None:
