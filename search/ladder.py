@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.search.paired_bound import failure_bound, least_count, lower_bound
-from autotune.search.prompt_effects import PromptEffects
+from autotune.search.prompt_effects import LOGARITHMIC, PromptEffects
+from autotune.search.variance_prior import VariancePrior
+from autotune.spaces.error_scale import ERROR_FLOOR
 from autotune.spaces.errors import EvaluatorError, UsageError
 from autotune.spaces.evaluation import SUCCESS, Measurement
 from autotune.spaces.objective import OBJECTIVES, REWARDS, Constraint, objective_value, total_violation
@@ -40,15 +42,15 @@ class LadderSettings:
         UsageError: a number is out of its range.
     """
 
-    first: int = 4
-    growth: float = 2.0
+    first: int = 3
+    growth: float = 3.0
     alpha: float = 0.5
-    cost_margin: float = 0.03
-    quality_margin: float = 0.03
+    cost_margin: float = 0.015
+    quality_margin: float = 0.015
 
     def __post_init__(self) -> None:
-        if self.first < 2:
-            raise UsageError(f"the first rung of a ladder needs two prompts or more; got {self.first}")
+        if self.first < 1:
+            raise UsageError(f"the first rung of a ladder needs a prompt or more; got {self.first}")
         if not self.growth >= SHORTEST_RISE:
             raise UsageError(f"rungs must grow by a factor of {SHORTEST_RISE} or more; got {self.growth}")
         if not 0.0 < self.alpha < 1.0:
@@ -99,6 +101,7 @@ class Ladder:
         self._costs = tuple(name for name in objectives if OBJECTIVES[name].is_cost)
         self._qualities = tuple(name for name in objectives if not OBJECTIVES[name].is_cost)
         self._effects = PromptEffects(n_prompts)
+        self._priors = [VariancePrior(n_prompts - 1) for _ in self._qualities]
         # Of the n members of the front: costs, means and values per prompt of the quality objectives, less is better.
         self._cost_table = np.empty((0, len(self._costs)))
         self._means = np.empty((0, len(self._qualities)))
@@ -134,6 +137,9 @@ class Ladder:
             return
         costs = np.array([objective_value(name, measurement) for name in self._costs])
         values = self._signed(measurement)
+        for i, name in enumerate(self._qualities if self._n_prompts > 1 else ()):
+            size = _size(name, values[i], self._values[:, i])
+            self._priors[i].note(((values[i] - self._values[:, i]) / size[:, None]).var(axis=1, ddof=1))
         means = values.mean(axis=1)
         point, front = np.hstack([costs, means]), np.hstack([self._cost_table, self._means])
         if np.isnan(point).any() or (front <= point).all(axis=1).any():
@@ -169,10 +175,15 @@ class Ladder:
 
     def _bounds(self, own: Array, rivals: Array, alpha: float) -> Array:
         """Of the mean differences of signed values (n_qualities, k) to rivals (n, n_qualities, n_prompts), in all."""
-        bounds = lower_bound(own - rivals[:, :, : own.shape[1]], self._n_prompts, alpha)
+        k = own.shape[1]
+        bounds = np.empty(rivals.shape[:2])
         for i, name in enumerate(self._qualities):
             if name == SUCCESS:
                 bounds[:, i] = [failure_bound(1.0 + own[i], 1.0 + rival[i], alpha) for rival in rivals]
+                continue
+            size = _size(name, own[i], rivals[:, i, :k])
+            differences = (own[i] - rivals[:, i, :k]) / size[:, None]
+            bounds[:, i] = size * lower_bound(differences, self._n_prompts, alpha, self._priors[i].prior)
         return bounds
 
     def _margins(self, means: Array) -> Array:
@@ -239,6 +250,13 @@ def _values_of(measurement: Measurement, name: str) -> tuple[float, ...]:
 
 def _sign(name: str) -> float:
     return -1.0 if OBJECTIVES[name].higher_is_better else 1.0
+
+
+def _size(name: str, own: Array, rivals: Array) -> Array:
+    """What differences between own values (k,) and those of rivals (n, k) grow with: (n,), 1 where with nothing."""
+    if name not in LOGARITHMIC:
+        return np.ones(len(rivals))
+    return np.asarray(np.maximum(0.5 * (own.mean() + rivals.mean(axis=1)), ERROR_FLOOR))
 
 
 def _margin(name: str, means: Array, share: float, n_prompts: int) -> Array:

@@ -8,8 +8,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 from scipy.stats import hypergeom
 
+from autotune.search.variance_prior import Prior
 
-def lower_bound(values: ArrayLike, n_total: int, alpha: float) -> NDArray[np.float64]:
+
+def lower_bound(values: ArrayLike, n_total: int, alpha: float, prior: Prior | None = None) -> NDArray[np.float64]:
     """A bound that the mean of all `n_total` terms falls below with probability `alpha`, from the first k of them.
 
     `values` is (..., k); the result is (...). The terms count as independent draws of one normal distribution. Then
@@ -17,6 +19,9 @@ def lower_bound(values: ArrayLike, n_total: int, alpha: float) -> NDArray[np.flo
     mean(first k) - t s sqrt(1/k - 1/n_total) is exact, with Student's t of k - 1 degrees of freedom: a prediction
     bound with the correction for finite populations (Cochran 1977, Sampling Techniques, section 2.8). With
     k = n_total it is the mean itself; of one term of several it is -inf.
+
+    A prior of the variance is one more estimate of it: both are averaged by their degrees of freedom, which add up. It
+    is as exact, over variances that are distributed like that.
     """
     table = np.asarray(values, np.float64)
     k = table.shape[-1]
@@ -25,14 +30,18 @@ def lower_bound(values: ArrayLike, n_total: int, alpha: float) -> NDArray[np.flo
     mean = table.mean(axis=-1)
     if k == n_total:
         return np.asarray(mean)
-    if k == 1:
+    variance, degrees = (table.var(axis=-1, ddof=1) if k > 1 else np.zeros(table.shape[:-1])), float(k - 1)
+    if prior is not None:
+        variance = (degrees * variance + prior.degrees * prior.variance) / (degrees + prior.degrees)
+        degrees += prior.degrees
+    if degrees == 0.0:
         return np.full(table.shape[:-1], -np.inf)
-    spread = np.sqrt(table.var(axis=-1, ddof=1) * (1.0 / k - 1.0 / n_total))
-    return np.asarray(mean - student_quantile(k - 1, alpha) * spread)
+    spread = np.sqrt(variance * (1.0 / k - 1.0 / n_total))
+    return np.asarray(mean - student_quantile(degrees, alpha) * spread)
 
 
 @lru_cache(maxsize=4096)
-def student_quantile(degrees: int, alpha: float) -> float:
+def student_quantile(degrees: float, alpha: float) -> float:
     """The value that Student's t of so many degrees of freedom exceeds with probability `alpha`."""
     return float(-stdtrit(degrees, alpha))
 
