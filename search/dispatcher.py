@@ -68,7 +68,7 @@ class Dispatcher:
         self._pool, self._database, self._now = pool, database, now
         self._ready: deque[Measured] = deque()
         self._running: dict[int, Request] = {}
-        self._lost: deque[Request] = deque()
+        self._waiting: deque[Request] = deque()
         self._losses: dict[str, tuple[int, str]] = {}
         self._elsewhere: dict[str, Request] = {}
         self._calls: set[int] = set()
@@ -83,19 +83,19 @@ class Dispatcher:
     @property
     def n_free(self) -> int:
         """Requests that would begin at once."""
-        return max(0, self._pool.n_free - len(self._lost))
+        return max(0, self._pool.n_free - len(self._waiting))
 
     @property
     def n_open(self) -> int:
         """Requests that were submitted and not collected."""
-        return len(self._ready) + len(self._running) + len(self._lost) + len(self._elsewhere)
+        return len(self._ready) + len(self._running) + len(self._waiting) + len(self._elsewhere)
 
     def find(self, keys: Sequence[str]) -> Mapping[str, Evaluation]:
         """The finished ones of these evaluations."""
         return self._database.find_evaluations(keys)
 
     def submit(self, requests: Sequence[Request]) -> None:
-        """Begin evaluations, at most `n_free` of them; what is stored is ready to be collected."""
+        """Begin evaluations; what is stored is ready to be collected, and what finds no worker free waits for one."""
         if requests:
             self._start({self.key(r.schedule_hash, r.fidelity): r for r in requests})
 
@@ -151,9 +151,9 @@ class Dispatcher:
 
     def abandon(self) -> None:
         """Give up all that is open; a worker that still answers is not listened to."""
-        waited = [*self._running.values(), *self._lost]
+        waited = [*self._running.values(), *self._waiting]
         self._database.return_evaluations([self.key(r.schedule_hash, r.fidelity) for r in waited])
-        for requests in (self._running, self._lost, self._elsewhere, self._ready):
+        for requests in (self._running, self._waiting, self._elsewhere, self._ready):
             requests.clear()
 
     def _start(self, requests: dict[str, Request]) -> None:
@@ -178,13 +178,17 @@ class Dispatcher:
             elif claim.holder is not None:
                 self._elsewhere[key] = request
             else:
+                if not self._pool.n_free:
+                    self._database.return_evaluations([key])
+                    self._waiting.append(request)
+                    continue
                 self._losses[key] = (claim.n_lost, claim.lost_reason)
                 self._running[self._pool.submit(request.job, apart=claim.n_lost >= MAX_LOST)] = request
 
     def _take_in(self, timeout_s: float | None) -> None:
         """Wait for whatever comes next, and put it where it belongs."""
-        while self._lost and self._pool.n_free:
-            request = self._lost.popleft()
+        while self._waiting and self._pool.n_free:
+            request = self._waiting.popleft()
             self._start({self.key(request.schedule_hash, request.fidelity): request})
         if self._elsewhere:
             timeout_s = POLL_S if timeout_s is None else min(POLL_S, timeout_s)
@@ -225,7 +229,7 @@ class Dispatcher:
                     reason = f"lost {n_before + 1} times with its worker: {'; '.join([*reasons.splitlines(), lost])}"
                     finished[key] = (request, Failure(kind=FailureKind.LOST, reason=reason), done.seconds)
                 else:
-                    self._lost.append(request)
+                    self._waiting.append(request)
         self._finish(finished)
         if errors:
             raise errors[0]

@@ -11,11 +11,13 @@ from autotune.evaluators.simulated_pool import SimulatedPool
 from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.budget import Budget
 from autotune.search.clock import SimulatedClock
+from autotune.search.dispatcher import Dispatcher, Request
 from autotune.search.ladder import LadderSettings
 from autotune.search.study import StudyLoop
 from autotune.search.study_plan import StudyPlan
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity
 from autotune.spaces.front import calibration_front, study_front
+from autotune.spaces.schedule import Schedule, schedule_hash
 from autotune.spaces.study_record import StudyRecord, StudyState
 
 from .onlooker import MakePlan, Onlooker, OpenStudy, make_loop
@@ -163,3 +165,38 @@ def test_a_candidate_that_climbs_costs_what_a_whole_measurement_costs(plan: Make
     assert len(scored) == len(set(scored)), "no prompt is run twice for one schedule"
     measured = [m.n_prompts for c in database.load_study("s").candidates if (m := c.calibration.measurement)]
     assert len(scored) == sum(measured)
+
+
+def test_rungs_that_another_study_has_stored_are_taken_up_by_one_worker(plan: MakePlan, open_study: OpenStudy) -> None:
+    """A candidate may end a rung without a worker while the next one is already being measured."""
+    study = replace(plan(Budget(evaluations=60)), calibration=SIXTEEN, ladder=LadderSettings())
+    alone = open_study("alone", study, TabulatedEvaluator())
+    make_loop(study, TabulatedEvaluator(), alone, SimulatedClock()).run()
+    expected = alone.load_study(study.name)
+    shared = open_study("shared", study, TabulatedEvaluator())
+    dispatcher = Dispatcher(InProcessPool(TabulatedEvaluator()), shared)
+    for candidate in expected.candidates:
+        for n in LadderSettings().rungs(16)[:-1]:
+            fidelity = SIXTEEN.first(n)
+            request = Request(schedule=candidate.schedule, schedule_hash=candidate.schedule_hash, fidelity=fidelity)
+            dispatcher.submit([request])
+            dispatcher.collect()
+    assert make_loop(study, TabulatedEvaluator(), shared, SimulatedClock()).run() is StudyState.DONE
+    fronts = [calibration_front(record) for record in (expected, shared.load_study(study.name))]
+    assert [c.schedule_hash for c in fronts[0]] == [c.schedule_hash for c in fronts[1]]
+
+
+def test_what_finds_no_worker_free_waits_for_one(plan: MakePlan, open_study: OpenStudy) -> None:
+    database = open_study("waits", plan(Budget(evaluations=9)), TabulatedEvaluator())
+    dispatcher = Dispatcher(InProcessPool(TabulatedEvaluator()), database)
+    requests = [
+        Request(schedule=schedule, schedule_hash=schedule_hash(schedule), fidelity=SIXTEEN.first(2))
+        for schedule in (Schedule(n_steps=n) for n in (5, 6, 7))
+    ]
+    dispatcher.submit(requests)
+    assert (dispatcher.n_free, dispatcher.n_open) == (0, 3)
+    ended = []
+    while dispatcher.n_open:
+        ended += dispatcher.collect()
+    assert sorted(measured.request.schedule.n_steps for measured in ended) == [5, 6, 7]
+    assert not any(measured.reused for measured in ended)
