@@ -2,8 +2,7 @@
 
 A search finds what a surrogate overrates. So, round by round: `ecad` is replayed on the table with several seeds, the
 fronts' members that are predicted are measured by the model on all prompts, and become rows. A round shows the
-hypervolume of its fronts as predicted and as measured, and the error of the predictions; the last one measures nothing
-new if the rounds came to an end.
+hypervolume of its fronts as predicted and as measured, and by how much the predictions were off.
 
 Prints a table and takes `--quick`, `--seed`, `--json FILE`, `--table FILE`, `--rounds`, `--members`; `--output FILE`
 gets the refined table after each round.

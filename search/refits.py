@@ -92,11 +92,11 @@ class _Chance:
 class Refits:
     """Quick fits of times and factors of front members, and of their coefficients, which go on as long as they pay.
 
-    Coefficients come last (`FitColumn.CORRECTION`), since they belong to fixed times and formulas. A fit of these that
-    comes to stand on the front is carried to neighbouring numbers of steps (`carry_fit`), on and on as long as what it
-    comes to does so too, at an evaluation each; later fits go on from there. The next fit is the one that promises most
-    hypervolume for what it costs, were the error to fall as in those of its kind before with about as many steps.
-    Members that leave the solver to the pipeline have nothing to fit.
+    Coefficients come last (`FitColumn.CORRECTION`), since they belong to fixed times and formulas. A fit of times and
+    factors that comes to stand on the front is carried to neighbouring numbers of steps (`carry_fit`), on and on as
+    long as what it comes to does so too, at an evaluation each; later fits go on from there. The next fit is the one
+    that promises most hypervolume for what it costs, were the error to fall as in those of its kind before with about
+    as many steps. Members that leave the solver to the pipeline have nothing to fit.
     """
 
     family = "refits"
