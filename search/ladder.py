@@ -42,8 +42,8 @@ class LadderSettings:
         UsageError: a number is out of its range.
     """
 
-    first: int = 3
-    growth: float = 3.0
+    first: int = 1
+    growth: float = 4.0
     alpha: float = 0.5
     cost_margin: float = 0.015
     quality_margin: float = 0.015
@@ -72,11 +72,13 @@ class Ladder:
     """Decides, rung by rung, whether a candidate is worth more prompts.
 
     What is decided is whether the full measurement would be worth it, so the bounds are those of the mean over all
-    prompts (`lower_bound`, of successes `failure_bound`). For each quality objective the differences to a full result
-    are taken prompt by prompt, same prompt and same seed, and must, plus the margin, lie above 0 with confidence; all
-    of them must, which needs no correction (an intersection-union test, Berger 1982). `alpha` is shared evenly by the
-    rungs below the top. With one quality objective the candidate is compared with the best of the full results that
-    cost no more, chosen before its values are looked at; with several, with all of these, which share alpha too.
+    prompts (`lower_bound`, of successes `failure_bound`). For each quality objective the candidate's values are taken
+    less those that a schedule as good as a full result has where only prompts differ (`PromptEffects.typical`): their
+    mean over all prompts is the difference of both means, and they scatter less than differences to the full result's
+    own values, in which its noise would count, too. The bound must, plus the margin, lie above 0; of all quality
+    objectives it must, which needs no correction (an intersection-union test, Berger 1982). `alpha` is shared evenly by
+    the rungs below the top. With one quality objective the candidate is compared with the best of the full results that
+    cost no more; with several, with all of these, which share alpha too.
 
     A full result costs no more if it does so within the margin. Latency and energy on few runs are noisier than that,
     so of these the margin is left out. A peak memory, which grows with the prompts that run together, can only have
@@ -132,14 +134,16 @@ class Ladder:
         """
         if measurement.n_prompts != self._n_prompts:
             raise ValueError(f"a full result has {self._n_prompts} prompts; got {measurement.n_prompts}")
+        values = self._signed(measurement)
+        for i, name in enumerate(self._qualities if self._n_prompts > 1 else ()):
+            if self._effects.knows(name):
+                mean = values[i].mean(keepdims=True)
+                noise = (values[i] - self._typical(name, mean)) / _size(name, values[i], mean)
+                self._priors[i].note(noise.var(axis=1, ddof=1))
         self._effects.note(measurement.quality)
         if total_violation(self._constraints, measurement) > 0.0:
             return
         costs = np.array([objective_value(name, measurement) for name in self._costs])
-        values = self._signed(measurement)
-        for i, name in enumerate(self._qualities if self._n_prompts > 1 else ()):
-            size = _size(name, values[i], self._values[:, i])
-            self._priors[i].note(((values[i] - self._values[:, i]) / size[:, None]).var(axis=1, ddof=1))
         means = values.mean(axis=1)
         point, front = np.hstack([costs, means]), np.hstack([self._cost_table, self._means])
         if np.isnan(point).any() or (front <= point).all(axis=1).any():
@@ -170,21 +174,26 @@ class Ladder:
             return False
         if len(self._qualities) == 1:
             rivals = rivals[[int(np.argmin(self._means[rivals, 0]))]]
-        bounds = self._bounds(self._signed(measurement), self._values[rivals], self._alpha / len(rivals))
+        bounds = self._bounds(self._signed(measurement), rivals, self._alpha / len(rivals))
         return bool((bounds + self._margins(self._means[rivals]) > 0.0).all(axis=1).any())
 
-    def _bounds(self, own: Array, rivals: Array, alpha: float) -> Array:
-        """Of the mean differences of signed values (n_qualities, k) to rivals (n, n_qualities, n_prompts), in all."""
+    def _bounds(self, own: Array, rivals: NDArray[np.int64], alpha: float) -> Array:
+        """Of the mean differences of signed values (n_qualities, k) to rivals (n,), in all: (n, n_qualities)."""
         k = own.shape[1]
-        bounds = np.empty(rivals.shape[:2])
+        bounds = np.empty((len(rivals), len(own)))
         for i, name in enumerate(self._qualities):
             if name == SUCCESS:
-                bounds[:, i] = [failure_bound(1.0 + own[i], 1.0 + rival[i], alpha) for rival in rivals]
+                bounds[:, i] = [failure_bound(1.0 + own[i], 1.0 + rival, alpha) for rival in self._values[rivals, i]]
                 continue
-            size = _size(name, own[i], rivals[:, i, :k])
-            differences = (own[i] - rivals[:, i, :k]) / size[:, None]
+            means = self._means[rivals, i]
+            size = _size(name, own[i], means)
+            differences = (own[i] - self._typical(name, means)[:, :k]) / size[:, None]
             bounds[:, i] = size * lower_bound(differences, self._n_prompts, alpha, self._priors[i].prior)
         return bounds
+
+    def _typical(self, name: str, means: Array) -> Array:
+        """Signed values (n, n_prompts) of schedules with signed means (n,), if they differ as their prompts do."""
+        return _sign(name) * self._effects.typical(name, _sign(name) * means)
 
     def _margins(self, means: Array) -> Array:
         """What counts as no gain on signed means (n, n_qualities), in their units."""
@@ -252,11 +261,11 @@ def _sign(name: str) -> float:
     return -1.0 if OBJECTIVES[name].higher_is_better else 1.0
 
 
-def _size(name: str, own: Array, rivals: Array) -> Array:
-    """What differences between own values (k,) and those of rivals (n, k) grow with: (n,), 1 where with nothing."""
+def _size(name: str, own: Array, means: Array) -> Array:
+    """What differences between own values (k,) and those of schedules with means (n,) grow with; 1 where with none."""
     if name not in LOGARITHMIC:
-        return np.ones(len(rivals))
-    return np.asarray(np.maximum(0.5 * (own.mean() + rivals.mean(axis=1)), ERROR_FLOOR))
+        return np.ones(len(means))
+    return np.asarray(np.maximum(0.5 * (own.mean() + means), ERROR_FLOOR))
 
 
 def _margin(name: str, means: Array, share: float, n_prompts: int) -> Array:

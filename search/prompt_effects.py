@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from autotune.spaces.error_scale import ERROR_FLOOR
 from autotune.spaces.evaluation import DEVIATION, SUCCESS
@@ -35,6 +35,19 @@ class PromptEffects:
                 self._sums[metric] = self._sums.get(metric, 0.0) + row
                 self._counts[metric] = self._counts.get(metric, 0) + 1
 
+    def knows(self, metric: str) -> bool:
+        """Whether a schedule's values were seen."""
+        return metric in self._sums
+
+    def typical(self, metric: str, means: ArrayLike) -> Array:
+        """Values (n, n_prompts) without noise, for means (n,); all alike before the first `note`."""
+        levels = np.asarray(means, np.float64)[:, None]
+        effect = self._sums.get(metric, np.zeros(self._n_prompts)) / self._counts.get(metric, 1)
+        if metric not in LOGARITHMIC:
+            return np.asarray(levels + effect - effect.mean())
+        factor = np.exp(effect - effect.mean())
+        return np.asarray(levels * factor / factor.mean())
+
     def corrected(self, metric: str, values: Sequence[float]) -> tuple[float, ...]:
         """The values of the first k prompts as if each were of mean difficulty: their mean estimates that of all.
 
@@ -44,13 +57,11 @@ class PromptEffects:
         """
         if metric not in self._sums or len(values) == self._n_prompts:
             return tuple(values)
-        effect = self._sums[metric] / self._counts[metric]
-        effect = effect - effect.mean()
-        own = effect[: len(values)]
+        own = np.asarray(values, np.float64)
         if metric in LOGARITHMIC:
-            corrected = np.asarray(values, np.float64) * np.exp(-own) * np.exp(effect).mean()
+            corrected = own / self.typical(metric, [1.0])[0, : len(own)]
         else:
-            corrected = np.asarray(values, np.float64) - own
+            corrected = own - self.typical(metric, [0.0])[0, : len(own)]
         if metric == SUCCESS:
             corrected = np.full(len(corrected), np.clip(corrected.mean(), 0.0, 1.0))
         return tuple(corrected.tolist())

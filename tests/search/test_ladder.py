@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from autotune.search.ladder import Ladder, LadderSettings, merged
+from autotune.search.variance_prior import MIN_VARIANCES
 from autotune.spaces.errors import EvaluatorError, UsageError
 from autotune.spaces.evaluation import Measurement
 from autotune.spaces.objective import parse_constraint
 
 N = 64
-FIRST = LadderSettings().first
+FEW = 4  # a single prompt says nothing until it is known how values scatter
 HARDNESS = np.exp(np.random.default_rng(0).normal(0.0, 0.4, N))
 
 
@@ -46,16 +47,24 @@ def climb(ladder: Ladder, full: Measurement) -> int:
 
 @pytest.mark.parametrize(
     ("n", "rungs"),
-    [(100, (3, 9, 27, 100)), (16, (3, 9, 16)), (13, (3, 13)), (5, (3, 5)), (4, (4,)), (1, (1,))],
+    [(100, (1, 4, 16, 64, 100)), (48, (1, 4, 16, 48)), (16, (1, 4, 16)), (5, (1, 5)), (2, (1, 2)), (1, (1,))],
 )
-def test_rungs_triple_up_to_all_prompts(n: int, rungs: tuple[int, ...]) -> None:
+def test_rungs_grow_fourfold_up_to_all_prompts(n: int, rungs: tuple[int, ...]) -> None:
     assert Ladder(n, ("macs", "deviation"), ()).rungs == rungs
 
 
 def test_what_is_dominated_clearly_ends_on_the_first_rung() -> None:
     ladder = Ladder(N, ("latency", "deviation"), ())
     ladder.note(measurement(0.1 * HARDNESS, latency=0.5))
-    assert climb(ladder, measurement(0.3 * HARDNESS, latency=0.6)) == FIRST
+    assert climb(ladder, measurement(0.3 * HARDNESS, latency=0.6)) == FEW
+
+
+def test_one_prompt_is_enough_once_it_is_known_how_values_scatter() -> None:
+    ladder = Ladder(N, ("macs", "deviation"), ())
+    for noise in np.exp(np.random.default_rng(4).normal(0.0, 0.1, (MIN_VARIANCES + 1, N))):
+        ladder.note(measurement(0.1 * HARDNESS * noise / noise.mean()))
+    assert climb(ladder, measurement(0.15 * HARDNESS)) == 1
+    assert climb(ladder, measurement(0.08 * HARDNESS)) == N
 
 
 @pytest.mark.parametrize(
@@ -74,7 +83,7 @@ def test_every_objective_counts_in_its_own_direction(objectives: tuple[str, ...]
     good, bad = measurement(better * noise[0], metric), measurement(worse * noise[1], metric, latency=1.1)
     ladder = Ladder(N, objectives, ())
     ladder.note(good)
-    assert climb(ladder, bad) == FIRST
+    assert climb(ladder, bad) == FEW
     ladder = Ladder(N, objectives, ())
     ladder.note(bad)
     assert climb(ladder, good) == N
@@ -101,9 +110,9 @@ def test_a_gain_counts_from_the_margin_on(metric: str, member: float, gain: floa
     noise = 1e-4 * np.random.default_rng(2).normal(size=N)
     ladder = Ladder(N, ("macs", metric), (), LadderSettings(quality_margin=0.02, cost_margin=0.05))
     ladder.note(measurement(np.full(N, member), metric, macs=1000))
-    assert climb(ladder, measurement(member + 0.8 * gain + gain * noise, metric, macs=1000)) == FIRST
+    assert climb(ladder, measurement(member + 0.8 * gain + gain * noise, metric, macs=1000)) == FEW
     assert climb(ladder, measurement(member + 1.2 * gain + gain * noise, metric, macs=1000)) == N
-    assert climb(ladder, measurement(member + gain * noise, metric, macs=953)) == FIRST
+    assert climb(ladder, measurement(member + gain * noise, metric, macs=953)) == FEW
     assert climb(ladder, measurement(member + gain * noise, metric, macs=952)) == N
 
 
@@ -111,7 +120,7 @@ def test_latencies_which_are_noisy_have_no_margin() -> None:
     ladder = Ladder(N, ("latency", "deviation"), (), LadderSettings(cost_margin=0.1))
     ladder.note(measurement(0.1 * HARDNESS, latency=0.5))
     assert climb(ladder, measurement(0.3 * HARDNESS, latency=0.499)) == N
-    assert climb(ladder, measurement(0.3 * HARDNESS, latency=0.5)) == FIRST
+    assert climb(ladder, measurement(0.3 * HARDNESS, latency=0.5)) == FEW
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.3])
@@ -126,8 +135,8 @@ def test_what_is_just_worth_it_is_stopped_in_alpha_of_the_cases_at_most(alpha: f
         ladder.note(measurement(values, latency=float(cost)))
     n_stopped, n_trials, (cost, member) = 0, 1000, list(members.items())[10]
     for _ in range(n_trials):
-        noise = 0.14 * member * rng.normal(size=N)  # as two members differ
-        values = member - margin * member.mean() + noise - noise.mean()
+        values = HARDNESS * np.exp(rng.normal(0.0, 0.1, N))  # as those of members
+        values *= (1.0 - margin) * member.mean() / values.mean()
         n_stopped += climb(ladder, measurement(values, latency=float(cost))) < N
     assert n_stopped / n_trials <= alpha + 3.0 * np.sqrt(alpha * (1.0 - alpha) / n_trials)
     assert n_stopped / n_trials >= 0.3 * alpha  # the bounds are no wider than the sharing of alpha makes them
@@ -149,9 +158,9 @@ def test_of_several_quality_objectives_all_must_be_worse() -> None:
 def test_a_constraint_that_is_surely_broken_stops_and_its_breakers_stop_nobody() -> None:
     limits = [parse_constraint(text) for text in ("deviation<=0.1", "macs<=0.8", "latency_ms<=90", "memory_gb>=1")]
     ladder = Ladder(N, ("macs", "deviation"), limits)
-    assert climb(ladder, measurement(0.3 * HARDNESS, latency=0.5)) == FIRST
-    assert climb(ladder, measurement(0.01 * HARDNESS, macs=801)) == FIRST
-    assert climb(ladder, measurement(0.01 * HARDNESS, latency=0.5, latency_ms=(95.0,))) == FIRST
+    assert climb(ladder, measurement(0.3 * HARDNESS, latency=0.5)) == FEW
+    assert climb(ladder, measurement(0.01 * HARDNESS, macs=801)) == 1
+    assert climb(ladder, measurement(0.01 * HARDNESS, latency=0.5, latency_ms=(95.0,))) == 1
     assert climb(ladder, measurement(0.01 * HARDNESS, latency=0.5, latency_ms=(93.0,))) == N
     centred = 0.1 + 0.05 * (HARDNESS - HARDNESS.mean())
     assert climb(ladder, measurement(centred, latency=0.5)) == N
@@ -185,7 +194,7 @@ def test_a_few_episodes_do_not_stop_what_fails_as_rarely_and_do_stop_what_fails_
 def test_where_the_rival_never_fails_nothing_is_left_to_gain() -> None:
     ladder = Ladder(N, ("macs", "success"), ())
     ladder.note(measurement(np.ones(N), "success"))
-    assert climb(ladder, measurement(np.ones(N), "success")) == FIRST
+    assert climb(ladder, measurement(np.ones(N), "success")) == 1
     assert climb(ladder, measurement(np.ones(N), "success", latency=0.9)) == N
 
 
@@ -193,9 +202,9 @@ def test_a_limit_on_success_stops_what_surely_breaks_it_only() -> None:
     ladder = Ladder(N, ("macs", "success"), [parse_constraint("success>=0.3")])
     values = np.array([0.0] * 4 + [1.0] * 60)
     assert climb(ladder, measurement(values, "success")) == N  # four failures in a row are no proof of less than 0.3
-    assert climb(ladder, measurement(np.zeros(N), "success")) == 9
+    assert climb(ladder, measurement(np.zeros(N), "success")) == 16
     ladder = Ladder(N, ("macs", "success"), [parse_constraint("success<=0.3")])
-    assert climb(ladder, measurement(np.ones(N), "success")) == FIRST
+    assert climb(ladder, measurement(np.ones(N), "success")) == FEW
 
 
 def test_the_estimate_of_a_success_stays_in_0_to_1() -> None:
@@ -228,7 +237,7 @@ def test_a_front_of_500_is_judged_against_in_well_under_a_millisecond() -> None:
         for i in range(500):
             quality = {name: tuple(500.0 - i + np.arange(100.0)) for name in ("deviation", "psnr")}
             ladder.note(measurement([], latency=1.0 + i / 1000.0, quality=quality, macs=1000 + i))
-        candidate = measurement([], quality={"deviation": (900.0,) * 27, "psnr": (-900.0,) * 27}, macs=2000)
+        candidate = measurement([], quality={"deviation": (900.0,) * 64, "psnr": (-900.0,) * 64}, macs=2000)
         times = []
         for _ in range(20):
             began = time.process_time()
@@ -239,7 +248,7 @@ def test_a_front_of_500_is_judged_against_in_well_under_a_millisecond() -> None:
 
 def test_measurements_are_of_a_rung_and_full_results_of_all_prompts() -> None:
     ladder = Ladder(N, ("macs", "deviation"), ())
-    with pytest.raises(ValueError, match=r"rungs \(3, 9, 27, 64\); got 5"):
+    with pytest.raises(ValueError, match=r"rungs \(1, 4, 16, 64\); got 5"):
         ladder.judge(measurement([0.1] * 5))
     with pytest.raises(ValueError, match="64 prompts; got 4"):
         ladder.note(measurement([0.1] * 4))

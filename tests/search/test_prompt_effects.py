@@ -17,6 +17,7 @@ def test_a_two_way_layout_without_noise_is_undone_exactly(metric: str) -> None:
         effects.note({metric: row.tolist()})
     estimate = np.mean(effects.corrected(metric, table[0, :4].tolist()))
     assert estimate == pytest.approx(table[0].mean(), rel=1e-12)
+    np.testing.assert_allclose(effects.typical(metric, table[:2].mean(axis=1)), table[:2], rtol=1e-12)
     assert abs(table[0, :4].mean() / table[0].mean() - 1.0) > 0.02  # uncorrected it is another value
 
 
