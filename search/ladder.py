@@ -72,13 +72,14 @@ class Ladder:
     """Decides, rung by rung, whether a candidate is worth more prompts.
 
     What is decided is whether the full measurement would be worth it, so the bounds are those of the mean over all
-    prompts (`lower_bound`, of successes `failure_bound`). For each quality objective the candidate's values are taken
-    less those that a schedule as good as a full result has where only prompts differ (`PromptEffects.typical`): their
-    mean over all prompts is the difference of both means, and they scatter less than differences to the full result's
-    own values, in which its noise would count, too. The bound must, plus the margin, lie above 0; of all quality
-    objectives it must, which needs no correction (an intersection-union test, Berger 1982). `alpha` is shared evenly by
-    the rungs below the top. With one quality objective the candidate is compared with the best of the full results that
-    cost no more; with several, with all of these, which share alpha too.
+    prompts (`lower_bound`, of successes `failure_bound`), and paired: all are of the same prompts with the same seeds.
+    For each quality objective the candidate's values are taken less those that a schedule as good as a full result has
+    there by what all full results had (`PromptEffects.typical`). Their mean over all prompts is the difference of both
+    means, and they scatter less than differences to that full result's own values, which have its noise in them, too.
+    The bound must, plus the margin, lie above 0, and for all quality objectives, which needs no correction (an
+    intersection-union test, Berger 1982). `alpha` is shared evenly by the rungs below the top. With one quality
+    objective the candidate is compared with the best of the full results that cost no more; with several, with all of
+    these, which share alpha too.
 
     A full result costs no more if it does so within the margin. Latency and energy on few runs are noisier than that,
     so of these the margin is left out. A peak memory, which grows with the prompts that run together, can only have
