@@ -8,6 +8,7 @@ from autotune.evaluators.evaluator import Evaluator
 from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.budget import Budget
 from autotune.search.clock import SimulatedClock
+from autotune.search.ladder import LadderSettings
 from autotune.search.searcher import SearchContext
 from autotune.search.study_plan import StudyPlan
 from autotune.spaces.evaluation import Fidelity
@@ -20,7 +21,8 @@ CALIBRATION = Fidelity(name="calibration", prompts=("a cat", "a dog"), seeds=(0,
 
 
 def make_plan(budget: Budget | None = None, family: str = "ecad", **changes: object) -> StudyPlan:
-    values: dict[str, object] = {"objectives": ("macs", "deviation")} | changes
+    whole = LadderSettings(first=len(CALIBRATION.prompts))
+    values: dict[str, object] = {"objectives": ("macs", "deviation"), "ladder": whole} | changes
     return StudyPlan(
         name="s",
         family=family,
