@@ -124,7 +124,8 @@ class Exploration:
             wanted = 0 if stopped or is_dry or n_known >= MAX_REPEATS else self._wanted(before, share)
             if wanted and not self._climbs:
                 self._dispatcher.await_worker()
-            room = min(wanted, self._dispatcher.n_free)
+            # What climbs on stored rungs keeps no worker busy; asking for more meanwhile would change their order.
+            room = min(wanted, self._dispatcher.n_free, self._pool.n_workers - len(self._climbs))
             if room:
                 asked, left_over = left_over or searcher.ask(room), []
                 is_dry = not asked

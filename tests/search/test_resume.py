@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.budget import Budget, Spent
 from autotune.search.clock import SimulatedClock
+from autotune.search.ladder import LadderSettings
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
 from autotune.spaces.front import study_front
 from autotune.spaces.schedule import Schedule
@@ -78,6 +80,7 @@ import os, signal, sys
 from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.budget import Budget
 from autotune.search.clock import SimulatedClock
+from autotune.search.ladder import LadderSettings
 from autotune.evaluators.pool import InProcessPool
 from autotune.search.study import StudyLoop
 from autotune.search.study_plan import StudyPlan
@@ -164,3 +167,17 @@ def test_wall_time_of_earlier_sessions_counts(open_study: OpenStudy, plan: MakeP
     # A resumed study does not know what a reference takes and keeps more time for it.
     assert 0.6 * 12.0 <= used_s + clock.now() <= 12.0
     assert database.load_study("s").wall_s == pytest.approx(used_s + clock.now())
+
+
+@pytest.mark.parametrize("n_scores", [12, 21, 30, 43, 50])
+def test_a_study_that_broke_down_as_a_candidate_climbed_goes_on_in_the_same_order(
+    n_scores: int, open_study: OpenStudy, plan: MakePlan, undisturbed: RunStudy
+) -> None:
+    prompts = Fidelity(name="calibration", prompts=tuple("abcdefgh"), seeds=tuple(range(8)))
+    study = replace(plan(ladder=LadderSettings()), calibration=prompts)
+    broken = StoppingEvaluator(n_scores)
+    database = open_study("broken", study, broken)
+    with pytest.raises(Stopped):
+        make_loop(study, broken, database, SimulatedClock()).run()
+    make_loop(study, TabulatedEvaluator(), database, SimulatedClock()).run()
+    assert hashes(database.load_study("s")) == hashes(undisturbed(study))
