@@ -18,6 +18,7 @@ from autotune.evaluators.ray_pool import RayPool
 from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.budget import Budget
 from autotune.search.clock import SystemClock
+from autotune.search.ladder import LadderSettings
 from autotune.search.study import StudyLoop
 from autotune.search.study_plan import StudyPlan
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
@@ -93,6 +94,7 @@ def _study_rate(pool: RayPool, n_evaluations: int, seed: int) -> float:
         held_out=HELD_OUT,
         budget=Budget(evaluations=n_evaluations),
         objectives=tuple(objectives),
+        ladder=LadderSettings(first=len(CALIBRATION.prompts)),
         seed=seed,
     )
     with tempfile.TemporaryDirectory() as folder, Database.open(str(Path(folder) / "rate.db")) as database:
