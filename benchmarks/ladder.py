@@ -91,6 +91,9 @@ class Course:
     def on_phase(self, phase: Phase, total: int | None = None) -> None:
         """Nothing to keep."""
 
+    def on_fewer_prompts(self, n_calibration: int, n_held_out: int) -> None:
+        """Nothing to keep."""
+
     def on_exhausted(self) -> None:
         """Nothing to keep."""
 

@@ -165,6 +165,9 @@ class Onlooker:
     def on_phase(self, phase: Phase, total: int | None = None) -> None:
         """Phases are all the same here."""
 
+    def on_fewer_prompts(self, n_calibration: int, n_held_out: int) -> None:
+        """The plan names its prompts."""
+
     def on_exhausted(self) -> None:
         """A search on random masks never is."""
 

@@ -17,6 +17,13 @@ NOTICE = "finishing the candidate, then saving; once more stops at once"
 EXHAUSTED = "this family has nothing more to try within the budget"
 
 
+def fewer_prompts(n_calibration: int, n_held_out: int) -> str:
+    """The sentence that tells of a short budget's prompts."""
+    return (
+        f"the budget affords {n_calibration} prompts to search with and {n_held_out} held out; --prompts uses a file's"
+    )
+
+
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
@@ -57,6 +64,10 @@ class PlainProgress:
         self._say(f"{phase}" + (f", {total} candidates" if total and total > 1 else ""))
         self._next = 0.0
 
+    def on_fewer_prompts(self, n_calibration: int, n_held_out: int) -> None:
+        """Say how many prompts there are, and how to have others."""
+        self._say(fewer_prompts(n_calibration, n_held_out))
+
     def on_exhausted(self) -> None:
         """Say that the search is over, whatever is left of its budget."""
         self._say(EXHAUSTED)
@@ -83,7 +94,7 @@ class LiveProgress:
         from rich.console import Console
         from rich.live import Live
 
-        self._title, self._phase, self._notice = title, "loading the model", ""
+        self._title, self._phase, self._notice, self._prompts = title, "loading the model", "", ""
         self._events: list[CandidateEvent] = []
         self._failed = 0
         self._live = Live(get_renderable=self._draw, console=Console(stderr=True), refresh_per_second=4)
@@ -108,6 +119,10 @@ class LiveProgress:
     def on_phase(self, phase: Phase, total: int | None = None) -> None:
         """Show the new phase."""
         self._phase = str(phase)
+
+    def on_fewer_prompts(self, n_calibration: int, n_held_out: int) -> None:
+        """Show it beneath the table."""
+        self._prompts = fewer_prompts(n_calibration, n_held_out)
 
     def on_exhausted(self) -> None:
         """Show that the search is over, whatever is left of its budget."""
@@ -143,6 +158,8 @@ class LiveProgress:
                 mark = "*" if event.on_front else ("=" if event.reused else "")
                 table.add_row(f"#{event.number}", mark, event.proposal.family, event.proposal.label, _outcome(event))
             parts.append(table)
+        if self._prompts:
+            parts.append(Text(self._prompts))
         if self._notice:
             parts.append(Text(self._notice, style="bold"))
         return Group(*parts)

@@ -41,6 +41,14 @@ class Evaluator(Protocol):
         """
         ...
 
+    def default_ms(self, fidelity: Fidelity) -> float:
+        """Milliseconds that an image of the pipeline's default run takes, in the first batch of a fidelity.
+
+        Raises:
+            EvaluatorError: the default run can't be made.
+        """
+        ...
+
     def fit(
         self,
         schedule: Schedule,

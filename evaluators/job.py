@@ -115,6 +115,17 @@ class CostModelJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DefaultTimeJob:
+    """Time the default run on the first batch of a fidelity: milliseconds per image."""
+
+    fidelity: Fidelity
+
+    def run(self, evaluator: Evaluator) -> float:
+        """See `Evaluator.default_ms`."""
+        return evaluator.default_ms(self.fidelity)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SheetJob:
     """Draw the images of the prompts of a fidelity that stand at `indices`."""
 
@@ -127,7 +138,17 @@ class SheetJob:
         return evaluator.contact_sheet(self.schedule, self.fidelity, self.indices)
 
 
-Job: TypeAlias = ScoreJob | FitJob | TraceJob | EdgeCostJob | BranchTablesJob | SegmentCostJob | CostModelJob | SheetJob
+Job: TypeAlias = (
+    ScoreJob
+    | FitJob
+    | TraceJob
+    | EdgeCostJob
+    | BranchTablesJob
+    | SegmentCostJob
+    | CostModelJob
+    | DefaultTimeJob
+    | SheetJob
+)
 JobValue: TypeAlias = (
-    Measurement | Failure | ColumnFit | Trace | EdgeCosts | BranchTables | SegmentCosts | CostModel | bytes
+    Measurement | Failure | ColumnFit | Trace | EdgeCosts | BranchTables | SegmentCosts | CostModel | float | bytes
 )

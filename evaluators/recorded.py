@@ -156,6 +156,10 @@ class RecordedEvaluator:
         changes = np.tile(np.arange(min(n, EDGES_LONGEST), dtype=np.float64), (n, 1))
         return SegmentCosts(dict.fromkeys(COST_KEYS, segment_table(changes)), changes.shape[1])
 
+    def default_ms(self, fidelity: Fidelity) -> float:
+        """The median of all recorded timings of the default run."""
+        return self._latency.baseline_ms
+
     def cost_model(self, fidelity: Fidelity) -> CostModel:
         """The latency that `score` predicts, without noise; a table holds no sizes, so cached values take 0 bytes."""
         n_sites = len(self.inventory)

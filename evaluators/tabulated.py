@@ -219,6 +219,10 @@ class TabulatedEvaluator:
         fidelity.first(n_prompts)
         return segment_changes(self._n_calls)
 
+    def default_ms(self, fidelity: Fidelity) -> float:
+        """The formula's latency of the default run without its noise."""
+        return self.cost_model(fidelity).latency_ms(Schedule(n_steps=self.condition.n_steps))
+
     def cost_model(self, fidelity: Fidelity) -> CostModel:
         """The formula's latency without its noise; a value of each site takes 1000 bytes."""
         mac_ms, guided = MS_PER_GIGA_MAC / 1e9, self.condition.guidance_scale > 1.0

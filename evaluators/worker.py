@@ -200,6 +200,17 @@ class Worker:
             wall_s=time.monotonic() - began,
         )
 
+    def default_ms(self, fidelity: Fidelity) -> float:
+        """Time the default run on the first batch of a fidelity; scoring in batches of this size uses it, too.
+
+        Raises:
+            EvaluatorError: the run failed.
+        """
+        try:
+            return self.timing.refresh(fidelity).ms
+        except (MemoryError, RuntimeError) as error:
+            raise EvaluatorError(f"the pipeline's default run failed: {error}; try a smaller resolution") from error
+
     def fit(
         self,
         schedule: Schedule,

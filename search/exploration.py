@@ -220,11 +220,11 @@ class Exploration:
         settled = []
         for measured in ended:
             climb = self._climbs.pop(measured.key)
+            if measured.request.lower is None and not measured.reused:
+                self._spending.note_seconds(measured.cost_s)
             climb = replace(climb, cost_s=climb.cost_s + measured.cost_s)
             if not self._climb_on(climb, measured):
                 settled.append((climb.proposal, measured))
-                if climb.cost_s > 0.0:
-                    self._spending.note_seconds(climb.cost_s)
         return self._add(settled, phase)
 
     def _climb_on(self, climb: _Climb, measured: Measured) -> bool:

@@ -50,6 +50,10 @@ class Progress(Protocol):
         """A candidate is done."""
         ...
 
+    def on_fewer_prompts(self, n_calibration: int, n_held_out: int) -> None:
+        """The budget affords only so many prompts to search with, and so many to hold out."""
+        ...
+
     def on_exhausted(self) -> None:
         """The search ends well before its budget, since it has no schedule that was not tried."""
         ...
@@ -62,6 +66,9 @@ class SilentProgress:
         """Say nothing."""
 
     def on_candidate(self, event: CandidateEvent) -> None:
+        """Say nothing."""
+
+    def on_fewer_prompts(self, n_calibration: int, n_held_out: int) -> None:
         """Say nothing."""
 
     def on_exhausted(self) -> None:

@@ -85,7 +85,7 @@ class Spending:
         self._network_calls += network_calls
 
     def note_seconds(self, seconds: float) -> None:
-        """Learn how long a candidate took."""
+        """Learn how long a candidate took at its first rung; whether there is time for more is asked there."""
         self._recent.append(seconds)
 
     def next_s(self, unknown_s: float) -> float:

@@ -20,7 +20,7 @@ from autotune.search.searcher import Proposal, Result, SearchContext
 from autotune.search.searcher_jobs import CallsSpentError, SearcherJobs
 from autotune.search.spending import Spending
 from autotune.search.study_plan import StudyPlan
-from autotune.search.verification import N_SHEETS, Verification, verification_order
+from autotune.search.verification import MARGIN, N_SHEETS, Verification, verification_order
 from autotune.spaces.errors import EvaluatorError
 from autotune.spaces.evaluation import Failure
 from autotune.spaces.front import BASELINE, RIVAL, baseline_of, pick, study_front
@@ -75,6 +75,7 @@ class StudyLoop:
         self._saved_s = float("-inf")
         self._most_reserve_s = 0.0
         self._verified: set[str] = set()
+        self._is_closing = False  # nothing will be verified any more
 
     def run(self) -> StudyState:
         """Search, verify, draw; the state that the study ends in.
@@ -95,9 +96,13 @@ class StudyLoop:
                     self._progress.on_phase(Phase.SEARCH)
                     stopped = exploration.go_on()
                     stopped = self._verify() or stopped
+                self._draw_sheets()
+                self._is_closing = True
+                if not stopped and self._spending.left_s < math.inf and exploration.can_go_on:
+                    self._progress.on_phase(Phase.SEARCH)
+                    stopped = exploration.go_on()
                 if exploration.is_exhausted and not stopped and self._spending.used_fraction < 1.0 - UNUSED:
                     self._progress.on_exhausted()
-                self._draw_sheets()
                 stopped = stopped or self._interrupt()
                 state = StudyState.INTERRUPTED if stopped else StudyState.DONE
             except BaseException:
@@ -230,16 +235,16 @@ class StudyLoop:
             self._database.set_image(self._plan.name, schedule_hash=candidate.schedule_hash, artifact=name)
 
     def _reserve_s(self) -> float:
-        """Seconds to keep for verifying the front as it stands, the baseline with it; 0 if even that one won't fit."""
+        """Seconds to keep for verifying the front as it stands, the baseline with it, and for what comes after."""
         most_s = self._most_reserve_s
         n_workers = self._pool.n_workers
-        if self._verification.expected_s([self._baseline]) > most_s:
-            return self._report_s
+        if self._is_closing or self._verification.expected_s([self._baseline]) > most_s:
+            return self._report_s  # nothing more will be verified
         archive, n_max = self._ledger.archive, self._plan.verification.max_members
         pairs = zip(archive.members, archive.measurements, strict=True)
         members = [m for member, m in pairs if member.schedule_hash not in self._verified]
         first = [] if self._verified else [self._baseline]
-        waiting = [*first, *members] or [self._baseline]
+        waiting = [*first, *members] or archive.measurements or [self._baseline]
         sheets_s = N_SHEETS * self._verification.sheet_s(self._baseline, n_workers)
         # The next candidate may join the front and cost as much to verify as the others do on average.
         share = (len(first) + min(len(members) + 1, n_max)) / len(waiting)
@@ -255,7 +260,7 @@ class StudyLoop:
             return True
         # Few candidates take longer than the baseline.
         needed_s = self._spending.next_s(self._baseline.wall_s) if seconds is None else seconds
-        return needed_s + self._reserve_s() <= left_s
+        return MARGIN * needed_s + self._reserve_s() <= left_s
 
     def _save(self, state: StudyState) -> None:
         """Note the time used; while the study runs at most once a second."""

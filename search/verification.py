@@ -73,7 +73,7 @@ class Verification:
     def __init__(self, held_out: Fidelity, settings: VerificationSettings, batch_size: int) -> None:
         self._held_out = held_out
         self._settings = settings
-        self._n_timed = settings.repeats * min(batch_size, len(held_out.prompts))
+        self._batch_size = batch_size
         self._slowdowns: list[float] = []
         self._reference_s = 0.0
 
@@ -123,5 +123,6 @@ class Verification:
 
     def _member_s(self, member: Measurement) -> float:
         n_prompts = len(self._held_out.prompts)
-        own_ms, baseline_ms = median(member.latency_ms), median(member.baseline_latency_ms)
-        return (n_prompts * own_ms + self._n_timed * (own_ms + baseline_ms)) / 1000.0
+        n_batch = min(self._batch_size, n_prompts)
+        n_own, n_baseline = n_prompts + (self._settings.repeats - 1) * n_batch, self._settings.repeats * n_batch
+        return (n_own * median(member.latency_ms) + n_baseline * median(member.baseline_latency_ms)) / 1000.0

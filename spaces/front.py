@@ -66,10 +66,13 @@ def calibration_front(record: StudyRecord, family: str | None = None) -> tuple[C
 def study_front(record: StudyRecord) -> tuple[Candidate, ...]:
     """The calibration front less the members that the held-out values refute, cheapest first.
 
+    A member without held-out values takes none off that has them: what was found too late to be measured again stands
+    beside what was.
+
     Raises:
         UsageError: the settings name an unknown objective, or one that was not measured.
     """
-    members = calibration_front(record)
+    members = _members(record)
     verified = [c for c in members if c.held_out is not None]
     confirmed = _front(record, verified, lambda c: None if c.held_out is None else c.held_out.measurement)
     numbers = {c.number for c in confirmed}
@@ -78,7 +81,7 @@ def study_front(record: StudyRecord) -> tuple[Candidate, ...]:
 
 
 def front_support(record: StudyRecord) -> Mapping[int, Support]:
-    """What the held-out values say of each member of the calibration front, by number.
+    """What the held-out values say of each member of the front, by number, those among them that they refute.
 
     A member is held against every candidate that was measured there too and keeps the constraints: the others of the
     front, fewer-steps runs, the default run.
@@ -92,7 +95,7 @@ def front_support(record: StudyRecord) -> Mapping[int, Support]:
     verdicts = dict(zip(sound, judge(tuple(sound.values()), objectives), strict=True))
     return {
         c.number: Support.UNVERIFIED if c.held_out is None else verdicts.get(c.number, Support.UNSUPPORTED)
-        for c in calibration_front(record)
+        for c in _members(record)
     }
 
 
@@ -100,6 +103,15 @@ def refuted_members(record: StudyRecord) -> tuple[Candidate, ...]:
     """The members of the calibration front that the held-out values take off it, cheapest first; failed ones too."""
     kept = {c.number for c in study_front(record)}
     return tuple(c for c in calibration_front(record) if c.number not in kept)
+
+
+def _members(record: StudyRecord) -> tuple[Candidate, ...]:
+    """The calibration front, and whom only its members without held-out values take off it."""
+    members = calibration_front(record)
+    numbers = {c.number for c in members}
+    verified = [c for c in record.whole if c.held_out is not None and c.held_out.measurement is not None]
+    beside = _front(record, verified, lambda c: c.calibration.measurement)
+    return members + tuple(c for c in beside if c.number not in numbers and c.family not in (BASELINE, RIVAL))
 
 
 def quality_name(record: StudyRecord) -> str:

@@ -25,6 +25,7 @@ from autotune.reports.given_table import given_rows
 from autotune.reports.report import write_report
 from autotune.reports.tables import front_rows, refuted_rows
 from autotune.search.ablation import N_MEMBERS, OnRemoval, ablate_front, ablated_members
+from autotune.search.affordable_prompts import with_affordable_prompts
 from autotune.search.bench import BenchOptions, bench_file
 from autotune.search.budget import Spent
 from autotune.search.clock import SystemClock
@@ -137,6 +138,9 @@ def tune(
         name = _free_name(database, study, settings)
         with _pool(settings, database, storage, sitting, adopted) as pool:
             check_family(settings.family, unconverging=None if pool.converges else settings.model)
+            if options.get("prompts") is None:
+                now = SystemClock(sitting.start).now
+                settings = with_affordable_prompts(settings, pool, database, now, sitting.progress)
             database.create_study(
                 name,
                 settings=dataclasses.asdict(settings),

@@ -34,6 +34,9 @@ class Onlooker:
     def on_phase(self, phase: Phase, total: int | None = None) -> None:
         self.phases.append(phase)
 
+    def on_fewer_prompts(self, n_calibration: int, n_held_out: int) -> None:
+        raise AssertionError("a study loop is given its prompts")
+
     def on_exhausted(self) -> None:
         self.is_exhausted = True
 
