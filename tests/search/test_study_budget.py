@@ -10,7 +10,7 @@ from autotune.search.progress import Phase
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
-from autotune.spaces.front import calibration_front
+from autotune.spaces.front import calibration_front, pick, study_front
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solvers import make_solver
 from autotune.spaces.study_record import StudyState
@@ -35,7 +35,7 @@ def test_a_wall_time_budget_is_kept_and_used(wall_s: float, family: str, open_st
     if wall_s >= 5.0:
         assert record.candidates[0].held_out is not None
     if wall_s >= 12.0:
-        assert clock.now() >= 0.9 * wall_s
+        assert clock.now() >= 0.95 * wall_s
         verified = [c.held_out is not None for c in calibration_front(record)]
         assert sum(verified) >= 0.7 * min(12, len(verified))
 
@@ -77,6 +77,21 @@ def test_time_too_short_to_verify_anything_goes_into_the_search(open_study: Open
     make_loop(study, evaluator, database, clock).run()
     assert len(database.load_study("s").candidates) >= 4
     assert clock.now() <= 2.0
+
+
+def test_time_too_short_for_another_verification_is_searched_with(open_study: OpenStudy, plan: MakePlan) -> None:
+    clock, onlooker = SimulatedClock(), Onlooker()
+    evaluator = TabulatedEvaluator(clock=clock, latency_noise=0.05)
+    study = plan(Budget(wall_s=12.0), "random", objectives=("latency", "deviation"))
+    database = open_study("late", study, evaluator)
+    make_loop(study, evaluator, database, clock, progress=onlooker).run()
+    assert onlooker.phases[-2:] == [Phase.IMAGES, Phase.SEARCH]
+    late = onlooker.events[-1].number
+    record = database.load_study("s")
+    assert late == record.candidates[-1].number
+    assert record.candidates[late].held_out is None
+    picks = pick(study_front(record), record).values()
+    assert all(c.held_out is not None and c.schedule_hash in record.images for c in picks)
 
 
 def test_a_budget_of_network_calls_is_kept(plan: MakePlan, undisturbed: RunStudy) -> None:

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from autotune.spaces.front import calibration_front, pick, relative_cost, study_front
+from autotune.spaces.front import calibration_front, front_support, pick, relative_cost, study_front
 from autotune.spaces.study_record import Candidate, StudyRecord
 
 from .hand_made import Point, record
@@ -111,3 +111,16 @@ def test_an_empty_front_has_no_picks() -> None:
     assert study_front(study) == ()
     assert pick((), study) == {}
     assert math.isinf(relative_cost(study.candidates[0], study))
+
+
+def test_members_without_held_out_values_take_none_off_that_has_them() -> None:
+    # 3 was found too late to be measured again: it stands beside 1, which it dominates on the calibration
+    points: list[Point | None] = [(1.0, 0.02), (0.5, 0.05), (0.3, 0.2), (0.45, 0.04), (0.55, 0.06)]
+    held_out: dict[int, Point | None] = {0: (1.0, 0.02), 1: (0.5, 0.06), 4: (0.55, 0.05)}
+    study = record(points, held_out)
+    assert numbers(calibration_front(study)) == [2, 3, 0]
+    assert numbers(study_front(study)) == [2, 3, 1, 0]
+    assert set(chosen(study).values()) == {0, 1}
+    assert set(front_support(study)) == {0, 1, 2, 3}
+    # one with held-out values does
+    assert numbers(study_front(record(points, {**held_out, 3: (0.45, 0.05)}))) == [2, 3, 0]
