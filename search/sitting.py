@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from autotune.search.progress import Progress
 
-MIN_REPORT_S, MAX_REPORT_S = 3.0, 5.0
-"""Seconds that a report takes where no processes wait for a core."""
+MIN_REPORT_S, MAX_REPORT_S = 3.0, 6.0
+"""Seconds that a report, and the end of the process, take where no processes wait for a core."""
 
 
 @dataclass(frozen=True, kw_only=True)

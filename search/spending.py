@@ -2,11 +2,12 @@
 
 from collections import deque
 from collections.abc import Callable
+from statistics import median
 
 from autotune.search.budget import Budget, Spent
 
 N_RECENT = 8
-"""Recent candidates of which the slowest says how long the next one may take."""
+"""Recent candidates whose median says how long the next one takes."""
 
 N_FEW = 3
 """So many must be known for that."""
@@ -89,5 +90,5 @@ class Spending:
         self._recent.append(seconds)
 
     def next_s(self, unknown_s: float) -> float:
-        """Seconds that the next candidate may take; `unknown_s` counts too as long as few are known."""
-        return max(self._recent if len(self._recent) >= N_FEW else (unknown_s, *self._recent))
+        """Seconds that the next candidate takes; at most, as long as few are known, of which `unknown_s` is one then."""
+        return median(self._recent) if len(self._recent) >= N_FEW else max(unknown_s, *self._recent, 0.0)

@@ -19,12 +19,14 @@ def test_a_budget_without_a_time_has_no_end() -> None:
     assert spending.search_s(Spent(wall_s=20.0)) == float("inf")
 
 
-def test_the_slowest_of_the_recent_candidates_says_how_long_the_next_one_may_take() -> None:
+def test_the_median_of_the_recent_candidates_says_how_long_the_next_one_takes() -> None:
     spending = Spending(Budget(wall_s=100.0), lambda: 0.0, 1, Spent())
     assert spending.next_s(unknown_s=7.0) == 7.0
     spending.note_seconds(9.0)
     spending.note_seconds(2.0)
     assert spending.next_s(unknown_s=7.0) == 9.0
-    for _ in range(7):
+    spending.note_seconds(3.0)
+    assert spending.next_s(unknown_s=7.0) == 3.0
+    for _ in range(8):
         spending.note_seconds(2.5)
     assert spending.next_s(unknown_s=7.0) == 2.5
