@@ -51,7 +51,7 @@ Steps = Annotated[int | None, typer.Option("--steps", help="Steps of the default
 Guidance = Annotated[float | None, typer.Option("--guidance", help="Guidance scale.")]
 Resolution = Annotated[int | None, typer.Option("--resolution", help="Pixels a side.")]
 Prompts = Annotated[
-    Path | None, typer.Option("--prompts", help="Text file, a prompt per line; every second one is held out.")
+    Path | None, typer.Option("--prompts", help="Text file, a prompt per line, all used; every second one is held out.")
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the search.")]
 Device = Annotated[str, typer.Option("--device", help="Torch device; auto is cuda where there is one, else cpu.")]

@@ -26,6 +26,12 @@ from autotune.storage.study_costs import load_costs, save_costs
 MAX_COST_SHARE = 0.125
 """At most this share of a study's time, network calls or evaluations goes into a cost model that is not asked for."""
 
+MAX_RECORDING_SHARE = 0.25
+"""At most this share of a study's time or network calls goes into what plans are made from."""
+
+SLOWER = 1.5
+"""So much longer than in a plain run a call takes whose features are recorded (mini-flux, one core)."""
+
 
 class CallsSpentError(UsageError):
     """A budget of network calls has no room for what a searcher asks for."""
@@ -110,10 +116,9 @@ class SearcherJobs:
         n_calls = len(self._pool.own_timesteps(self._pool.condition.n_steps))
         return n_prompts * n_calls * (1 + len(replayed_calls(n_calls)))
 
-    def affords_edges(self) -> bool:
-        """Whether measuring edges takes a quarter of the budget of network calls at most, if there is one."""
-        limit = self._plan.budget.network_calls
-        return limit is None or 4 * self._edge_calls(N_TRACED) <= limit
+    def affords_edges(self, baseline: Measurement) -> bool:
+        """Whether measuring edges takes a small part of the budget of network calls, and of time."""
+        return self._affords(self._edge_calls(N_TRACED), baseline)
 
     def edge_costs(self) -> EdgeCosts:
         """Measure edges on a few calibration prompts; the network calls count."""
@@ -126,10 +131,16 @@ class SearcherJobs:
     def _recorded_calls(self, n_prompts: int) -> int:
         return n_prompts * len(self._pool.own_timesteps(self._pool.condition.n_steps))
 
-    def affords_recording(self) -> bool:
-        """Whether recording branches, or the cache point, takes a quarter of the budget of calls at most, if any."""
+    def affords_recording(self, baseline: Measurement) -> bool:
+        """Whether recording branches, or the cache point, takes a small part of the budget of calls, and of time."""
+        return self._affords(self._recorded_calls(N_TRACED), baseline)
+
+    def _affords(self, network_calls: int, baseline: Measurement) -> bool:
+        per_image = statistics.median(baseline.baseline_latency_ms) / 1000.0
+        expected_s = SLOWER * per_image * network_calls / self._recorded_calls(1)
         limit = self._plan.budget.network_calls
-        return limit is None or 4 * self._recorded_calls(N_TRACED) <= limit
+        affords_calls = limit is None or network_calls <= MAX_RECORDING_SHARE * limit
+        return affords_calls and expected_s <= MAX_RECORDING_SHARE * self._spending.total_s
 
     def branch_tables(self) -> BranchTables:
         """Record branches in default runs of a few calibration prompts; the network calls count."""

@@ -90,5 +90,5 @@ class Spending:
         self._recent.append(seconds)
 
     def next_s(self, unknown_s: float) -> float:
-        """Seconds that the next candidate takes; at most, as long as few are known, of which `unknown_s` is one then."""
+        """Seconds that the next candidate takes; at most, as long as few are known, `unknown_s` counting with them."""
         return median(self._recent) if len(self._recent) >= N_FEW else max(unknown_s, *self._recent, 0.0)
