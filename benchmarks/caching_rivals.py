@@ -1,6 +1,6 @@
 """The schedules that the caching benchmark compares: presets of the literature, adaptive policies, plans."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from autotune.evaluators.worker import Worker
 from autotune.search.cache_masks import (
@@ -22,6 +22,7 @@ from autotune.spaces.time_grid import uniform_lambda
 
 PLANNED = "planned"
 ADAPTIVE = ("sada", "teacache", "first-block", "magcache", "diffusers-caches")
+GUIDED_STEPS = (6, 8, 10, 12, 14, 16)
 N_ADAPTIVE, STRIDE = 30, 3
 """Every third policy of each family's grid of thresholds, with the calibrated numbers."""
 
@@ -60,3 +61,14 @@ def candidates(
             for estimate in (GuidanceAction.STORED, GuidanceAction.LINEAR):
                 column = guidance_column(range(n_calls), n_calls, every, estimate)
                 yield "guidance", f"{estimate}, both in every {every}", Schedule(n_steps=n_steps, guidance=column)
+        yield from fewer_guided(worker, [n for n in GUIDED_STEPS if n < n_steps])
+
+
+def fewer_guided(worker: Worker, counts: Sequence[int]) -> Iterator[tuple[str, str, Schedule]]:
+    """The guidance column on fewer steps of the pipeline's own sampler, which are cheaper to begin with."""
+    for n in counts:
+        for every in (2, 3):
+            for estimate in (GuidanceAction.STORED, GuidanceAction.LINEAR, GuidanceAction.QUADRATIC):
+                n_calls = len(worker.own_timesteps(n))
+                column = guidance_column(range(n_calls), n_calls, every, estimate)
+                yield "guidance", f"{n} steps, {estimate}, both in every {every}", Schedule(n_steps=n, guidance=column)
