@@ -258,9 +258,10 @@ class StudyLoop:
         left_s = self._spending.left_s
         if left_s == math.inf:
             return True
-        # Few candidates take longer than the baseline.
-        needed_s = self._spending.next_s(self._baseline.wall_s) if seconds is None else seconds
-        return MARGIN * needed_s + self._reserve_s() <= left_s
+        if seconds is None:
+            # Few candidates take longer than the baseline, and they begin on fewer prompts.
+            seconds = self._spending.next_s(self._baseline.wall_s * self._ladder.rungs[0] / self._baseline.n_prompts)
+        return MARGIN * seconds + self._reserve_s() <= left_s
 
     def _save(self, state: StudyState) -> None:
         """Note the time used; while the study runs at most once a second."""

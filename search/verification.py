@@ -4,12 +4,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-import numpy as np
-
+from autotune.search.archive import ParetoArchive
 from autotune.search.dispatcher import Measured, Request
 from autotune.spaces.evaluation import Fidelity, Measurement
-from autotune.spaces.front import RIVAL, baseline_of, calibration_front, pick
+from autotune.spaces.front import RIVAL, baseline_of, calibration_front, pick, record_objectives
 from autotune.spaces.given_schedule import compare_given
+from autotune.spaces.pareto import front_hypervolume
 from autotune.spaces.study_record import Candidate, StudyRecord
 from autotune.spaces.worst_prompts import N_SHOWN
 
@@ -45,7 +45,7 @@ class VerificationOrder:
 def verification_order(
     record: StudyRecord, max_members: int, given: Collection[str] = frozenset()
 ) -> VerificationOrder:
-    """The baseline and at most `max_members` of the front; a larger front is thinned evenly along its cost.
+    """The baseline and at most `max_members` of the front, those with the most hypervolume first.
 
     Where places are left, the rest of the fewer-steps curve follows, so that the rival has held-out values too. The
     candidates with the schedule hashes `given` come on top, each with the best candidate and rival at no more cost.
@@ -54,17 +54,37 @@ def verification_order(
     picks = list({c.number: c for c in pick(front, record, unverified=True).values()}.values())[:max_members]
     numbers = {c.number for c in picks}
     others = [c for c in front if c.number not in numbers]
-    n_others = min(len(others), max_members - len(picks))
-    kept = np.unique(np.round(np.linspace(0, len(others) - 1, n_others)).astype(int)).tolist() if n_others else []
+    kept = _most_volume(picks, others, max_members - len(picks), record)
     baseline = baseline_of(record)
     compared = [c for e in compare_given(record, given) for c in (e.given, e.refined, e.rival) if c is not None]
     first = tuple({c.number: c for c in [*([baseline] if baseline else []), *picks, *compared]}.values())
     done = {c.number for c in first}
-    members = [others[i] for i in kept if others[i].number not in done]
+    members = [c for c in kept if c.number not in done]
     on_front = {c.number for c in front} | done
     rivals = [c for c in calibration_front(record, RIVAL) if c.number not in on_front]
     n_left = max_members - len(picks) - len(members)
     return VerificationOrder(first=first, others=(*members, *rivals[: max(0, n_left)]))
+
+
+def _most_volume(
+    picks: Sequence[Candidate], others: Sequence[Candidate], n: int, record: StudyRecord
+) -> list[Candidate]:
+    """Up to `n` others, each the one that adds most to the hypervolume of the picks and of those before it."""
+    cost_of = ParetoArchive(record_objectives(record)).cost_of
+
+    def point(candidate: Candidate) -> tuple[float, float]:
+        measurement = candidate.calibration.measurement
+        assert measurement is not None  # it stands on the front
+        return cost_of(measurement), measurement.error
+
+    points, left = [point(c) for c in picks], list(others)
+    kept: list[Candidate] = []
+    while left and len(kept) < n:
+        best = max(left, key=lambda c: front_hypervolume(*zip(*points, point(c), strict=True)))
+        left.remove(best)
+        kept.append(best)
+        points.append(point(best))
+    return kept
 
 
 class Verification:
