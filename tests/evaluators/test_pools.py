@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from autotune.evaluators.job import FitJob, ScoreJob, SheetJob, TraceJob
+from autotune.evaluators.job import DefaultTimeJob, FitJob, ScoreJob, SheetJob, TraceJob
 from autotune.evaluators.pool import Done, InProcessPool, WorkerPool
 from autotune.evaluators.ray_pool import RayPool
 from autotune.evaluators.tabulated import TabulatedEvaluator
@@ -90,6 +90,7 @@ def test_all_kinds_of_jobs(make_pool: MakePool) -> None:
     for some in (
         FitJob(schedule=schedule, column=FitColumn.COMPENSATION, fidelity=FIDELITY),
         TraceJob(fidelity=FIDELITY, n_prompts=1, n_levels=5),
+        DefaultTimeJob(fidelity=FIDELITY),
         SheetJob(schedule=schedule, fidelity=FIDELITY, indices=(1,)),
     ):
         pool.submit(some)

@@ -37,6 +37,13 @@ def test_a_measurement_holds_every_figure_per_prompt(flux: Worker) -> None:
     assert 0 < m.relative_latency < 0.8  # a fifth of the steps
 
 
+def test_the_default_runs_time_is_that_which_latencies_are_held_against(flux: Worker) -> None:
+    default_ms = flux.default_ms(PROMPTS)
+    m = measured(flux.score(Schedule(n_steps=4), PROMPTS))
+    assert default_ms in m.baseline_latency_ms  # not timed again so soon
+    assert 0.02 < m.latency_ms[0] / default_ms < 0.8  # a fifth of the steps
+
+
 def test_the_reference_is_the_limit_that_more_steps_approach(flux: Worker) -> None:
     errors = [
         measured(flux.score(reference_schedule(flux.condition, n), PROMPTS)).mean("deviation") for n in (10, 20, 40)
