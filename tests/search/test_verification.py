@@ -1,9 +1,9 @@
+from tests.spaces.hand_made import record
+
 from autotune.search.verification import verification_order
 from autotune.spaces.front import calibration_front, pick
 from autotune.spaces.pareto import front_hypervolume
 from autotune.spaces.study_record import Candidate
-
-from tests.spaces.hand_made import record
 
 # a front whose cheap end is crowded with members that are as good as alike, and whose right half holds three
 CROWDED = [(0.1 + 0.001 * i, 0.9 - 0.001 * i) for i in range(30)]
