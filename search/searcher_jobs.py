@@ -32,6 +32,9 @@ MAX_RECORDING_SHARE = 0.25
 SLOWER = 1.5
 """So much longer than in a plain run a call takes whose features are recorded (mini-flux, one core)."""
 
+GRADIENT_RUNS = 3
+"""What a run with gradients counts as."""
+
 
 class CallsSpentError(UsageError):
     """A budget of network calls has no room for what a searcher asks for."""
@@ -72,6 +75,11 @@ class SearcherJobs:
         self._plan, self._pool, self._database = plan, pool, database
         self._dispatcher, self._spending = dispatcher, spending
         self._costs: CostModel | None = None
+        self._image_s = 0.0
+
+    def note_baseline(self, baseline: Measurement) -> None:
+        """Learn what the default run takes, and from it what jobs may take."""
+        self._image_s = statistics.median(baseline.baseline_latency_ms) / 1000.0
 
     def _spend(self, network_calls: int, what: str) -> None:
         if not self._spending.extend(network_calls):
@@ -84,10 +92,12 @@ class SearcherJobs:
     def fit(self, schedule: Schedule, column: FitColumn, reserve_s: float, *, quick: bool = False) -> ColumnFit:
         """Fit a column on the calibration prompts, in the time that is left less a reserve; its calls count.
 
-        It leaves as many network calls as it takes to score what comes of it.
+        It leaves as many network calls as it takes to score what comes of it. A gradient once begun is not interrupted,
+        so that the time of one is kept back, too.
         """
-        left_s = max(0.0, self._spending.left_s - reserve_s)
         calibration = self._plan.calibration
+        runs = GRADIENT_RUNS * len(calibration.prompts) * schedule.n_steps / self._pool.condition.n_steps
+        left_s = max(0.0, self._spending.left_s - reserve_s - runs * self._image_s)
         limit, spent = self._plan.budget.network_calls, self._spending.spent
         n_scored = len(calibration.prompts)
         job = FitJob(
@@ -116,9 +126,9 @@ class SearcherJobs:
         n_calls = len(self._pool.own_timesteps(self._pool.condition.n_steps))
         return n_prompts * n_calls * (1 + len(replayed_calls(n_calls)))
 
-    def affords_edges(self, baseline: Measurement) -> bool:
+    def affords_edges(self) -> bool:
         """Whether measuring edges takes a small part of the budget of network calls, and of time."""
-        return self._affords(self._edge_calls(N_TRACED), baseline)
+        return self._affords(self._edge_calls(N_TRACED))
 
     def edge_costs(self) -> EdgeCosts:
         """Measure edges on a few calibration prompts; the network calls count."""
@@ -131,13 +141,12 @@ class SearcherJobs:
     def _recorded_calls(self, n_prompts: int) -> int:
         return n_prompts * len(self._pool.own_timesteps(self._pool.condition.n_steps))
 
-    def affords_recording(self, baseline: Measurement) -> bool:
+    def affords_recording(self) -> bool:
         """Whether recording branches, or the cache point, takes a small part of the budget of calls, and of time."""
-        return self._affords(self._recorded_calls(N_TRACED), baseline)
+        return self._affords(self._recorded_calls(N_TRACED))
 
-    def _affords(self, network_calls: int, baseline: Measurement) -> bool:
-        per_image = statistics.median(baseline.baseline_latency_ms) / 1000.0
-        expected_s = SLOWER * per_image * network_calls / self._recorded_calls(1)
+    def _affords(self, network_calls: int) -> bool:
+        expected_s = SLOWER * self._image_s * network_calls / self._recorded_calls(1)
         limit = self._plan.budget.network_calls
         affords_calls = limit is None or network_calls <= MAX_RECORDING_SHARE * limit
         return affords_calls and expected_s <= MAX_RECORDING_SHARE * self._spending.total_s
@@ -171,11 +180,11 @@ class SearcherJobs:
                 save_costs(artifacts, name, made)
         return self._costs
 
-    def affords_costs(self, baseline: Measurement) -> bool:
+    def affords_costs(self) -> bool:
         """Whether there is a cost model, or measuring it takes a small part of every budget."""
         if self._costs is not None:
             return True
-        expected_s = N_RUNS * self._n_timed * statistics.median(baseline.baseline_latency_ms) / 1000.0
+        expected_s = N_RUNS * self._n_timed * self._image_s
         budget = self._plan.budget
         costs = [
             (self._cost_calls, budget.network_calls),

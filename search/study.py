@@ -140,6 +140,7 @@ class StudyLoop:
             )
         self._baseline = measured.outcome
         self._verification.note_baseline(measured)
+        self._jobs.note_baseline(self._baseline)
         self._most_reserve_s = MAX_RESERVE_SHARE * self._spending.left_s
         context = SearchContext(
             condition=self._pool.condition,
@@ -148,10 +149,10 @@ class StudyLoop:
             fit=lambda schedule, column: self._jobs.fit(schedule, column, self._reserve_s()),
             quick_fit=lambda schedule, column: self._jobs.fit(schedule, column, self._reserve_s(), quick=True),
             trace=self._jobs.trace if self._pool.converges else None,
-            edge_costs=self._jobs.edge_costs if self._jobs.affords_edges(self._baseline) else None,
-            branch_tables=self._jobs.branch_tables if self._jobs.affords_recording(self._baseline) else None,
-            segment_costs=self._jobs.segment_costs if self._jobs.affords_recording(self._baseline) else None,
-            cost_model=self._jobs.cost_model if self._jobs.affords_costs(self._baseline) else None,
+            edge_costs=self._jobs.edge_costs if self._jobs.affords_edges() else None,
+            branch_tables=self._jobs.branch_tables if self._jobs.affords_recording() else None,
+            segment_costs=self._jobs.segment_costs if self._jobs.affords_recording() else None,
+            cost_model=self._jobs.cost_model if self._jobs.affords_costs() else None,
             objectives=self._plan.objectives,
             constraints=self._plan.constraints,
             guided=self._pool.guided,
