@@ -1,9 +1,11 @@
-"""Fits by gradient of the solver columns of whatever stands on the front, under its caches and dropped branches."""
+"""Fits by gradient of the solver columns of schedules on the front or near it, under their caches and branches."""
 
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from autotune.search.archive import ParetoArchive
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
@@ -12,6 +14,8 @@ from autotune.search.table_variation import MIN_STEPS, TableVariation
 from autotune.spaces.carried_fit import carry_fit
 from autotune.spaces.column_fit import FitColumn
 from autotune.spaces.errors import ScheduleError
+from autotune.spaces.evaluation import Measurement
+from autotune.spaces.objective import total_violation
 from autotune.spaces.pareto import front_hypervolume
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
 
@@ -24,14 +28,17 @@ STRIDE = 8
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What is fitted, and whether the schedule has a correction before."""
+    """What is fitted; whether it has been before, and whether the schedule gets an analytic first step for it."""
 
     column: FitColumn
     again: bool = False
+    analytic: bool = False
 
 
 PRIORS: Mapping[_Kind, tuple[float, float]] = {
     _Kind(FitColumn.SOLVER): (0.5, 260.0),
+    _Kind(FitColumn.SOLVER, analytic=True): (0.5, 260.0),
+    _Kind(FitColumn.SOLVER, again=True): (0.8, 260.0),
     _Kind(FitColumn.CORRECTION): (0.75, 440.0),
     _Kind(FitColumn.CORRECTION, again=True): (0.9, 440.0),
 }
@@ -80,7 +87,7 @@ class _Carry:
 
 @dataclass(frozen=True, slots=True)
 class _Chance:
-    """A member of the front whose column may be fitted, and the hypervolume to gain per evaluation's cost."""
+    """A schedule whose column may be fitted, and the hypervolume to gain per evaluation's cost."""
 
     schedule: Schedule
     kind: _Kind
@@ -90,7 +97,10 @@ class _Chance:
 
 
 class Refits:
-    """Quick fits of times and factors of front members, and of their coefficients, which go on as long as they pay.
+    """Quick fits of times and factors of good schedules, and of their coefficients, which go on as long as they pay.
+
+    Good are the members of the front, and of each number of steps what comes closest to the converged run: a plain
+    solver that the front has passed by may pass it again once fitted.
 
     Coefficients come last (`FitColumn.CORRECTION`), since they belong to fixed times and formulas. A fit of times and
     factors that comes to stand on the front is carried to neighbouring numbers of steps (`carry_fit`), on and on as
@@ -105,11 +115,16 @@ class Refits:
         self._context = context
         self._novelty = Novelty(context.inventory)
         self._archive = ParetoArchive(context.objectives, context.constraints)
+        self._closest: dict[int, tuple[Proposal, Measurement]] = {}
+        """Of feasible schedules with a solver, by their number of steps, if measured on all prompts."""
         self._solvers = SolverVariation(context.condition.noise_schedule, context.condition.start_timestep)
         self._tables = TableVariation(context)
         self._known = {kind: _Experience(ratio, runs) for kind, (ratio, runs) in PRIORS.items()}
-        self._done: dict[str, set[FitColumn]] = {}
-        """The columns that were fitted of a schedule, by its hash."""
+        self._rng = np.random.default_rng(seed)
+        self._done: dict[str, set[_Kind]] = {}
+        """The kinds of fits that were made of a schedule, by its hash."""
+        self._fitted: set[str] = set()
+        """Hashes of what fits of times and factors have led to."""
         self._asked: dict[str, _Chance] = {}
         self._fits: dict[str, _Fitted] = {}
         """Of fitted and carried schedules, by their hashes."""
@@ -153,21 +168,34 @@ class Refits:
             chance = self._asked.pop(result.proposal.schedule_hash, None)
             if measurement is None:
                 continue
+            self._note_closest(result.proposal, measurement)
             self._n_results += 1
             self._n_calls += measurement.n_prompts * measurement.network_calls
             if chance is not None:
                 known = self._known[chance.kind]
                 known.fits.append((math.log(schedule.n_steps), math.log(max(measurement.error, 1e-12) / chance.error)))
 
+    def _note_closest(self, proposal: Proposal, measurement: Measurement) -> None:
+        if proposal.schedule.time is None or total_violation(self._context.constraints, measurement) > 0.0:
+            return
+        n_steps = proposal.schedule.n_steps
+        _, known = self._closest.get(n_steps, (None, None))
+        if known is None or (-measurement.n_prompts, measurement.error) < (-known.n_prompts, known.error):
+            self._closest[n_steps] = proposal, measurement
+            self._is_stale = True
+
     def _fit(self) -> Proposal | None:
         """The fit that promises most."""
         chance = self._chance
         assert chance is not None
         before, column = schedule_hash(chance.schedule), chance.kind.column
-        self._done.setdefault(before, set()).add(column)
+        self._done.setdefault(before, set()).add(chance.kind)
         self._is_stale = True
-        of_solver = column is FitColumn.SOLVER
-        start = self._solvers.enriched(chance.schedule) if of_solver else chance.schedule
+        of_solver, start = column is FitColumn.SOLVER, chance.schedule
+        if chance.kind.analytic:
+            start = self._solvers.toggle_start(start, self._rng)
+        if of_solver:
+            start = self._solvers.enriched(start)
         try:
             fit = self._context.quick_fit(start, column)
             made = canonical_schedule(fit.schedule, self._context.inventory)
@@ -176,14 +204,14 @@ class Refits:
         known = self._known[chance.kind]
         known.n += 1
         known.runs += (fit.image_runs - known.runs) / known.n
-        proposal = self._novelty.admit(made, family=self.family, label=_label(column, chance))
+        proposal = self._novelty.admit(made, family=self.family, label=_label(chance.kind, chance))
         if proposal is None:  # it came to nothing
             known.fits.append((math.log(start.n_steps), 0.0))
             return None
         self._asked[proposal.schedule_hash] = chance
         if of_solver:
-            self._done[proposal.schedule_hash] = {column}
-            earlier = self._fits.get(before)
+            self._fitted.add(proposal.schedule_hash)
+            earlier = None if chance.kind.analytic else self._fits.get(before)
             root, label = (start, chance.label) if earlier is None else (earlier.root, earlier.label)
             stride = max(1, start.n_steps // STRIDE)
             self._note(proposal, _Fitted(root, fit.schedule, label), (-stride, stride))
@@ -212,35 +240,43 @@ class Refits:
         self._onward[proposal.schedule_hash] = [_Carry(fit or own, n_steps + stride, stride) for stride in strides]
 
     def _chances(self) -> list[_Chance]:
-        """All front members that may be fitted."""
-        costs = [self._archive.cost_of(m) for m in self._archive.measurements]
-        errors = [m.error for m in self._archive.measurements]
+        """All that may be fitted."""
+        members = list(zip(self._archive.members, self._archive.measurements, strict=True))
+        costs = [self._archive.cost_of(m) for _, m in members]
+        errors = [m.error for _, m in members]
         before = front_hypervolume(costs, errors)
+        n_prompts = max((m.n_prompts for _, m in self._closest.values()), default=0)
+        closest = [pair for pair in self._closest.values() if pair[1].n_prompts == n_prompts]
         # On a ladder most evaluations end after a few prompts.
         calls_per_evaluation = self._n_calls / max(self._n_results, 1)
         chances = []
-        for i, proposal in enumerate(self._archive.members):
-            schedule = proposal.schedule
+        for proposal, measurement in {p.schedule_hash: (p, m) for p, m in [*members, *closest]}.values():
+            schedule, cost, error = proposal.schedule, self._archive.cost_of(measurement), measurement.error
             fixed = schedule.time is None or schedule.policy is not None or schedule.tables  # tables fit one solver
-            if fixed or errors[i] <= 0.0:
+            if fixed or error <= 0.0:
                 continue
-            for kind in _kinds(schedule):
-                if kind.column in self._done.get(proposal.schedule_hash, ()):
+            for kind in _kinds(schedule, proposal.schedule_hash in self._fitted):
+                if kind in self._done.get(proposal.schedule_hash, ()):
                     continue
                 known = self._known[kind]
-                after = front_hypervolume([*costs, costs[i]], [*errors, errors[i] * known.ratio(schedule.n_steps)])
+                after = front_hypervolume([*costs, cost], [*errors, error * known.ratio(schedule.n_steps)])
                 price = 1.0 + known.runs * schedule.n_steps / calls_per_evaluation
-                chances.append(_Chance(schedule, kind, errors[i], proposal.label, (after - before) / price))
+                chances.append(_Chance(schedule, kind, error, proposal.label, (after - before) / price))
         return chances
 
 
-def _kinds(schedule: Schedule) -> tuple[_Kind, ...]:
+def _kinds(schedule: Schedule, is_fitted: bool) -> tuple[_Kind, ...]:
     """What may be fitted of a schedule: nothing that its correction stands on, if it has one."""
+    correction = _Kind(FitColumn.CORRECTION)
     if schedule.correction is not None:
-        return (_Kind(FitColumn.CORRECTION, again=True),)
-    return _Kind(FitColumn.SOLVER), _Kind(FitColumn.CORRECTION)
+        return (replace(correction, again=True),)
+    if is_fitted:
+        return _Kind(FitColumn.SOLVER, again=True), correction
+    plain = _Kind(FitColumn.SOLVER), correction
+    return plain if schedule.start is not None else (_Kind(FitColumn.SOLVER, analytic=True), *plain)
 
 
-def _label(column: FitColumn, chance: _Chance) -> str:
+def _label(kind: _Kind, chance: _Chance) -> str:
     """Such as "correction of solver of ab2, 8 steps"; the same again says no more."""
-    return chance.label if chance.kind.again else f"{column} of {chance.label}"
+    what = "analytic start, solver" if kind.analytic else kind.column
+    return chance.label if kind.again else f"{what} of {chance.label}"

@@ -1,13 +1,16 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import pytest
+
 from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.cache_plans import even_actions, on_sites
 from autotune.search.refits import Refits
 from autotune.search.searcher import Proposal, Result, SearchContext
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.errors import ScheduleError
-from autotune.spaces.evaluation import Failure, FailureKind, Fidelity
+from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
+from autotune.spaces.objective import Constraint
 from autotune.spaces.program_correction import ProgramCorrection
 from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.solver_step import SolverStep
@@ -48,13 +51,14 @@ def test_a_member_is_fitted_with_its_cache_and_what_came_of_it_once_more(
     refits.tell([result(context, evaluator, cached)])
     (first,) = refits.ask(1)
     assert first.schedule.cache is not None
-    assert first.label == "solver of a"
+    assert first.schedule.start is not None
+    assert first.label == "analytic start, solver of a"
     refits.tell([result(context, evaluator, first.schedule)])
     *carried, second = refits.ask(3)
     assert [p.schedule.n_steps for p in carried] == [5, 7]
     assert all(p.schedule.cache is not None for p in carried)
-    assert [column for _, column in fits.made] == [FitColumn.SOLVER, FitColumn.CORRECTION]
-    assert fits.made[1][0] == first.schedule
+    assert [column for _, column in fits.made] == [FitColumn.SOLVER, FitColumn.SOLVER, FitColumn.CORRECTION]
+    assert fits.made[2][0] == first.schedule
     refits.tell([result(context, evaluator, second.schedule)])
     assert refits.ask(1) == []
     assert refits.expected_gain == 0.0
@@ -69,7 +73,7 @@ def test_the_member_that_promises_most_comes_first_and_the_pipelines_own_sampler
     assert refits.expected_gain == 0.0
     # Of two members at nearly one cost, the one that stands alone below it gains over a longer stretch.
     refits.tell([result(context, evaluator, solver(context, n), f"{n} steps") for n in (6, 15)])
-    assert refits.ask(1)[0].label == "solver of 6 steps"
+    assert refits.ask(1)[0].label == "analytic start, solver of 6 steps"
 
 
 def test_a_fit_is_carried_on_as_long_as_that_stands_on_the_front_and_fitted_there(
@@ -95,6 +99,64 @@ def test_a_fit_is_carried_on_as_long_as_that_stands_on_the_front_and_fitted_ther
     assert eight.schedule.n_steps == 8
     assert len(fits.made) == 1
     assert refits.ask(1)[0].label.startswith(("solver of a, fit carried to 7", "correction of a"))
+
+
+def test_what_comes_closest_with_its_number_of_steps_is_fitted_even_if_fewer_do_as_well(
+    context: SearchContext, evaluator: TabulatedEvaluator
+) -> None:
+    tried: set[tuple[int, str]] = set()
+
+    def fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
+        tried.add((schedule.n_steps, column))
+        raise ScheduleError("no memory")
+
+    refits = Refits(replace(context, quick_fit=fit, constraints=(Constraint("deviation", "<=", 0.5),)))
+    six = result(context, evaluator, solver(context, 6))
+    assert six.measurement is not None
+    refits.tell([six])
+    for n, factor, n_prompts in ((10, 1.2, 2), (12, 1.3, 1), (14, 2.5, 2), (16, 1e4, 2)):
+        measured = evaluator.score(solver(context, n), FIDELITY.first(n_prompts))
+        assert isinstance(measured, Measurement)
+        deviation = tuple(factor * value for value in six.measurement.quality["deviation"][:n_prompts])
+        measured = replace(measured, quality={**measured.quality, "deviation": deviation})
+        refits.tell([Result(proposal=Proposal(schedule=solver(context, n), family="a", label="a"), outcome=measured)])
+    assert refits.ask(1) == []
+    # The one of 12 steps saw one prompt only, a fit of 14 can't be hoped to win, and that of 16 breaks the limit.
+    assert tried == {(n, column) for n in (6, 10) for column in (FitColumn.SOLVER, FitColumn.CORRECTION)}
+
+
+def test_times_and_factors_are_fitted_again_as_long_as_that_pays(
+    context: SearchContext, evaluator: TabulatedEvaluator
+) -> None:
+    starts: list[Schedule] = []
+
+    def fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
+        if column is not FitColumn.SOLVER:
+            raise ScheduleError("times and factors alone")
+        starts.append(schedule)
+        rows = tuple(
+            replace(row, output_gain=row.output_gain + 0.01) if isinstance(row, SolverStep) else row
+            for row in schedule.solver or ()
+        )
+        return ColumnFit(schedule=replace(schedule, solver=rows), before=0.1, after=0.1, image_runs=260)
+
+    refits = Refits(replace(context, quick_fit=fit))
+    best = result(context, evaluator, solver(context, 6))
+    refits.tell([best])
+    for factor in (0.5, 0.9, 1.1):
+        while (proposal := refits.ask(1)[0]).label.endswith("steps"):  # carried
+            refits.tell([Result(proposal=proposal, outcome=Failure(kind=FailureKind.NAN, reason="not finite"))])
+        assert proposal.label == "analytic start, solver of a"
+        assert best.measurement is not None
+        deviation = tuple(factor * value for value in best.measurement.quality["deviation"])
+        measured = replace(best.measurement, quality={**best.measurement.quality, "deviation": deviation})
+        (first, *_), before = starts[-1].solver or (), 0.01 * (len(starts) - 1)
+        assert isinstance(first, SolverStep)
+        assert first.output_gain == pytest.approx(1.0 + before)
+        best = Result(proposal=proposal, outcome=measured)
+        refits.tell([best])
+    assert refits.ask(1) == []
+    assert len(starts) == 3
 
 
 def test_coefficients_are_fitted_again_as_long_as_that_pays(
@@ -165,7 +227,7 @@ def test_a_fit_that_changes_nothing_makes_the_next_one_promise_less(
     def known(n: int) -> Schedule:
         return canonical_schedule(solver(context, n), context.inventory)
 
-    def promise_after(first: Callable[[Schedule], ColumnFit]) -> float:
+    def promises(first: Callable[[Schedule], ColumnFit]) -> float:
         promised: list[float] = []
 
         def fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
@@ -175,8 +237,8 @@ def test_a_fit_that_changes_nothing_makes_the_next_one_promise_less(
         refits = Refits(replace(context, quick_fit=fit))
         refits.tell([result(context, evaluator, known(n)) for n in (5, 8, 12)])
         assert refits.ask(1) == []
-        assert len(promised) == 6  # two columns each
-        return promised[1]
+        assert len(promised) == 9  # times and factors with and without an analytic start, and coefficients
+        return sum(promised)
 
     def refuse(schedule: Schedule) -> ColumnFit:  # which says nothing of fits
         raise ScheduleError("no memory")
@@ -184,4 +246,4 @@ def test_a_fit_that_changes_nothing_makes_the_next_one_promise_less(
     def change_nothing(schedule: Schedule) -> ColumnFit:
         return ColumnFit(schedule=known(schedule.n_steps), before=0.1, after=0.1, image_runs=260)
 
-    assert promise_after(change_nothing) < 0.9 * promise_after(refuse)
+    assert promises(change_nothing) < 0.9 * promises(refuse)
