@@ -28,7 +28,7 @@ STRIDE = 8
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What is fitted; whether it has been before, and whether the schedule gets an analytic first step for it."""
+    """What is fitted; whether it, or what it was carried from, was before; whether with a new analytic first step."""
 
     column: FitColumn
     again: bool = False
@@ -123,8 +123,6 @@ class Refits:
         self._rng = np.random.default_rng(seed)
         self._done: dict[str, set[_Kind]] = {}
         """The kinds of fits that were made of a schedule, by its hash."""
-        self._fitted: set[str] = set()
-        """Hashes of what fits of times and factors have led to."""
         self._asked: dict[str, _Chance] = {}
         self._fits: dict[str, _Fitted] = {}
         """Of fitted and carried schedules, by their hashes."""
@@ -210,7 +208,6 @@ class Refits:
             return None
         self._asked[proposal.schedule_hash] = chance
         if of_solver:
-            self._fitted.add(proposal.schedule_hash)
             earlier = None if chance.kind.analytic else self._fits.get(before)
             root, label = (start, chance.label) if earlier is None else (earlier.root, earlier.label)
             stride = max(1, start.n_steps // STRIDE)
@@ -255,7 +252,7 @@ class Refits:
             fixed = schedule.time is None or schedule.policy is not None or schedule.tables  # tables fit one solver
             if fixed or error <= 0.0:
                 continue
-            for kind in _kinds(schedule, proposal.schedule_hash in self._fitted):
+            for kind in _kinds(schedule, proposal.schedule_hash in self._fits):
                 if kind in self._done.get(proposal.schedule_hash, ()):
                     continue
                 known = self._known[kind]
