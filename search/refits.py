@@ -276,4 +276,4 @@ def _kinds(schedule: Schedule, is_fitted: bool) -> tuple[_Kind, ...]:
 def _label(kind: _Kind, chance: _Chance) -> str:
     """Such as "correction of solver of ab2, 8 steps"; the same again says no more."""
     what = "analytic start, solver" if kind.analytic else kind.column
-    return chance.label if kind.again else f"{what} of {chance.label}"
+    return chance.label if kind.again and f"{kind.column} of " in chance.label else f"{what} of {chance.label}"
