@@ -20,9 +20,6 @@ from autotune.spaces.schedule import Schedule
 
 VERSION = 2
 
-N_RUNS = 14
-"""Default runs that measuring takes about as long as, of all models."""
-
 DEFAULT_EVERY = 3
 """The default run comes again after so many designed ones."""
 

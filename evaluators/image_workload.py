@@ -10,10 +10,10 @@ from autotune.evaluators.energy import EnergyMeter
 from autotune.evaluators.load import LoadedModel
 from autotune.evaluators.metrics import Metrics, RewardModel
 from autotune.evaluators.prompt_embedding import embed_prompts
-from autotune.evaluators.reference import reference_schedule
 from autotune.evaluators.sampling import Purpose, Samples, run_pipeline
 from autotune.spaces.condition import Condition
 from autotune.spaces.evaluation import Fidelity
+from autotune.spaces.reference_schedule import reference_schedule
 from autotune.spaces.schedule import Schedule
 
 

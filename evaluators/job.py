@@ -103,6 +103,10 @@ class SegmentCostJob:
         return evaluator.segment_costs(self.fidelity, self.n_prompts)
 
 
+COST_MODEL_RUNS = 14
+"""Default runs that a cost model takes about as long as, of all models."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostModelJob:
     """Measure on the first batch of a fidelity what schedules cost."""

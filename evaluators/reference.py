@@ -1,4 +1,4 @@
-"""The reference: the converged run from the same starting noise that every schedule is compared with."""
+"""The samples of the reference: from the same starting noise that every schedule is run from."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,11 +10,7 @@ from safetensors.torch import load, save
 from autotune.evaluators.sampling import Samples
 from autotune.spaces.condition import Condition
 from autotune.spaces.evaluation import Fidelity
-from autotune.spaces.schedule import Schedule
-from autotune.spaces.solvers import make_solver
-from autotune.spaces.time_grid import uniform_lambda
-
-REFERENCE_STEPS = 100
+from autotune.spaces.reference_schedule import REFERENCE_STEPS
 
 
 class ArtifactCache(Protocol):
@@ -27,20 +23,6 @@ class ArtifactCache(Protocol):
     def load(self, name: str) -> bytes | None:
         """What was kept under `name`, or None."""
         ...
-
-
-def reference_schedule(condition: Condition, n_steps: int = REFERENCE_STEPS) -> Schedule:
-    """The converged run: from the condition's start level, in many steps of a solver of high order.
-
-    The start is fixed because the default grids of different step counts do not all begin at the same noise level: a
-    run of the default grid with more steps would solve another problem.
-    """
-    noise = condition.noise_schedule
-    return Schedule(
-        n_steps=n_steps,
-        time=uniform_lambda(noise, n_steps, t_start=condition.start_timestep),
-        solver=make_solver("unipc-3", n_steps, noise),
-    )
 
 
 class References:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from autotune.evaluators.override import Overrides
-from autotune.evaluators.reference import ArtifactCache, reference_schedule
+from autotune.evaluators.reference import ArtifactCache
 from autotune.spaces.condition import Condition
 from autotune.spaces.evaluation import Fidelity
+from autotune.spaces.reference_schedule import reference_schedule
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.trace import Trace
 

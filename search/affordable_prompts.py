@@ -6,11 +6,11 @@ from math import ceil, inf
 
 from autotune.evaluators.job import DefaultTimeJob
 from autotune.evaluators.pool import WorkerPool
-from autotune.evaluators.reference import REFERENCE_STEPS
 from autotune.search.budget import Budget, Spent
 from autotune.search.dispatcher import Dispatcher
 from autotune.search.progress import Progress
 from autotune.search.settings import Settings
+from autotune.spaces.reference_schedule import REFERENCE_STEPS
 from autotune.storage.database import Database
 
 SHARE = 0.5

@@ -61,8 +61,9 @@ class JointSearcher:
 
     The gain of a proposal is the hypervolume that it adds. The next proposal comes from the arm with the largest upper
     bound of its mean gain per evaluation, of which the past fades, since gains dwindle (discounted UCB, Garivier and
-    Moulines 2008, arXiv 0805.3415). Fits, of which one costs as much as many evaluations, compete with the gain that
-    they expect themselves.
+    Moulines 2008, arXiv 0805.3415). Fits, of which one costs as much as many evaluations, come as soon as the gain that
+    they expect themselves is above every mean: the bounds would hold them back by what is hoped for of other arms, most
+    of which a fit makes void.
     """
 
     def __init__(
@@ -114,9 +115,9 @@ class JointSearcher:
 
     def _bound(self, name: str) -> float:
         arm = self._arms[name]
-        if isinstance(arm.searcher, Refits):
-            return arm.searcher.expected_gain
         others = [other for other in self._arms.values() if not isinstance(other.searcher, Refits)]
         scale = max(LEAST_GAIN, *(other.mean for other in others))
+        if isinstance(arm.searcher, Refits):
+            return math.inf if arm.searcher.expected_gain > scale else 0.0
         total = sum(other.cost for other in others)
         return arm.mean + OPTIMISM * scale * math.sqrt(math.log(1.0 + total) / arm.cost)

@@ -1,12 +1,12 @@
 """What the first prompts say of all: exact bounds on a mean, from a part of its terms."""
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
-from scipy.stats import hypergeom
 
 from autotune.search.variance_prior import Prior
 
@@ -73,6 +73,9 @@ def least_count(seen: int, k: int, n_total: int, alpha: float) -> int:
     without replacement, are no rarer than `alpha`: an exact, hypergeometric limit (Cochran 1977, section 3.6). With
     k = n_total it is `seen`.
     """
-    counts = np.arange(seen, n_total - (k - seen) + 1)
-    chances = hypergeom.sf(seen - 1, n_total, counts, k)
-    return int(counts[np.argmax(chances > alpha)])
+    samples = math.comb(n_total, k)
+    for ones in range(seen, n_total - (k - seen)):
+        as_many = sum(math.comb(ones, j) * math.comb(n_total - ones, k - j) for j in range(seen, k + 1))
+        if as_many / samples > alpha:
+            return ones
+    return n_total - (k - seen)

@@ -60,10 +60,14 @@ class _Experience:
     fits: list[tuple[float, float]] = field(default_factory=list)
     n: int = 1
 
-    def ratio(self, n_steps: int) -> float:
-        """What a fit leaves of the error: a geometric mean, in which fits at like step counts weigh most."""
+    def ratio(self, n_steps: int, likely: float = 1.0) -> float:
+        """What a fit leaves of the error: a geometric mean, in which fits at like step counts weigh most.
+
+        It counts as the first of them that `likely` is left, if that is less than the prior.
+        """
         weights = [math.exp(-0.5 * ((n - math.log(n_steps)) / LIKENESS) ** 2) for n, _ in self.fits]
-        total = math.log(self.prior) + sum(w * left for w, (_, left) in zip(weights, self.fits, strict=True))
+        first = math.log(min(self.prior, likely))
+        total = first + sum(w * left for w, (_, left) in zip(weights, self.fits, strict=True))
         return math.exp(total / (1.0 + sum(weights)))
 
 
@@ -106,7 +110,8 @@ class Refits:
     factors that comes to stand on the front is carried to neighbouring numbers of steps (`carry_fit`), on and on as
     long as what it comes to does so too, at an evaluation each; later fits go on from there. The next fit is the one
     that promises most hypervolume for what it costs, were the error to fall as in those of its kind before with about
-    as many steps. Members that leave the solver to the pipeline have nothing to fit.
+    as many steps, and as far as fits at fewer and at more steps let expect. Members that leave the solver to the
+    pipeline have nothing to fit.
     """
 
     family = "refits"
@@ -243,11 +248,12 @@ class Refits:
         errors = [m.error for _, m in members]
         before = front_hypervolume(costs, errors)
         n_prompts = max((m.n_prompts for _, m in self._closest.values()), default=0)
-        closest = [pair for pair in self._closest.values() if pair[1].n_prompts == n_prompts]
+        closest = {n: pair for n, pair in self._closest.items() if pair[1].n_prompts == n_prompts}
+        fitted = {n: m.error for n, (p, m) in closest.items() if p.schedule_hash in self._fits}
         # On a ladder most evaluations end after a few prompts.
         calls_per_evaluation = self._n_calls / max(self._n_results, 1)
         chances = []
-        for proposal, measurement in {p.schedule_hash: (p, m) for p, m in [*members, *closest]}.values():
+        for proposal, measurement in {p.schedule_hash: (p, m) for p, m in [*members, *closest.values()]}.values():
             schedule, cost, error = proposal.schedule, self._archive.cost_of(measurement), measurement.error
             fixed = schedule.time is None or schedule.policy is not None or schedule.tables  # tables fit one solver
             if fixed or error <= 0.0:
@@ -256,7 +262,8 @@ class Refits:
                 if kind in self._done.get(proposal.schedule_hash, ()):
                     continue
                 known = self._known[kind]
-                after = front_hypervolume([*costs, cost], [*errors, error * known.ratio(schedule.n_steps)])
+                left = known.ratio(schedule.n_steps, _between(fitted, schedule.n_steps) / error)
+                after = front_hypervolume([*costs, cost], [*errors, error * left])
                 price = 1.0 + known.runs * schedule.n_steps / calls_per_evaluation
                 chances.append(_Chance(schedule, kind, error, proposal.label, (after - before) / price))
         return chances
@@ -271,6 +278,16 @@ def _kinds(schedule: Schedule, is_fitted: bool) -> tuple[_Kind, ...]:
         return _Kind(FitColumn.SOLVER, again=True), correction
     plain = _Kind(FitColumn.SOLVER), correction
     return plain if schedule.start is not None else (_Kind(FitColumn.SOLVER, analytic=True), *plain)
+
+
+def _between(fitted: Mapping[int, float], n_steps: int) -> float:
+    """The error that fits at fewer and at more steps let expect at `n_steps`: the least on a line between two of them.
+
+    `fitted` has their errors by their steps; lines are straight on logarithmic axes. Infinite with none on one side.
+    """
+    fewer, more = ([n for n, e in fitted.items() if side * (n - n_steps) > 0 and e > 0.0] for side in (-1, 1))
+    weights = ((math.log(m / n_steps) / math.log(m / n), n, m) for n in fewer for m in more)
+    return min((fitted[n] ** w * fitted[m] ** (1.0 - w) for w, n, m in weights), default=math.inf)
 
 
 def _label(kind: _Kind, chance: _Chance) -> str:

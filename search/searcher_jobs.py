@@ -3,8 +3,15 @@
 import statistics
 from collections.abc import Sequence
 
-from autotune.evaluators.cost_measurement import N_RUNS
-from autotune.evaluators.job import BranchTablesJob, CostModelJob, EdgeCostJob, FitJob, SegmentCostJob, TraceJob
+from autotune.evaluators.job import (
+    COST_MODEL_RUNS,
+    BranchTablesJob,
+    CostModelJob,
+    EdgeCostJob,
+    FitJob,
+    SegmentCostJob,
+    TraceJob,
+)
 from autotune.evaluators.pool import WorkerPool
 from autotune.search.dispatcher import Dispatcher
 from autotune.search.searcher import Proposal, Result, Searcher
@@ -184,11 +191,11 @@ class SearcherJobs:
         """Whether there is a cost model, or measuring it takes a small part of every budget."""
         if self._costs is not None:
             return True
-        expected_s = N_RUNS * self._n_timed * self._image_s
+        expected_s = COST_MODEL_RUNS * self._n_timed * self._image_s
         budget = self._plan.budget
         costs = [
             (self._cost_calls, budget.network_calls),
-            (N_RUNS, budget.evaluations),
+            (COST_MODEL_RUNS, budget.evaluations),
             (expected_s, self._spending.total_s),
         ]
         return all(limit is None or cost <= MAX_COST_SHARE * limit for cost, limit in costs)
@@ -199,4 +206,4 @@ class SearcherJobs:
 
     @property
     def _cost_calls(self) -> int:
-        return N_RUNS * self._n_timed * len(self._pool.own_timesteps(self._pool.condition.n_steps))
+        return COST_MODEL_RUNS * self._n_timed * len(self._pool.own_timesteps(self._pool.condition.n_steps))

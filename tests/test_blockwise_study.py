@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 import autotune
-from autotune.evaluators import reference
+from autotune.evaluators import image_workload
 from autotune.spaces.blockwise_plan import fresh_units, refreshed_share
 from autotune.spaces.errors import StorageError, UsageError
+from autotune.spaces.reference_schedule import reference_schedule
 from autotune.spaces.schedule_file import load_schedule_file
 
 pytestmark = pytest.mark.slow
@@ -25,7 +26,7 @@ def prompts(tmp_path: Path) -> Path:
 def test_a_study_of_block_wise_caches(
     family: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reference, "reference_schedule", partial(reference.reference_schedule, n_steps=6))
+    monkeypatch.setattr(image_workload, "reference_schedule", partial(reference_schedule, n_steps=6))
     tune = partial(
         autotune.tune, "mini-pixart", storage=str(tmp_path / "s.db"), steps=6, device="cpu", family=family,
         objectives="macs,deviation", prompts=prompts,

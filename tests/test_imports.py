@@ -46,3 +46,8 @@ for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
 def test_presets_and_availability_load_no_framework() -> None:
     code = "from autotune.evaluators import availability, presets, resolve"
     assert _modules_after(code) & {"torch", "diffusers", "transformers"} == set()
+
+
+def test_a_study_loads_no_framework_where_its_workers_are_elsewhere() -> None:
+    code = "from autotune.search import families, study\nfrom autotune.evaluators import ray_pool"
+    assert _modules_after(code) & {"torch", "diffusers", "transformers", "ray", "optuna", "sklearn"} == set()

@@ -7,11 +7,11 @@ import pytest
 
 import autotune
 from autotune.evaluators import image_workload
-from autotune.evaluators.reference import reference_schedule
 from autotune.reports.export import find_candidate
 from autotune.reports.tables import front_rows
 from autotune.spaces.errors import UsageError
 from autotune.spaces.front import quality_name
+from autotune.spaces.reference_schedule import reference_schedule
 
 from .evaluators.tiny_clip import make_clip
 

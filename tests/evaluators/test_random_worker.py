@@ -15,7 +15,6 @@ from autotune.evaluators.inventory import list_inventory
 from autotune.evaluators.load import LoadedModel, load_model
 from autotune.evaluators.presets import PRESETS, Preset
 from autotune.evaluators.prompt_embedding import embed_prompts, embeddings_of
-from autotune.evaluators.reference import reference_schedule
 from autotune.evaluators.sampling import run_pipeline
 from autotune.evaluators.weightless import describe_model
 from autotune.evaluators.worker import Worker
@@ -24,6 +23,7 @@ from autotune.spaces.column_fit import FitColumn
 from autotune.spaces.errors import UnsupportedModelError
 from autotune.spaces.evaluation import Fidelity, Measurement
 from autotune.spaces.guidance_column import GuidanceAction
+from autotune.spaces.reference_schedule import reference_schedule
 from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.schedule_file import ScheduleFile
 from autotune.spaces.solvers import make_solver

@@ -9,13 +9,13 @@ import torch
 
 from autotune.evaluators import image_workload
 from autotune.evaluators.load import load_model
-from autotune.evaluators.reference import reference_schedule
 from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.evaluators.trace import StepRecorder
 from autotune.evaluators.worker import Worker
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import Fidelity
+from autotune.spaces.reference_schedule import reference_schedule
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solver_formula import Prediction
 from autotune.spaces.solver_program import SolverProgram, compile_program

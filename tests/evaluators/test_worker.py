@@ -5,7 +5,6 @@ import torch
 from autotune.evaluators import image_workload, sampling
 from autotune.evaluators.load import load_model
 from autotune.evaluators.quality import score_deviation
-from autotune.evaluators.reference import reference_schedule
 from autotune.evaluators.sampling import Samples
 from autotune.evaluators.thumbnails import N_KEPT, Thumbnails
 from autotune.evaluators.worker import Worker
@@ -13,6 +12,7 @@ from autotune.spaces.cache_plan import CachePlan, plan_macs
 from autotune.spaces.errors import EvaluatorError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
 from autotune.spaces.guidance_column import GuidanceAction
+from autotune.spaces.reference_schedule import reference_schedule
 from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.storage.artifacts import ArtifactStore
 

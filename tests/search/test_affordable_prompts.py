@@ -5,10 +5,10 @@ import pytest
 
 from autotune.evaluators.pool import InProcessPool
 from autotune.evaluators.presets import PRESETS
-from autotune.evaluators.reference import REFERENCE_STEPS
 from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.affordable_prompts import MIN_PROMPTS, SHARE, with_affordable_prompts
 from autotune.search.settings import Settings, make_settings
+from autotune.spaces.reference_schedule import REFERENCE_STEPS
 from autotune.storage.database import Database
 
 from .onlooker import Onlooker

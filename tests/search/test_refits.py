@@ -24,6 +24,13 @@ def result(context: SearchContext, evaluator: TabulatedEvaluator, schedule: Sche
     return Result(proposal=proposal, outcome=evaluator.score(schedule, FIDELITY))
 
 
+def with_error(told: Result, error: float) -> Result:
+    measurement = told.measurement
+    assert measurement is not None
+    deviation = (error,) * measurement.n_prompts
+    return replace(told, outcome=replace(measurement, quality={**measurement.quality, "deviation": deviation}))
+
+
 def solver(context: SearchContext, n: int) -> Schedule:
     time = context.own_timesteps(n)
     return Schedule(n_steps=n, time=time, solver=make_solver("unipc-2", n, context.condition.noise_schedule))
@@ -148,12 +155,10 @@ def test_times_and_factors_are_fitted_again_as_long_as_that_pays(
             refits.tell([Result(proposal=proposal, outcome=Failure(kind=FailureKind.NAN, reason="not finite"))])
         assert proposal.label == "analytic start, solver of a"
         assert best.measurement is not None
-        deviation = tuple(factor * value for value in best.measurement.quality["deviation"])
-        measured = replace(best.measurement, quality={**best.measurement.quality, "deviation": deviation})
         (first, *_), before = starts[-1].solver or (), 0.01 * (len(starts) - 1)
         assert isinstance(first, SolverStep)
         assert first.output_gain == pytest.approx(1.0 + before)
-        best = Result(proposal=proposal, outcome=measured)
+        best = with_error(Result(proposal=proposal, outcome=best.outcome), factor * best.measurement.error)
         refits.tell([best])
     assert refits.ask(1) == []
     assert len(starts) == 3
@@ -182,9 +187,7 @@ def test_coefficients_are_fitted_again_as_long_as_that_pays(
         (proposal,) = refits.ask(1)
         assert proposal.label == "correction of a"
         assert best.measurement is not None
-        deviation = tuple(factor * value for value in best.measurement.quality["deviation"])
-        measured = replace(best.measurement, quality={**best.measurement.quality, "deviation": deviation})
-        best = Result(proposal=proposal, outcome=measured)
+        best = with_error(Result(proposal=proposal, outcome=best.outcome), factor * best.measurement.error)
         refits.tell([best])
     assert refits.ask(1) == []
     assert promised[1] > promised[2] > promised[3] > refits.expected_gain == 0.0
@@ -219,6 +222,33 @@ def test_expectations_follow_what_fits_have_brought(context: SearchContext, eval
         refits.ask(2)  # it is carried first: as it was cheap, it stands on the front in both cases
         before.append(refits.expected_gain)
     assert before[1] < before[0]
+
+
+def test_fits_at_fewer_and_at_more_steps_let_expect_more_between_them(
+    context: SearchContext, evaluator: TabulatedEvaluator
+) -> None:
+    """7 steps would come to .08 at best, as 4 do, if fits left .4 there, too; .03 lies on the line from 4 to 12."""
+    starts: list[int] = []
+
+    def fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
+        starts.append(schedule.n_steps)
+        if column is not FitColumn.SOLVER or starts.count(schedule.n_steps) > 1:
+            raise ScheduleError("once, times and factors")
+        rows = tuple(replace(row, output_gain=1.01) for row in schedule.solver or () if isinstance(row, SolverStep))
+        return ColumnFit(schedule=replace(schedule, solver=rows), before=0.1, after=0.04, image_runs=260)
+
+    refits = Refits(replace(context, quick_fit=fit))
+    errors = {4: 0.2, 7: 0.2, 12: 0.02}
+    refits.tell([with_error(result(context, evaluator, solver(context, n)), error) for n, error in errors.items()])
+    while proposals := refits.ask(1):
+        (proposal,) = proposals
+        told = Result(proposal=proposal, outcome=Failure(kind=FailureKind.NAN, reason="not finite"))
+        if "carried" not in proposal.label:
+            fitted = result(context, evaluator, proposal.schedule)
+            told = with_error(replace(fitted, proposal=proposal), 0.4 * errors[proposal.schedule.n_steps])
+        refits.tell([told])
+    assert set(starts) == {4, 7, 12}
+    assert starts.index(7) > max(starts.index(4), starts.index(12))
 
 
 def test_a_fit_that_changes_nothing_makes_the_next_one_promise_less(
