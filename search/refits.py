@@ -258,11 +258,13 @@ class Refits:
             fixed = schedule.time is None or schedule.policy is not None or schedule.tables  # tables fit one solver
             if fixed or error <= 0.0:
                 continue
+            is_whole = schedule.cache is None and schedule.guidance is None  # as those are that lie on the line
+            likely = _between(fitted, schedule.n_steps) if is_whole else error
             for kind in _kinds(schedule, proposal.schedule_hash in self._fits):
                 if kind in self._done.get(proposal.schedule_hash, ()):
                     continue
                 known = self._known[kind]
-                left = known.ratio(schedule.n_steps, _between(fitted, schedule.n_steps) / error)
+                left = known.ratio(schedule.n_steps, likely / error)
                 after = front_hypervolume([*costs, cost], [*errors, error * left])
                 price = 1.0 + known.runs * schedule.n_steps / calls_per_evaluation
                 chances.append(_Chance(schedule, kind, error, proposal.label, (after - before) / price))

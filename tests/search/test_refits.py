@@ -7,6 +7,7 @@ from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.cache_plans import even_actions, on_sites
 from autotune.search.refits import Refits
 from autotune.search.searcher import Proposal, Result, SearchContext
+from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
@@ -227,10 +228,16 @@ def test_expectations_follow_what_fits_have_brought(context: SearchContext, eval
 def test_fits_at_fewer_and_at_more_steps_let_expect_more_between_them(
     context: SearchContext, evaluator: TabulatedEvaluator
 ) -> None:
-    """7 steps would come to .08 at best, as 4 do, if fits left .4 there, too; .03 lies on the line from 4 to 12."""
+    """7 steps would come to .08 at best, as 4 do, if fits left .4 there, too; .03 lies on the line from 4 to 12.
+
+    With a cache that line is out of reach.
+    """
     starts: list[int] = []
 
     def fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
+        if schedule.cache is not None:
+            assert 7 in starts
+            raise ScheduleError("not under a cache")
         starts.append(schedule.n_steps)
         if column is not FitColumn.SOLVER or starts.count(schedule.n_steps) > 1:
             raise ScheduleError("once, times and factors")
@@ -240,6 +247,9 @@ def test_fits_at_fewer_and_at_more_steps_let_expect_more_between_them(
     refits = Refits(replace(context, quick_fit=fit))
     errors = {4: 0.2, 7: 0.2, 12: 0.02}
     refits.tell([with_error(result(context, evaluator, solver(context, n)), error) for n, error in errors.items()])
+    n_sites = len(context.inventory)
+    reused = CachePlan(7, n_sites, bytes(n_sites) + bytes([1]) * 6 * n_sites)
+    refits.tell([with_error(result(context, evaluator, replace(solver(context, 7), cache=reused)), 0.9)])
     while proposals := refits.ask(1):
         (proposal,) = proposals
         told = Result(proposal=proposal, outcome=Failure(kind=FailureKind.NAN, reason="not finite"))
