@@ -19,10 +19,7 @@ MEMORY = 0.95
 """What gains and costs of the past count for after each further result."""
 
 PRIOR_GAIN = 3e-4
-"""Hypervolume that the evaluation before an arm's first is taken to have brought."""
-
-LEAST_GAIN = 1e-6
-"""Hypervolume per evaluation that some arm is always thought to bring."""
+"""Hypervolume that one more evaluation of each arm, which never fades, is taken to have brought."""
 
 OPTIMISM = 1.0
 """Of the bandit, in units of the largest mean gain: how much an arm that was tried little is favoured."""
@@ -46,14 +43,19 @@ class _Arm:
     """One search, what its proposals have brought and what they have cost, in evaluations: sums that fade."""
 
     searcher: Searcher
-    gain: float = PRIOR_GAIN
-    cost: float = 1.0
+    gain: float = 0.0
+    cost: float = 0.0
     is_dry: bool = False
 
     @property
+    def n(self) -> float:
+        """Evaluations that tell of the arm, that of the prior among them."""
+        return 1.0 + self.cost
+
+    @property
     def mean(self) -> float:
-        """Mean gain of an evaluation."""
-        return self.gain / self.cost
+        """Mean gain of an evaluation: of an arm that was not tried for long, the prior."""
+        return (PRIOR_GAIN + self.gain) / self.n
 
 
 class JointSearcher:
@@ -116,8 +118,8 @@ class JointSearcher:
     def _bound(self, name: str) -> float:
         arm = self._arms[name]
         others = [other for other in self._arms.values() if not isinstance(other.searcher, Refits)]
-        scale = max(LEAST_GAIN, *(other.mean for other in others))
+        scale = max(other.mean for other in others)
         if isinstance(arm.searcher, Refits):
             return math.inf if arm.searcher.expected_gain > scale else 0.0
-        total = sum(other.cost for other in others)
-        return arm.mean + OPTIMISM * scale * math.sqrt(math.log(1.0 + total) / arm.cost)
+        total = sum(other.n for other in others)
+        return arm.mean + OPTIMISM * scale * math.sqrt(math.log(1.0 + total) / arm.n)
