@@ -1,5 +1,7 @@
 """The command `autotune`."""
 
+import atexit
+import gc
 import logging
 import os
 import signal
@@ -58,6 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     if words[0].startswith("-") and words[0] not in ("--help", "--version"):
         words.insert(0, "run")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # advice on torchvision would drown our own messages
+    atexit.register(gc.freeze)  # to look for cycles among what dies with the process takes two seconds
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `autotune front S | head` ends quietly
