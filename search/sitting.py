@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from autotune.search.progress import Progress
 
-MIN_REPORT_S, MAX_REPORT_S = 3.0, 8.0
+MIN_REPORT_S, MAX_REPORT_S = 3.0, 9.0
 """Seconds that a report, and the end of the process, take where no processes wait for a core."""
 
 
@@ -39,5 +39,5 @@ class Sitting:
             return 0.0
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
         crowding = max(1.0, load / (os.cpu_count() or 1))
-        alone_s = min(MAX_REPORT_S, 3.0 + 0.13 * start_up_s)
+        alone_s = min(MAX_REPORT_S, 4.0 + 0.15 * start_up_s)
         return min(alone_s * crowding, max(MIN_REPORT_S, 0.8 * start_up_s))
