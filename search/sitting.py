@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from autotune.search.progress import Progress
 
-MIN_REPORT_S, MAX_REPORT_S = 3.0, 9.0
+MIN_REPORT_S, MAX_REPORT_S = 3.0, 8.5
 """Seconds that a report, and the end of the process, take where no processes wait for a core."""
 
 
@@ -32,12 +32,12 @@ class Sitting:
     def report_s(self, start_up_s: float) -> float:
         """Seconds of a budget of time to keep for the report, 0 if there will be none.
 
-        Both take longer on a slow machine: a report took 5.9 s after a start-up of 12 s, 6.4 after 20, 12 after 31. But
+        Both take longer on a slow machine: 5.7 and 6.2 s after start-ups of 18 s, 4.7 and 5.4 after others of 20. But
         a long start-up may have waited for the disk. How many processes share a core says how much longer it takes.
         """
         if not self.writes_report:
             return 0.0
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
         crowding = max(1.0, load / (os.cpu_count() or 1))
-        alone_s = min(MAX_REPORT_S, 4.0 + 0.15 * start_up_s)
+        alone_s = min(MAX_REPORT_S, 3.5 + 0.14 * start_up_s)
         return min(alone_s * crowding, max(MIN_REPORT_S, 0.8 * start_up_s))
