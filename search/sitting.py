@@ -32,7 +32,7 @@ class Sitting:
     def report_s(self, start_up_s: float) -> float:
         """Seconds of a budget of time to keep for the report, 0 if there will be none.
 
-        Both take longer on a slow machine: 5.7 and 6.2 s after start-ups of 18 s, 4.7 and 5.4 after others of 20. But
+        Both take longer on a slow machine: 5.7 and 6.2 s after start-ups of 18 s. But
         a long start-up may have waited for the disk. How many processes share a core says how much longer it takes.
         """
         if not self.writes_report:
