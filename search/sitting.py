@@ -32,12 +32,12 @@ class Sitting:
     def report_s(self, start_up_s: float) -> float:
         """Seconds of a budget of time to keep for the report, 0 if there will be none.
 
-        Both take longer on a slow machine: 5.7 and 6.2 s after start-ups of 18 s. But
+        Both take longer on a slow machine: 3.1 to 4.5 s after start-ups of 13 to 18 s. But
         a long start-up may have waited for the disk. How many processes share a core says how much longer it takes.
         """
         if not self.writes_report:
             return 0.0
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
         crowding = max(1.0, load / (os.cpu_count() or 1))
-        alone_s = min(MAX_REPORT_S, 3.5 + 0.14 * start_up_s)
+        alone_s = min(MAX_REPORT_S, 2.8 + 0.14 * start_up_s)
         return min(alone_s * crowding, max(MIN_REPORT_S, 0.8 * start_up_s))
