@@ -13,10 +13,10 @@ from autotune.search.ledger import Ledger
 from autotune.search.precision_choice import wants_precision
 from autotune.search.progress import Phase
 from autotune.search.searcher import Proposal, Result, SearchContext, Searcher
-from autotune.search.searcher_jobs import WithinCalls
 from autotune.search.spending import Spending
 from autotune.search.study_plan import StudyPlan
 from autotune.search.table_members import TableMembersSearcher
+from autotune.search.within_budget import WithinBudget
 from autotune.spaces.evaluation import Fidelity, Measurement
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.study_record import Candidate
@@ -92,7 +92,7 @@ class Exploration:
         correct = quantize or self._plan.correct
         if correct and phase is Phase.SEARCH:
             searcher = TableMembersSearcher(searcher, context, family, correct=correct, quantize=quantize)
-        searcher = WithinCalls(searcher)
+        searcher = WithinBudget(searcher)
         for page in self._ledger.results():
             searcher.tell(page)
         before = self._spending.spent

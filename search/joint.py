@@ -12,6 +12,7 @@ from autotune.search.refits import Refits
 from autotune.search.s3 import S3Searcher, S3Settings
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext, Searcher
 from autotune.search.table_evolution import TableEvolution
+from autotune.search.within_budget import WithinBudget
 
 FAMILY = "joint"
 
@@ -77,7 +78,9 @@ class JointSearcher:
         trace, edges = context.trace, context.edge_costs  # which all arms share
         context = replace(context, trace=trace and functools.cache(trace), edge_costs=edges and functools.cache(edges))
         arms = {name: make for name, make in arms.items() if context.converges or name not in CONVERGING}
-        self._arms = {name: _Arm(make(context, seed)) for name, make in arms.items()}
+        made = {name: make(context, seed) for name, make in arms.items()}
+        # An arm whose recordings don't fit into the budget ends alone; fits adapt to what is left.
+        self._arms = {name: _Arm(s if isinstance(s, Refits) else WithinBudget(s)) for name, s in made.items()}
         self._archive = ParetoArchive(context.objectives, context.constraints)
         self._novelty = Novelty(context.inventory)
         self._asked: dict[str, tuple[str, Proposal]] = {}

@@ -1,7 +1,7 @@
 """What searchers may ask of the workers besides scores: fits, traces, costs of reuses, branch tables, cost models."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from autotune.evaluators.job import (
     COST_MODEL_RUNS,
@@ -14,14 +14,13 @@ from autotune.evaluators.job import (
 )
 from autotune.evaluators.pool import WorkerPool
 from autotune.search.dispatcher import Dispatcher
-from autotune.search.searcher import Proposal, Result, Searcher
 from autotune.search.spending import Spending
 from autotune.search.study_plan import StudyPlan
+from autotune.search.within_budget import BudgetSpentError
 from autotune.spaces.branch_tables import BranchTables
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.cost_model import CostModel
 from autotune.spaces.edge_costs import EdgeCosts, replayed_calls
-from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import Measurement
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.segment_costs import SegmentCosts
@@ -43,44 +42,24 @@ GRADIENT_RUNS = 3
 """What a run with gradients counts as."""
 
 
-class CallsSpentError(UsageError):
-    """A budget of network calls has no room for what a searcher asks for."""
-
-
-class WithinCalls:
-    """A searcher that asks for no more schedules once it could not have a job for want of network calls."""
-
-    def __init__(self, searcher: Searcher) -> None:
-        self._searcher: Searcher | None = searcher
-
-    def ask(self, n: int) -> list[Proposal]:
-        """Its proposals."""
-        try:
-            return [] if self._searcher is None else self._searcher.ask(n)
-        except CallsSpentError:
-            self._searcher = None
-            return []
-
-    def tell(self, results: Sequence[Result]) -> None:
-        """Pass results on."""
-        try:
-            if self._searcher is not None:
-                self._searcher.tell(results)
-        except CallsSpentError:
-            self._searcher = None
-
-
 class SearcherJobs:
     """Does these jobs for the searchers of one study, within its budget.
 
-    All but fits, which adapt to what is left, raise `CallsSpentError` where too few network calls are left.
+    All but fits, which adapt to what is left, raise `BudgetSpentError` where too few network calls are left, or too
+    little time: `has_time` tells whether there is so much, in seconds.
     """
 
     def __init__(
-        self, plan: StudyPlan, pool: WorkerPool, database: Database, dispatcher: Dispatcher, spending: Spending
+        self,
+        plan: StudyPlan,
+        pool: WorkerPool,
+        database: Database,
+        dispatcher: Dispatcher,
+        spending: Spending,
+        has_time: Callable[[float], bool],
     ) -> None:
         self._plan, self._pool, self._database = plan, pool, database
-        self._dispatcher, self._spending = dispatcher, spending
+        self._dispatcher, self._spending, self._has_time = dispatcher, spending, has_time
         self._costs: CostModel | None = None
         self._image_s = 0.0
 
@@ -89,9 +68,16 @@ class SearcherJobs:
         self._image_s = statistics.median(baseline.baseline_latency_ms) / 1000.0
 
     def _spend(self, network_calls: int, what: str) -> None:
+        expected_s = self._expected_s(network_calls)
+        if expected_s > 0.0 and not self._has_time(expected_s):
+            left_s = self._spending.left_s
+            raise BudgetSpentError(
+                f"{what} takes some {expected_s:.0f} s, and of the budget of time {left_s:.0f} s are left; "
+                "raise --budget, or choose another family or objective"
+            )
         if not self._spending.extend(network_calls):
             limit, spent = self._plan.budget.network_calls, self._spending.spent.network_calls
-            raise CallsSpentError(
+            raise BudgetSpentError(
                 f"{what} takes {network_calls} network calls, and of the budget of {limit} there are {spent} used; "
                 "raise --network-calls, or choose another family or objective"
             )
@@ -153,10 +139,13 @@ class SearcherJobs:
         return self._affords(self._recorded_calls(N_TRACED))
 
     def _affords(self, network_calls: int) -> bool:
-        expected_s = SLOWER * self._image_s * network_calls / self._recorded_calls(1)
         limit = self._plan.budget.network_calls
         affords_calls = limit is None or network_calls <= MAX_RECORDING_SHARE * limit
-        return affords_calls and expected_s <= MAX_RECORDING_SHARE * self._spending.total_s
+        return affords_calls and self._expected_s(network_calls) <= MAX_RECORDING_SHARE * self._spending.total_s
+
+    def _expected_s(self, network_calls: int) -> float:
+        """Seconds of calls that are recorded; 0 before the default run was timed."""
+        return SLOWER * self._image_s * network_calls / self._recorded_calls(1)
 
     def branch_tables(self) -> BranchTables:
         """Record branches in default runs of a few calibration prompts; the network calls count."""

@@ -17,10 +17,11 @@ from autotune.search.ladder import Ladder
 from autotune.search.ledger import Ledger
 from autotune.search.progress import CandidateEvent, Phase, Progress, SilentProgress
 from autotune.search.searcher import Proposal, Result, SearchContext
-from autotune.search.searcher_jobs import CallsSpentError, SearcherJobs
+from autotune.search.searcher_jobs import SearcherJobs
 from autotune.search.spending import Spending
 from autotune.search.study_plan import StudyPlan
 from autotune.search.verification import MARGIN, N_SHEETS, Verification, verification_order
+from autotune.search.within_budget import BudgetSpentError
 from autotune.spaces.errors import EvaluatorError
 from autotune.spaces.evaluation import Failure
 from autotune.spaces.front import BASELINE, RIVAL, baseline_of, pick, study_front
@@ -67,7 +68,7 @@ class StudyLoop:
         self._report_s = report_s
         self._spending = Spending(plan.budget, clock.now, pool.n_workers, used or Spent())
         self._dispatcher = Dispatcher(pool, database, clock.now)
-        self._jobs = SearcherJobs(plan, pool, database, self._dispatcher, self._spending)
+        self._jobs = SearcherJobs(plan, pool, database, self._dispatcher, self._spending, self._has_time)
         self._verification = Verification(plan.held_out, plan.verification, pool.condition.batch_size)
         n_prompts = len(plan.calibration.prompts)
         self._ladder = Ladder(n_prompts, plan.objectives, plan.constraints, plan.ladder)
@@ -160,7 +161,7 @@ class StudyLoop:
             given=self._plan.given,
         )
         if "latency" in self._plan.objectives and context.cost_model is not None:
-            with contextlib.suppress(CallsSpentError):
+            with contextlib.suppress(BudgetSpentError):
                 self._dispatcher.cost_model = context.cost_model()
         for family in dict.fromkeys((*([GIVEN] if self._plan.given else []), RIVAL, self._plan.family)):
             phase = {RIVAL: Phase.FEWER_STEPS, GIVEN: Phase.GIVEN}.get(family, Phase.SEARCH)

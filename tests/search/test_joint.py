@@ -11,6 +11,7 @@ from autotune.search.joint import PRIOR_GAIN, JointSearcher
 from autotune.search.refits import Refits
 from autotune.search.searcher import Proposal, Result, SearchContext, Searcher
 from autotune.search.table_evolution import TableEvolution
+from autotune.search.within_budget import BudgetSpentError
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.edge_costs import EdgeCosts
@@ -101,6 +102,21 @@ def test_all_arms_learn_of_all_results_and_a_dry_one_ends_nothing(
     assert first.told == second.told == 12
     assert {r.proposal.family for r in results[3:]} == {"joint"}
     assert {r.proposal.label.split(":")[0] for r in results[3:]} == {"first", "second"}
+
+
+class Unaffordable(Fixed):
+    """Needs a recording that the budget has no room for."""
+
+    def ask(self, n: int) -> list[Proposal]:
+        raise BudgetSpentError("a recording takes 30 s")
+
+
+def test_an_arm_that_the_budget_has_no_room_for_ends_alone(
+    context: SearchContext, evaluator: TabulatedEvaluator
+) -> None:
+    dear, cheap = Unaffordable(context, [1]), Fixed(context, range(1, 4))
+    joint = JointSearcher(context, 0, {"dear": lambda *_: dear, "cheap": lambda *_: cheap})
+    assert len(run(joint, evaluator, rival_results(context, evaluator, 3), 100)) == 3 + 3
 
 
 def test_the_arm_that_gains_gets_most_of_the_budget_and_the_other_still_some(

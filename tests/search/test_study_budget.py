@@ -4,10 +4,12 @@ from typing import Any
 import pytest
 
 from autotune.evaluators.tabulated import TabulatedEvaluator
+from autotune.search import searcher_jobs
 from autotune.search.budget import Budget
 from autotune.search.clock import SimulatedClock
 from autotune.search.progress import Phase
 from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.edge_costs import EdgeCosts, EdgeSource, replayed_calls
 from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
 from autotune.spaces.front import calibration_front, pick, study_front
@@ -159,6 +161,39 @@ def test_jobs_of_searchers_keep_a_budget_of_network_calls(
     loop = make_loop(study, evaluator, open_study("kept", study, evaluator), SimulatedClock())
     assert loop.run() is StudyState.DONE
     assert loop._spending.spent.network_calls <= limit
+
+
+class SlowRecording(TabulatedEvaluator):
+    """Measuring edges takes its time, as on a real model."""
+
+    n_recordings = 0
+
+    def edge_costs(self, fidelity: Fidelity, n_prompts: int, source: EdgeSource = "hybrid") -> EdgeCosts:
+        assert self._clock is not None
+        self.n_recordings += 1
+        runs = n_prompts * (1 + len(replayed_calls(self.condition.n_steps)))
+        self._clock.advance(searcher_jobs.SLOWER * runs * self.default_ms(fidelity) / 1000.0)
+        return super().edge_costs(fidelity, n_prompts, source)
+
+
+@pytest.mark.parametrize("family", ["joint", "ecad"])
+@pytest.mark.parametrize(("wall_s", "n_recordings"), [(12.0, 0), (60.0, 1)])
+def test_a_recording_that_would_end_after_the_budget_is_not_begun(
+    wall_s: float,
+    n_recordings: int,
+    family: str,
+    open_study: OpenStudy,
+    plan: MakePlan,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It takes less than the whole budget, but more than the rival leaves of the shorter one."""
+    monkeypatch.setattr(searcher_jobs, "MAX_RECORDING_SHARE", 1.0)
+    clock = SimulatedClock()
+    evaluator = SlowRecording(clock=clock)
+    study = plan(Budget(wall_s=wall_s), family, objectives=("latency", "deviation"))
+    make_loop(study, evaluator, open_study("late", study, evaluator), clock).run()
+    assert clock.now() <= 1.005 * wall_s
+    assert evaluator.n_recordings == n_recordings
 
 
 def test_a_cost_model_that_a_budget_has_no_room_for_is_refused(open_study: OpenStudy, plan: MakePlan) -> None:
