@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 
 from autotune.evaluators.job import (
     COST_MODEL_RUNS,
@@ -31,6 +32,9 @@ from autotune.storage.study_costs import load_costs, save_costs
 
 MAX_COST_SHARE = 0.125
 """At most this share of a study's time, network calls or evaluations goes into a cost model that is not asked for."""
+
+MIN_TIMED = 4
+"""A cost model is measured on batches of so many images at least, unless a whole one has fewer."""
 
 MAX_RECORDING_SHARE = 0.25
 """At most this share of a study's time or network calls goes into what plans are made from."""
@@ -164,35 +168,39 @@ class SearcherJobs:
         return costs
 
     def cost_model(self) -> CostModel:
-        """The study's cost model, measured once on a batch of calibration prompts; the network calls count."""
+        """The study's cost model, measured once on calibration prompts; the network calls count."""
         if self._costs is None:
-            artifacts, name = self._database.artifacts, self._plan.name
-            self._spend(self._cost_calls, "a cost model")
+            artifacts, name, n = self._database.artifacts, self._plan.name, self._affordable_images or self._n_timed
+            self._spend(self._cost_calls(n), "a cost model")
             self._costs = load_costs(artifacts, name)
             if self._costs is None:
-                made = self._dispatcher.call(CostModelJob(fidelity=self._plan.calibration))
+                made = self._dispatcher.call(CostModelJob(fidelity=self._plan.calibration.first(n)))
                 assert isinstance(made, CostModel)
-                self._costs = made
-                save_costs(artifacts, name, made)
+                self._costs = replace(made, batch_size=self._n_timed)
+                save_costs(artifacts, name, self._costs)
         return self._costs
 
     def affords_costs(self) -> bool:
         """Whether there is a cost model, or measuring it takes a small part of every budget."""
-        if self._costs is not None:
-            return True
-        expected_s = COST_MODEL_RUNS * self._n_timed * self._image_s
+        return self._costs is not None or self._affordable_images is not None
+
+    @property
+    def _affordable_images(self) -> int | None:
+        """How many images a cost model may draw together as a small part of every budget: a batch, or a quarter."""
         budget = self._plan.budget
-        costs = [
-            (self._cost_calls, budget.network_calls),
-            (COST_MODEL_RUNS, budget.evaluations),
-            (expected_s, self._spending.total_s),
-        ]
-        return all(limit is None or cost <= MAX_COST_SHARE * limit for cost, limit in costs)
+        for n in dict.fromkeys((self._n_timed, max(min(MIN_TIMED, self._n_timed), self._n_timed // 4))):
+            costs = [
+                (self._cost_calls(n), budget.network_calls),
+                (COST_MODEL_RUNS, budget.evaluations),
+                (COST_MODEL_RUNS * n * self._image_s, self._spending.total_s),
+            ]
+            if all(limit is None or cost <= MAX_COST_SHARE * limit for cost, limit in costs):
+                return n
+        return None
 
     @property
     def _n_timed(self) -> int:
         return min(self._pool.condition.batch_size, len(self._plan.calibration.prompts))
 
-    @property
-    def _cost_calls(self) -> int:
-        return COST_MODEL_RUNS * self._n_timed * len(self._pool.own_timesteps(self._pool.condition.n_steps))
+    def _cost_calls(self, n_images: int) -> int:
+        return COST_MODEL_RUNS * n_images * len(self._pool.own_timesteps(self._pool.condition.n_steps))
