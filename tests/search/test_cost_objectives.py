@@ -1,13 +1,18 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
+from autotune.evaluators.job import COST_MODEL_RUNS
 from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.budget import Budget
 from autotune.search.clock import SimulatedClock
 from autotune.search.ecad import EcadSearcher
+from autotune.search.ladder import LadderSettings
 from autotune.search.searcher import Result, SearchContext
+from autotune.search.searcher_jobs import MAX_COST_SHARE
 from autotune.search.study_plan import StudyPlan
+from autotune.spaces.cost_model import CostModel
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.front import calibration_front, study_front
 from autotune.spaces.objective import objective_value, parse_constraint
@@ -113,3 +118,30 @@ def test_lucky_timings_are_not_on_the_front_of_a_study(open_study: OpenStudy, pl
     assert errors == sorted(errors, reverse=True)
     verified = [c.held_out.measurement for c in front if c.held_out and c.held_out.measurement]
     assert [m.relative_latency for m in verified] == [objective_value("latency", m) for m in verified]
+
+
+@pytest.mark.parametrize(("share", "n_images"), [(1.0, 8), (0.5, 4), (0.2, None)])
+def test_a_budget_of_calls_decides_how_many_images_a_cost_model_is_measured_on(
+    share: float, n_images: int | None, open_study: OpenStudy, plan: Callable[..., StudyPlan]
+) -> None:
+    """`share` of the budget that a model of a whole batch asks for; its memory is that of a whole batch always."""
+    measured: list[int] = []
+
+    class Watched(TabulatedEvaluator):
+        def cost_model(self, fidelity: Fidelity) -> CostModel:
+            measured.append(len(fidelity.prompts))
+            return super().cost_model(fidelity)
+
+    evaluator = Watched()
+    evaluator.condition = replace(evaluator.condition, batch_size=8)
+    calibration = Fidelity(name="calibration", prompts=tuple(f"{i} cats" for i in range(10)), seeds=tuple(range(10)))
+    calls = COST_MODEL_RUNS * 8 * evaluator.condition.n_steps
+    budget = Budget(network_calls=round(share * calls / MAX_COST_SHARE))
+    study = replace(plan(budget, objectives=("latency", "deviation")), calibration=calibration, ladder=LadderSettings())
+    database = open_study("images", study, evaluator)
+    loop = make_loop(study, evaluator, database, SimulatedClock())
+    assert loop._jobs.affords_costs() == (n_images is not None)
+    if n_images is not None:
+        assert loop._jobs.cost_model().batch_size == 8
+        assert measured == [n_images]
+        assert loop._spending.spent.network_calls == COST_MODEL_RUNS * n_images * evaluator.condition.n_steps
