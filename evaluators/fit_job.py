@@ -23,7 +23,7 @@ from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
 
-PROTOCOL = "1"
+PROTOCOL = "2"
 """Version of the fitting code."""
 
 
@@ -69,7 +69,8 @@ class FitJob:
                 return made
         end = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
         try:
-            made = self._made(schedule, column, fidelity, lambda: time.monotonic() >= end, max_image_runs, quick)
+            stop, seed = lambda: time.monotonic() >= end, int(digest[:8], 16)
+            made = self._made(schedule, column, fidelity, stop, max_image_runs, quick, seed)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             kind = ScheduleError if is_out_of_memory(error) else EvaluatorError
             raise kind(f"the {column} of a schedule can't be fitted: {error}") from error
@@ -85,6 +86,7 @@ class FitJob:
         stop: Callable[[], bool],
         max_image_runs: int | None,
         quick: bool,
+        seed: int,
     ) -> ColumnFit:
         shared: dict[str, Any] = {"condition": self.condition, "stop": stop, "max_image_runs": max_image_runs}
         if column is FitColumn.CACHE_CORRECTION or column in PRECISIONS:
@@ -103,6 +105,6 @@ class FitJob:
             seeds=fidelity.seeds,
             reference=self.reference(fidelity),
             arguments=self.workload.arguments,
-            settings=settings_of(column, quick),
+            settings=settings_of(column, quick, seed),
             **shared,
         )
