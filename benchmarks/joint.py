@@ -95,7 +95,7 @@ def main() -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--families", nargs="+", default=SINGLE, choices=tuple(FAMILIES))
-    parser.add_argument("--calls", type=int, default=40_000, help="of each study; ten minutes on a core")
+    parser.add_argument("--calls", type=int, default=20_000, help="of each study; 5 to 15 minutes on a core")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--storage", type=Path, help="a database to keep the studies in, or to go on from")
 

@@ -147,7 +147,7 @@ def test_fits_come_once_they_expect_more_than_the_mean_of_any_other_arm(
     assert [p.label.split(":")[0] for p in joint.ask(1)] == [arm]
 
 
-def test_fits_come_after_the_other_arms_and_edges_are_measured_once(
+def test_fits_leave_turns_to_the_other_arms_and_edges_are_measured_once(
     context: SearchContext, evaluator: TabulatedEvaluator
 ) -> None:
     asked: list[str] = []
@@ -166,5 +166,5 @@ def test_fits_come_after_the_other_arms_and_edges_are_measured_once(
     assert asked.count("edges") == 1
     # Here, a fit that was carried to other step counts leaves nothing to fit there, which takes a few tries to learn.
     assert 1 <= asked.count("fit") <= 20
-    assert {"tables", "ecad", "s3"} <= set(arms[: arms.index("fits")])
+    assert "fits" in arms
     assert min(arms.count(name) for name in ("tables", "ecad", "s3")) >= 5
