@@ -38,7 +38,7 @@ class _Kind:
 PRIORS: Mapping[_Kind, tuple[float, float]] = {
     _Kind(FitColumn.SOLVER): (0.5, 260.0),
     _Kind(FitColumn.SOLVER, analytic=True): (0.42, 260.0),
-    _Kind(FitColumn.SOLVER, again=True): (0.85, 260.0),
+    _Kind(FitColumn.SOLVER, again=True): (0.8, 260.0),
     _Kind(FitColumn.CORRECTION): (0.75, 440.0),
     _Kind(FitColumn.CORRECTION, again=True): (0.9, 440.0),
 }
