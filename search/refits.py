@@ -44,7 +44,7 @@ PRIORS: Mapping[_Kind, tuple[float, float]] = {
 }
 """What a quick fit is expected to leave of an error, and how many runs over a prompt it is expected to take.
 
-That is before the first one has been seen; it counts as one fit. With an analytic first step, seven fits at 5 to 16
+That is before the first one has been seen; it counts as one fit. With an analytic first step, six fits at 5 to 16
 steps of mini-flux and mini-pixart left .36 to .61; without, three from the same schedules .47 to .62.
 """
 

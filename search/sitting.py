@@ -32,8 +32,8 @@ class Sitting:
     def report_s(self, start_up_s: float) -> float:
         """Seconds of a budget of time to keep for the report, 0 if there will be none.
 
-        Both take longer on a slow machine: 3.1 to 4.5 s after start-ups of 13 to 18 s. But
-        a long start-up may have waited for the disk. How many processes share a core says how much longer it takes.
+        Both take longer on a slow machine: 3.1 and 3.6 s after start-ups of 16 s. But a long start-up may have waited
+        for the disk. How many processes share a core says how much longer it takes.
         """
         if not self.writes_report:
             return 0.0
