@@ -58,12 +58,12 @@ def front_rows(record: StudyRecord) -> list[Row]:
     """One row per member of the study's front, in the front's order (by cost).
 
     Figures are held-out where the member was re-measured, else from calibration; `source` says which. `latency_ms`
-    is the median per image, `speedup` the baseline's median latency over it. A metric that was not measured, or is not
-    a finite number, is None; rewards and `energy_j` have a key only where the study measures them, and so have those of
-    a policy: `success`, `calibration_success`, `action-error`, and `episodes`, the number of them; `relative_weights`
-    and `relative_bit_operations` are there where a member is quantized. `intervals` maps a
-    figure to its 95 % interval [low, high], over prompts for quality and over timed runs for speed; a figure with fewer
-    than two values has none.
+    is the median per image, `speedup` the reciprocal of `Measurement.relative_latency`. A metric that was not measured,
+    or is not a finite number, is None; rewards and `energy_j` have a key only where the study measures them, and so
+    have those of a policy: `success`, `calibration_success`, `action-error`, and `episodes`, the number of them;
+    `relative_weights` and `relative_bit_operations` are there where a member is quantized. `intervals` maps a figure to
+    its 95 % interval [low, high], over prompts for quality and over timed runs for speed; a figure with fewer than two
+    values has none.
 
     `support` is a `Support`. Of `overfit_metric`, the study's quality, `calibration_minus_held_out` and `overfit` are
     the `shift` and `excess` of `Overfit`; None where the member was not re-measured.
@@ -171,7 +171,8 @@ def intervals(measurement: Measurement, names: Collection[str] = MEASURED) -> di
     if len(measurement.latency_ms) > 1 and not {"latency_ms", "speedup"}.isdisjoint(names):
         found["latency_ms"] = bootstrap_interval(measurement.latency_ms, statistic="median")
         if len(measurement.baseline_latency_ms) > 1:
-            found["speedup"] = ratio_interval(measurement.baseline_latency_ms, measurement.latency_ms)
+            low, high = ratio_interval(measurement.latency_ms, measurement.baseline_latency_ms)
+            found["speedup"] = 1.0 / high, 1.0 / low
     if len(measurement.energy_j) > 1 and "energy_j" in names:
         found["energy_j"] = bootstrap_interval(measurement.energy_j, statistic="median")
     for metric in (name for name in (*QUALITY, *OF_EPISODES, *REWARDS) if name in names):

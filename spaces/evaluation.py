@@ -180,15 +180,15 @@ class Measurement:
 
     @property
     def relative_latency(self) -> float:
-        """Median latency over the baseline's median latency."""
-        return statistics.median(self.latency_ms) / statistics.median(self.baseline_latency_ms)
+        """Latency over the baseline's, by `median_ratio`."""
+        return median_ratio(self.latency_ms, self.baseline_latency_ms)
 
     @property
     def relative_energy(self) -> float | None:
-        """Median energy over the baseline's; None where it was not measured."""
+        """Energy over the baseline's, by `median_ratio`; None where it was not measured."""
         if not self.energy_j or not self.baseline_energy_j:
             return None
-        return statistics.median(self.energy_j) / statistics.median(self.baseline_energy_j)
+        return median_ratio(self.energy_j, self.baseline_energy_j)
 
     @property
     def relative_weights(self) -> float | None:
@@ -224,6 +224,17 @@ class Evaluation:
     def measurement(self) -> Measurement | None:
         """The measurement of a complete evaluation, else None."""
         return self.outcome if isinstance(self.outcome, Measurement) else None
+
+
+def median_ratio(own: Sequence[float], baseline: Sequence[float]) -> float:
+    """The median of the ratios of paired runs; the ratio of the medians where there are not equally many.
+
+    Runs that took turns are paired: a machine that is twice as slow for a while slows both of a pair down, but of each
+    side another run, so that the ratio of the medians can be that of a slow run and a fast one.
+    """
+    if len(own) != len(baseline):
+        return statistics.median(own) / statistics.median(baseline)
+    return statistics.median(a / b for a, b in zip(own, baseline, strict=True))
 
 
 def evaluation_key(condition_hash: str, schedule_hash: str, fidelity: Fidelity, protocol: str) -> str:

@@ -1,12 +1,9 @@
 """A pick by a limit, such as `latency<=0.5x`: the best member within a cost, or the cheapest of a quality."""
 
 import re
-import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from autotune.spaces.errors import UsageError
-from autotune.spaces.evaluation import Measurement
 from autotune.spaces.front import (
     baseline_of,
     candidates_for_picks,
@@ -20,11 +17,8 @@ from autotune.spaces.study_record import Candidate, StudyRecord
 
 _TIMES = re.compile(r"(.*\d\.?)\s*x\s*")
 
-_INTERLEAVED: dict[str, Callable[[Measurement], tuple[float, ...]]] = {
-    "latency_ms": lambda m: m.baseline_latency_ms,
-    "energy_j": lambda m: m.baseline_energy_j,
-}
-"""Limits whose default run was measured in turn with the schedule itself."""
+_RELATIVE_TO = {"latency_ms": "latency", "energy_j": "energy"}
+"""Limits whose default run was measured in turn with the schedule itself, and the objective that is their ratio."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +42,11 @@ class PickRule:
         """
         metric, measurement = self.limit.metric, reported_measurement(candidate)
         assert measurement is not None  # candidates for picks have one
+        if self.times_baseline:
+            metric = _RELATIVE_TO.get(metric, metric)
         value = limited_value(metric, measurement)
         if not self.times_baseline or (metric in OBJECTIVES and OBJECTIVES[metric].is_relative):
             return value
-        if metric in _INTERLEAVED:
-            return value / statistics.median(_INTERLEAVED[metric](measurement))
         baseline = baseline_of(record)
         default = None if baseline is None else reported_measurement(baseline)
         unit = 0.0 if default is None else limited_value(metric, default)

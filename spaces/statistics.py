@@ -43,10 +43,11 @@ def bootstrap_interval(
 def ratio_interval(
     numerator: Sequence[float], denominator: Sequence[float], *, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval (low, high) of median(numerator) / median(denominator).
+    """Percentile bootstrap interval (low, high) of the ratio of timings.
 
-    Made for timings: of equally many runs, run i of both is drawn together, since the runs were interleaved and
-    share the machine's drift; of unequally many, each side is drawn by itself.
+    It is that of `autotune.spaces.evaluation.median_ratio`: of equally many runs, the median of the ratios of run i to
+    run i, as they were interleaved and share the machine's drift; of unequally many, the ratio of the medians, with
+    each side drawn by itself.
 
     Raises:
         UsageError: an empty side, a value that is not finite, a denominator that is not positive, or a bad level.
@@ -66,8 +67,9 @@ def ratio_draws(numerator: Sequence[float], denominator: Sequence[float], seed: 
     if (bottom <= 0).any():
         raise UsageError(f"the denominator of a ratio must be positive; got {bottom.min()}")
     rows = _resampled(len(top), seed)
-    other_rows = rows if len(top) == len(bottom) else _resampled(len(bottom), seed + 1)
-    return np.asarray(np.median(top[rows], axis=1) / np.median(bottom[other_rows], axis=1))
+    if len(top) == len(bottom):
+        return np.asarray(np.median((top / bottom)[rows], axis=1))
+    return np.asarray(np.median(top[rows], axis=1) / np.median(bottom[_resampled(len(bottom), seed + 1)], axis=1))
 
 
 def mean_draws(values: Sequence[float], seed: int) -> Array:

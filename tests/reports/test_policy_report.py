@@ -59,7 +59,7 @@ def held_out(point_or_candidate: object) -> Measurement:
 def test_rows_tell_success_with_wilsons_interval_and_nothing_of_deviation(policy: StudyRecord) -> None:
     rows = front_rows(policy)
     json.dumps(rows, allow_nan=False)
-    assert len(rows) >= 4
+    assert len(rows) >= 3
     for row, candidate in zip(rows, study_front(policy), strict=True):
         own = held_out(candidate)
         assert row["success"] == own.mean("success")
@@ -74,7 +74,7 @@ def test_rows_tell_success_with_wilsons_interval_and_nothing_of_deviation(policy
         assert isinstance(found, dict)
         assert set(found) - {"overfit"} == {"latency_ms", "speedup", "success", "action-error"}
         low, high = found["success"]
-        assert low < own.mean("success") < high
+        assert low < own.mean("success") <= high
 
 
 def test_csv_and_markdown_have_the_columns_of_episodes(policy: StudyRecord, record: StudyRecord) -> None:
