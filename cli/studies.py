@@ -194,7 +194,8 @@ def report(
 
 def print_front(record: "StudyRecord", form: Format) -> None:
     """Print a record's front, and below it the members that the held-out values took off it."""
-    from autotune.reports.tables import front_rows, number_text, quality_columns, refuted_rows
+    from autotune.reports.figure_text import number_text
+    from autotune.reports.tables import front_rows, quality_columns, refuted_rows
     from autotune.reports.wording import wording
     from autotune.spaces.error_scale import error_scale
 

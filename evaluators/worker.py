@@ -45,7 +45,7 @@ from autotune.spaces.schedule import Schedule
 from autotune.spaces.segment_costs import SegmentCosts
 from autotune.spaces.trace import Trace
 
-PROTOCOL = "1"
+PROTOCOL = "2"
 """Version of the measuring code."""
 
 
@@ -152,8 +152,9 @@ class Worker:
     def score(self, schedule: Schedule, fidelity: Fidelity, *, repeats: int = 1) -> Measurement | Failure:
         """Measure a schedule: quality on the whole fidelity, latency over `repeats` runs.
 
-        With several repeats every timed run is preceded by one of the baseline. With one, the baseline's last timings
-        in batches of this size stand in.
+        With several repeats every timed run is preceded by one of the baseline, and the run that is scored is not
+        counted, as the first of its kind is slow. With one, that run is timed, and the baseline's last timings in
+        batches of this size stand in.
 
         Raises:
             EvaluatorError: the run failed for a reason that is not the schedule's.
@@ -161,16 +162,16 @@ class Worker:
         reference = self.reference(fidelity)
         began = time.monotonic()
         try:
-            defaults = [self.timing.refresh(fidelity)] if repeats > 1 else self.timing.recent(fidelity)
+            defaults = self.timing.recent(fidelity)
             with measure_peak_memory(self._pipe._execution_device) as peak:
                 limit = self._limit(defaults[-1], fidelity)
                 samples = self._run(schedule, fidelity, limit, purpose=Purpose.SCORED)
             if not bool(torch.isfinite(samples.latents).all()):
                 return Failure(kind=FailureKind.NAN, reason="the final latents hold NaN or infinite values")
             costs = [samples.cost]
-            for _ in range(repeats - 1):
-                defaults.append(self.timing.refresh(fidelity))
-                costs.append(self._time(schedule, fidelity))
+            if repeats > 1:
+                pairs = [(self.timing.refresh(fidelity), self._time(schedule, fidelity)) for _ in range(repeats)]
+                defaults, costs = map(list, zip(*pairs, strict=True))
         except Deadline as error:
             return Failure(kind=FailureKind.TIMEOUT, reason=str(error))
         except ScheduleError as error:

@@ -3,16 +3,8 @@
 import statistics
 from collections.abc import Mapping
 
-from autotune.reports.tables import (
-    OPTIONAL,
-    TITLES,
-    WITH_INTERVAL,
-    Row,
-    figure_text,
-    figures_of,
-    intervals,
-    number_text,
-)
+from autotune.reports.figure_text import figure_text, number_text
+from autotune.reports.tables import OPTIONAL, TITLES, WITH_INTERVAL, Row, figures_of, intervals
 from autotune.reports.text_table import TextTable
 from autotune.reports.wording import wording
 from autotune.spaces.bench_result import BenchResult, Contestant, paired_difference

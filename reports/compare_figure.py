@@ -16,7 +16,7 @@ from autotune.reports.contender import UNION, Contender
 from autotune.reports.point import HELD_OUT, Interval, Point, cost_interval, error_interval, lower_front
 from autotune.spaces.error_scale import ERRORS, ErrorScale
 from autotune.spaces.front import RIVAL
-from autotune.spaces.statistics import bootstrap_interval, mean_ratio_interval
+from autotune.spaces.statistics import mean_ratio_interval, timing_interval
 
 _MARKERS = ("o", "^", "D", "v", "P")
 _WIDE_RANGE = 6.0
@@ -141,7 +141,7 @@ def _across(series: _Series, point: Point) -> Interval | None:
     if not series.absolute:
         return cost_interval(point, "latency")
     latency_ms = point.measurement.latency_ms
-    return bootstrap_interval(latency_ms, statistic="median") if len(latency_ms) > 1 else None
+    return timing_interval(latency_ms) if len(latency_ms) > 1 else None
 
 
 def _up(series: _Series, point: Point) -> Interval | None:

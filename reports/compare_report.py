@@ -11,8 +11,8 @@ from autotune.reports.compare_notes import notes
 from autotune.reports.compare_tables import Removals, comparison_tables, members_csv
 from autotune.reports.comparison import Comparison
 from autotune.reports.figure import render
+from autotune.reports.figure_text import markdown_cell
 from autotune.reports.folder import write_files
-from autotune.reports.tables import markdown_cell
 from autotune.reports.templates import template_environment
 
 _RELATIVE = (

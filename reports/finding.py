@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from autotune.reports.figure_text import number_text
 from autotune.reports.growth import Arrival
 from autotune.reports.point import HELD_OUT, Point, cost_and_error, lower_front, volume
-from autotune.reports.tables import number_text
 from autotune.reports.wording import wording
 from autotune.spaces.error_scale import scale_of
-from autotune.spaces.front import BASELINE, RIVAL
+from autotune.spaces.front import BASELINE, RIVAL, refuted_members
 from autotune.spaces.study_record import Candidate, StudyRecord
 
 JOINT = "joint"
@@ -116,7 +116,9 @@ def beats(rival: Point, point: Point, cost: str) -> bool:
     return a != b and a[0] <= b[0] and a[1] <= b[1]
 
 
-def sentences(rows: Sequence[FamilyRow], points: Sequence[Point], members: Sequence[Point]) -> tuple[str, ...]:
+def sentences(
+    rows: Sequence[FamilyRow], points: Sequence[Point], members: Sequence[Point], cost: str
+) -> tuple[str, ...]:
     """What a reader should know before believing the front: its origin, the rival, the shift between prompt sets."""
     found = []
     if members:
@@ -128,11 +130,7 @@ def sentences(rows: Sequence[FamilyRow], points: Sequence[Point], members: Seque
     if fewer is None or not fewer.best:
         found.append("No fewer-steps run was measured, so the front is not held against the strongest cheap rival.")
     elif members:
-        total = volume([(p.cost, p.error) for p in members])
-        found.append(
-            f"Hypervolume: {total:.3f} for the whole front, {fewer.hypervolume:.3f} for fewer steps with the best "
-            "solver alone."
-        )
+        found.append(_volumes(members, [p for p in points if p.family == RIVAL], cost))
     if any(p.candidate.schedule.quantization is not None for p in members):
         found.append(
             "Quantized schedules are computed in floating point here: their latency is not that of low-precision "
@@ -142,6 +140,27 @@ def sentences(rows: Sequence[FamilyRow], points: Sequence[Point], members: Seque
     return (*found, *([shift] if shift else []))
 
 
+def taken_off(record: StudyRecord) -> tuple[str, ...]:
+    """Which members of the calibration front its held-out values have taken off it, in a sentence."""
+    members = refuted_members(record)
+    if not members:
+        return ()
+    labels = "; ".join(f"{c.label} ({c.schedule_hash[:12]})" for c in members)
+    return (f"Taken off the front by held-out values: {labels}. Their figures are in table.md.",)
+
+
+def _volumes(members: Sequence[Point], rivals: Sequence[Point], cost: str) -> str:
+    """Hypervolumes of the front and of the rival on the same prompts: held-out ones only where all have such values."""
+    groups, where = (members, rivals), ""
+    if any(p.source != HELD_OUT for p in (*members, *lower_front(rivals))):
+        where = " of calibration values"
+        places = [[cost_and_error(p.candidate.calibration.measurement, cost) for p in group] for group in groups]
+    else:
+        places = [[(p.cost, p.error) for p in group if p.source == HELD_OUT] for group in groups]
+    total, alone = (volume([place for place in group if place is not None]) for group in places)
+    return f"Hypervolume{where}: {total:.3f} for the whole front, {alone:.3f} for fewer steps alone."
+
+
 def _rivalry(row: FamilyRow) -> str | None:
     if row.beaten is None or row.best == 0:
         return None
@@ -149,7 +168,8 @@ def _rivalry(row: FamilyRow) -> str | None:
         what = "schedule is" if row.best == 1 else f"{row.best} schedules are all"
         return f"Family {row.family} does not pay here: its best {what} dominated by taking fewer steps."
     if row.beaten == 0:
-        return f"No fewer-steps run dominates any of the best {_count(row.best, 'schedule')} of family {row.family}."
+        best = "the best schedule" if row.best == 1 else f"any of the best {row.best} schedules"
+        return f"No fewer-steps run dominates {best} of family {row.family}."
     return f"Fewer steps dominate {row.beaten} of the best {row.best} schedules of family {row.family}."
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from autotune.reports.figure_text import figure_text, source_text
 from autotune.reports.front_figure import FrontPlot
 from autotune.reports.pick_section import export_line
-from autotune.reports.tables import Row, candidate_row, figure_text, source_text
+from autotune.reports.tables import Row, candidate_row
 from autotune.reports.wording import wording
 from autotune.spaces.front import BASELINE
 

@@ -9,10 +9,11 @@ from markupsafe import Markup
 
 from autotune.reports import palette
 from autotune.reports.figure import Rendered
+from autotune.reports.figure_text import interval_of, interval_text, number_text, source_text
 from autotune.reports.pick_section import PickSection
 from autotune.reports.provenance import duration_text, failure_rows, provenance_sections
 from autotune.reports.sample_grid import Sample, SampleGrid, data_uri, rank_text, sample_text
-from autotune.reports.tables import Row, interval_of, interval_text, number_text, source_text
+from autotune.reports.tables import Row
 from autotune.reports.templates import template_environment
 from autotune.reports.wording import Wording
 from autotune.spaces.error_scale import ErrorScale

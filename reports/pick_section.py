@@ -7,9 +7,10 @@ from functools import partial
 
 from autotune.reports.cache_map import cell_states
 from autotune.reports.figure import Rendered, render
+from autotune.reports.figure_text import figure_text, interval_of, number_text
 from autotune.reports.schedule_figure import draw_schedule
 from autotune.reports.schedule_text import schedule_text
-from autotune.reports.tables import Row, figure_text, interval_of, number_text
+from autotune.reports.tables import Row
 from autotune.reports.wording import Wording
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.error_scale import ErrorScale, error_scale
@@ -18,8 +19,8 @@ from autotune.spaces.study_record import Candidate, StudyRecord
 
 PURPOSE = {
     "quality": "best quality at up to one and a half times the default run's cost",
-    "balanced": "the slower of the knee of the front and the fastest that is no worse than the default run",
-    "fast": "the faster of these two",
+    "balanced": "the slower of two: the knee of the front, and the fastest not measurably worse than the default run",
+    "fast": "the faster of two: the knee of the front, and the fastest not measurably worse than the default run",
 }
 
 

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from autotune.reports.figure import render, render_png
-from autotune.reports.finding import family_rows, sentences
+from autotune.reports.finding import family_rows, sentences, taken_off
 from autotune.reports.folder import write_files
 from autotune.reports.front_dots import front_dots
 from autotune.reports.front_figure import FrontPlot, draw_front, outside_frame
@@ -55,7 +55,7 @@ def report_files(record: StudyRecord, load_artifact: LoadArtifact, storage: str 
     rows = front_rows(record)
     by_hash = {str(row["schedule_hash"]): row for row in rows}
     families = family_rows(record, points, front, cost, history)
-    findings = sentences(families, points, plot.members)
+    findings = (*sentences(families, points, plot.members, cost), *taken_off(record))
     default = baseline_of(record)
     baseline = None if default is None or reported_measurement(default) is None else candidate_row(default, [])
     samples = _samples(record, default, picks, load_artifact)

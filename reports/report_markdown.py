@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 
+from autotune.reports.figure_text import figure_text, markdown_cell, number_text, source_text
 from autotune.reports.finding import FamilyRow
 from autotune.reports.pick_section import PickSection
-from autotune.reports.provenance import duration_text, failure_rows
-from autotune.reports.tables import Row, figure_text, markdown_cell, number_text, source_text, to_markdown
+from autotune.reports.provenance import duration_text, failure_rows, provenance_sections
+from autotune.reports.tables import Row, to_markdown
 from autotune.reports.wording import Wording
 from autotune.spaces.study_record import StudyRecord, StudyState
 
@@ -16,7 +17,8 @@ _FRONT_NOTE = (
     "calibration {units}; bars and brackets are 95 % intervals.{floor} Cheapest first:"
 )
 
-_SETTINGS = ("objectives", "constraints", "family", "seed")
+_LISTS_PROMPTS = frozenset({"calibration.prompts", "held_out.prompts", "calibration.seeds", "held_out.seeds"})
+"""Settings that the page shows whole, and that would fill pages here."""
 
 
 def report_markdown(
@@ -44,7 +46,7 @@ def report_markdown(
     parts += ["## What to use", *_picks(picks, advice, baseline, words)]
     if rows:
         note = _FRONT_NOTE.format(units=words.units, floor=words.floor)
-        parts += ["## Front", "![front](front.png)", note, to_markdown(rows)]
+        parts += ["## Front", "![front](front.png)", note, to_markdown(rows), words.held_up]
     if findings:
         parts.append("\n".join(f"- {markdown_cell(sentence)}" for sentence in findings))
     parts += ["## Pictures", "![samples](samples.png)", f"The worst {words.unit} first; {words.captions}."]
@@ -69,14 +71,15 @@ def _picks(picks: Sequence[PickSection], advice: str, baseline: Row | None, word
         lines.append((pick.name, *_figures(pick.row, figures), label, pick.purpose))
     if baseline is not None:
         lines.append(("default run", *_figures(baseline, figures), str(baseline["label"]), "the pipeline as it comes"))
-    exports = "\n".join(dict.fromkeys(pick.export for pick in picks))
-    applies = next((pick.apply for pick in picks if pick.name == "balanced"), picks[0].apply)
+    first = next((pick for pick in picks if pick.name == "balanced"), picks[0])
+    others = "\n".join(dict.fromkeys(pick.export for pick in picks if pick.export != first.export))
     return [
         markdown_cell(advice),
-        f"```\n{exports}\n```",
+        f"```\n{first.export}\n```",
         f"Then, in the program that {words.program} (undo with `autotune.remove(pipe)`):",
-        f"```python\nimport autotune\n\n{applies}\n```",
+        f"```python\nimport autotune\n\n{first.apply}\n```",
         _table(header, lines, text=("pick", "measured on", "schedule", "chosen as")),
+        *([f"The others are written by\n\n```\n{others}\n```"] if others else []),
     ]
 
 
@@ -127,15 +130,11 @@ def _failures(record: StudyRecord) -> list[str]:
 
 
 def _provenance(record: StudyRecord) -> str:
-    settings = {name: record.settings[name] for name in _SETTINGS if name in record.settings}
-    facts = {
-        "created": record.created,
-        **{name: ", ".join(map(str, v)) if isinstance(v, list | tuple) else str(v) for name, v in settings.items()},
-        "model": f"{record.condition.model}, {record.condition.revision}",
-        "device": record.condition.device,
-        "versions": ", ".join(f"{name} {version}" for name, version in record.condition.versions),
-    }
-    return "\n".join(f"- {name}: {markdown_cell(value) or 'none'}" for name, value in facts.items())
+    parts = []
+    for title, facts in provenance_sections(record):
+        lines = [f"- {name}: {markdown_cell(value)}" for name, value in facts if name not in _LISTS_PROMPTS]
+        parts.append("\n".join([f"{title}", "", *lines]))
+    return "\n\n".join(parts)
 
 
 def _table(header: Sequence[str], lines: Iterable[Sequence[str]], text: Sequence[str]) -> str:

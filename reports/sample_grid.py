@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from autotune.reports import palette
-from autotune.reports.tables import number_text
+from autotune.reports.figure_text import number_text
 from autotune.spaces.error_scale import ErrorScale, error_scale
 from autotune.spaces.study_record import Candidate, StudyRecord
 from autotune.spaces.worst_prompts import INDICES_CHUNK, worst_first

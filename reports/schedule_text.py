@@ -2,6 +2,7 @@
 
 from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.schedule import Schedule
+from autotune.spaces.solver_step import FACTORS
 
 
 def schedule_text(schedule: Schedule, reused: float | None) -> str:
@@ -35,4 +36,7 @@ def solver_text(schedule: Schedule) -> str:
     text = " and ".join(sorted({step.form for step in schedule.solver}))
     orders = sorted({s.order for s in schedule.solver})
     text += f", order {orders[0]}" if len(orders) == 1 else f", orders {orders[0]} to {orders[-1]}"
-    return text + (", with corrector" if any(s.corrector for s in schedule.solver) else "")
+    text += ", with corrector" if any(s.corrector for s in schedule.solver) else ""
+    text += ", analytic first step" if schedule.start is not None else ""
+    is_plain = all(getattr(step, name) == 1.0 for step in schedule.solver for name in FACTORS)
+    return text + ("" if is_plain else ", with factors of its own")

@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Collection, Mapping, Sequence
 from math import isfinite, nan
 
-from autotune.reports.point import HELD_OUT, Interval, final_measurement
-from autotune.spaces.error_scale import percent
+from autotune.reports.figure_text import figure_text, interval_of, markdown_cell, number_text, source_text
+from autotune.reports.point import Interval, final_measurement
 from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import DEVIATION, SUCCESS, Measurement
 from autotune.spaces.front import (
@@ -20,8 +20,8 @@ from autotune.spaces.front import (
     study_front,
 )
 from autotune.spaces.held_out import Overfit, Support, overfit
-from autotune.spaces.objective import REWARDS
-from autotune.spaces.statistics import bootstrap_interval, ratio_interval, share_interval
+from autotune.spaces.objective import REWARDS, objective_value
+from autotune.spaces.statistics import bootstrap_interval, ratio_interval, share_interval, timing_interval
 from autotune.spaces.study_record import Candidate, StudyRecord
 
 Row = dict[str, object]
@@ -58,12 +58,12 @@ def front_rows(record: StudyRecord) -> list[Row]:
     """One row per member of the study's front, in the front's order (by cost).
 
     Figures are held-out where the member was re-measured, else from calibration; `source` says which. `latency_ms`
-    is the median per image, `speedup` the reciprocal of `Measurement.relative_latency`. A metric that was not measured,
-    or is not a finite number, is None; rewards and `energy_j` have a key only where the study measures them, and so
-    have those of a policy: `success`, `calibration_success`, `action-error`, and `episodes`, the number of them;
-    `relative_weights` and `relative_bit_operations` are there where a member is quantized. `intervals` maps a figure to
-    its 95 % interval [low, high], over prompts for quality and over timed runs for speed; a figure with fewer than two
-    values has none.
+    is the median per image, `speedup` the reciprocal of the objective `latency`; `modelled` is there where that is the
+    cost model's, the schedule having been timed once. A metric that was not measured, or is not a finite number, is
+    None; rewards and `energy_j` have a key only where the study measures them, and so have those of a policy:
+    `success`, `calibration_success`, `action-error`, and `episodes`, the number of them; `relative_weights` and
+    `relative_bit_operations` are there where a member is quantized. `intervals` maps a figure to its 95 % interval
+    [low, high], over prompts for quality and over timed runs for speed; a figure with fewer than two values has none.
 
     `support` is a `Support`. Of `overfit_metric`, the study's quality, `calibration_minus_held_out` and `overfit` are
     the `shift` and `excess` of `Overfit`; None where the member was not re-measured.
@@ -71,7 +71,12 @@ def front_rows(record: StudyRecord) -> list[Row]:
     front = study_front(record)
     chosen = pick(front, record) if front else {}
     support = front_support(record)
-    return [_member_row(c, record, [n for n in PICKS if n in chosen and _same(chosen[n], c)], support) for c in front]
+    return [
+        _member_row(
+            c, record, [n for n in PICKS if n in chosen and chosen[n].schedule_hash == c.schedule_hash], support
+        )
+        for c in front
+    ]
 
 
 def refuted_rows(record: StudyRecord) -> list[Row]:
@@ -93,10 +98,6 @@ def row_of(record: StudyRecord, candidate: Candidate) -> Row:
     return found or candidate_row(candidate, [])
 
 
-def _same(a: Candidate, b: Candidate) -> bool:
-    return a.schedule_hash == b.schedule_hash
-
-
 def _member_row(candidate: Candidate, record: StudyRecord, picks: list[str], support: Mapping[int, Support]) -> Row:
     row, found = candidate_row(candidate, picks), _overfit(candidate, record)
     row |= {"on_front": True, "support": str(support[candidate.number])}
@@ -106,7 +107,9 @@ def _member_row(candidate: Candidate, record: StudyRecord, picks: list[str], sup
         "overfit": None if found is None else found.excess,
     }
     if found is not None and found.interval is not None:
-        row["intervals"] = {**_mapping(row["intervals"]), "overfit": list(found.interval)}
+        known = row["intervals"]
+        assert isinstance(known, Mapping)
+        row["intervals"] = {**known, "overfit": list(found.interval)}
     return row
 
 
@@ -148,7 +151,7 @@ def figures_of(measurement: Measurement) -> Row:
     row: Row = {
         "network_calls": measurement.network_calls,
         "latency_ms": statistics.median(measurement.latency_ms),
-        "speedup": 1.0 / measurement.relative_latency,
+        "speedup": 1.0 / objective_value("latency", measurement),
         "relative_macs": measurement.relative_macs,
         "macs": measurement.macs,
     }
@@ -159,6 +162,7 @@ def figures_of(measurement: Measurement) -> Row:
     if measurement.relative_weights not in (None, 1.0):
         row |= {name: getattr(measurement, name) for name in OF_PRECISION}
     row |= {"energy_j": statistics.median(measurement.energy_j)} if measurement.energy_j else {}
+    row |= {"modelled": True} if objective_value("latency", measurement) != measurement.relative_latency else {}
     return row | {
         "peak_memory_bytes": measurement.peak_memory_bytes,
         "intervals": {name: list(interval) for name, interval in intervals(measurement).items()},
@@ -169,12 +173,12 @@ def intervals(measurement: Measurement, names: Collection[str] = MEASURED) -> di
     """95 % intervals, bootstrap or Wilson's, of some of a measurement's figures, by the names of the columns."""
     found: dict[str, Interval] = {}
     if len(measurement.latency_ms) > 1 and not {"latency_ms", "speedup"}.isdisjoint(names):
-        found["latency_ms"] = bootstrap_interval(measurement.latency_ms, statistic="median")
+        found["latency_ms"] = timing_interval(measurement.latency_ms)
         if len(measurement.baseline_latency_ms) > 1:
             low, high = ratio_interval(measurement.latency_ms, measurement.baseline_latency_ms)
             found["speedup"] = 1.0 / high, 1.0 / low
-    if len(measurement.energy_j) > 1 and "energy_j" in names:
-        found["energy_j"] = bootstrap_interval(measurement.energy_j, statistic="median")
+    if len(measurement.energy_j) > 1 and min(measurement.energy_j) > 0.0 and "energy_j" in names:
+        found["energy_j"] = timing_interval(measurement.energy_j)
     for metric in (name for name in (*QUALITY, *OF_EPISODES, *REWARDS) if name in names):
         values = measurement.quality.get(metric, ())
         if len(values) > 1 and all(map(isfinite, values)):
@@ -228,7 +232,9 @@ def quality_columns(rows: Sequence[Mapping[str, object]], columns: Mapping[str, 
 def to_markdown(rows: Sequence[Mapping[str, object]]) -> str:
     """The rows as a Markdown table for people: rounded figures, 95 % intervals in brackets."""
     figures = {"speedup": "speed-up", "latency_ms": "latency (ms)", **quality_columns(rows), "overfit": "over-fit"}
-    header = ("pick", "schedule", "family", "calls", *figures.values(), "MACs", "measured on", "held up", "hash")
+    header = (
+        "pick", "schedule", "family", "calls", *figures.values(), "relative MACs", "measured on", "held up", "hash",
+    )  # fmt: skip
     lines = [
         "| " + " | ".join(header) + " |",
         "|" + "|".join(" --- " if name in ("pick", "schedule", "family") else " ---: " for name in header) + "|",
@@ -243,56 +249,6 @@ def to_markdown(rows: Sequence[Mapping[str, object]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def figure_text(row: Mapping[str, object], name: str) -> str:
-    """A figure of a row as people read it, with its interval if it has one: `2.41x [2.35, 2.49]`."""
-    interval = interval_of(row, name)
-    text = number_text(name, row.get(name))
-    return text if interval is None else f"{text} {interval_text(name, interval)}"
-
-
-def interval_text(name: str, interval: Interval) -> str:
-    """An interval as people read it, without units: `[2.35, 2.49]`."""
-    low, high = (number_text(name, end).removesuffix("x").removesuffix(" %") for end in interval)
-    return f"[{low}, {high}]"
-
-
-def number_text(name: str, value: object) -> str:
-    """One figure, rounded for people; `-` where nothing was measured."""
-    if not isinstance(value, int | float):
-        return "-"
-    decimals = {"psnr": ".2f", "ssim": ".4f", "alignment": ".3f", "relative_macs": ".3f"}
-    if name == "speedup":
-        return f"{value:.2f}x"
-    if name == "overfit":
-        return f"{100 * value:+.1f} %"
-    if name == SUCCESS:
-        return percent(value)
-    if name in decimals:
-        return format(value, decimals[name])
-    return format(value, "#.3g").removesuffix(".") if 0 < abs(value) < 1000 else f"{value:.0f}"
-
-
-def source_text(row: Mapping[str, object]) -> str:
-    """Where a row's figures come from, for people."""
-    return "held-out" if row["source"] == HELD_OUT else "calibration"
-
-
-def interval_of(row: Mapping[str, object], name: str) -> Interval | None:
-    """The interval of one figure of a row, or None."""
-    interval = _mapping(row["intervals"]).get(name)
-    return None if interval is None else (float(interval[0]), float(interval[1]))
-
-
-def _mapping(value: object) -> Mapping[str, Interval]:
-    assert isinstance(value, Mapping)
-    return value
-
-
 def _names(picks: object) -> list[str]:
     assert isinstance(picks, list)
     return [str(name) for name in picks]
-
-
-def markdown_cell(text: str) -> str:
-    """The text of one cell of a Markdown table, on one line and without markup of its own."""
-    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())

@@ -3,7 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from autotune.reports.tables import Row, interval_of, interval_text, markdown_cell, number_text
+from autotune.reports.figure_text import interval_of, interval_text, markdown_cell, number_text
+from autotune.reports.tables import Row
 
 _SHOWN_AS = {
     "rival_speedup": "speedup",

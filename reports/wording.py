@@ -51,6 +51,16 @@ class Wording:
         """One of them."""
         return self.units.removesuffix("s")
 
+    @property
+    def held_up(self) -> str:
+        """What the columns `held up` and `over-fit` of a front's table say."""
+        return (
+            f"Held up is what the values on held-out {self.units} say of a member, at 95 %: it is supported if every "
+            "other measured schedule is measurably worse in something, unsupported if another is measurably better, "
+            f"else unclear. Over-fit is how much worse it does there than the calibration {self.units} promised, "
+            "beyond what the default run does, which nothing was chosen for."
+        )
+
 
 IMAGES = Wording(
     scale=DEVIATIONS,

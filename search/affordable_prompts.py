@@ -51,7 +51,7 @@ def with_affordable_prompts(
     assert isinstance(default_ms, float)
     n_runs = 1.0 + (REFERENCE_STEPS / pool.condition.n_steps if pool.converges else 1.0)
     affordable = SHARE * left_s() / (default_ms / 1000.0)
-    timed = TIMED_BATCHES, 2 * settings.plan("timings").verification.repeats - 1
+    timed = TIMED_BATCHES, 2 * settings.plan("timings").verification.repeats
     share, sides = 1.0, (settings.calibration, settings.held_out)
     while max(len(side) for side in sides) > MIN_PROMPTS:
         sizes = [len(side) for side in sides]

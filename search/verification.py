@@ -35,7 +35,7 @@ class VerificationSettings:
 class VerificationOrder:
     """Whom to measure again: `first` are the baseline, the picks and what given schedules are compared with.
 
-    `others` are more of the calibration front.
+    `others` are what the picks are to be held against, and more of the calibration front.
     """
 
     first: tuple[Candidate, ...]
@@ -47,8 +47,9 @@ def verification_order(
 ) -> VerificationOrder:
     """The baseline and at most `max_members` of the front, those with the most hypervolume first.
 
-    Where places are left, the rest of the fewer-steps curve follows, so that the rival has held-out values too. The
-    candidates with the schedule hashes `given` come on top, each with the best candidate and rival at no more cost.
+    Each pick comes with the best of fewer steps at no more cost, and where places are left, the rest of that curve
+    follows, so that the rival has held-out values too. The candidates with the schedule hashes `given` come on top,
+    each with the best candidate and rival at no more cost.
     """
     front = calibration_front(record)
     picks = list({c.number: c for c in pick(front, record, unverified=True).values()}.values())[:max_members]
@@ -59,11 +60,12 @@ def verification_order(
     compared = [c for e in compare_given(record, given) for c in (e.given, e.refined, e.rival) if c is not None]
     first = tuple({c.number: c for c in [*([baseline] if baseline else []), *picks, *compared]}.values())
     done = {c.number for c in first}
+    beside = [e.rival for e in compare_given(record, {c.schedule_hash for c in picks}) if e.rival is not None]
     members = [c for c in kept if c.number not in done]
-    on_front = {c.number for c in front} | done
-    rivals = [c for c in calibration_front(record, RIVAL) if c.number not in on_front]
-    n_left = max_members - len(picks) - len(members)
-    return VerificationOrder(first=first, others=(*members, *rivals[: max(0, n_left)]))
+    seen = {c.number for c in front} | done | {c.number for c in beside}
+    rivals = [c for c in calibration_front(record, RIVAL) if c.number not in seen]
+    others = [*beside, *members, *rivals[: max(0, max_members - len(picks) - len(members))]]
+    return VerificationOrder(first=first, others=tuple({c.number: c for c in others if c.number not in done}.values()))
 
 
 def _most_volume(
@@ -144,5 +146,5 @@ class Verification:
     def _member_s(self, member: Measurement) -> float:
         n_prompts = len(self._held_out.prompts)
         n_batch = min(self._batch_size, n_prompts)
-        n_own, n_baseline = n_prompts + (self._settings.repeats - 1) * n_batch, self._settings.repeats * n_batch
+        n_own, n_baseline = n_prompts + self._settings.repeats * n_batch, self._settings.repeats * n_batch
         return (n_own * median(member.latency_ms) + n_baseline * median(member.baseline_latency_ms)) / 1000.0

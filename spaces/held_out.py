@@ -14,10 +14,7 @@ from autotune.spaces.statistics import mean_draws, percentile_interval, ratio_dr
 Array = NDArray[np.float64]
 
 FEWEST_VALUES = 3
-"""With fewer timed runs, or prompts, nothing is said to be measurably faster, or better.
-
-Of three runs each, all of one are below all of the other by chance once in twenty.
-"""
+"""With fewer timed runs, or prompts, nothing is said to be measurably faster, or better."""
 
 
 _TIMED: dict[str, Callable[[Measurement], tuple[tuple[float, ...], tuple[float, ...]]]] = {
@@ -45,7 +42,7 @@ def judge(measurements: Sequence[Measurement], objectives: Sequence[str]) -> lis
     """What is to be said of each of these measurements, all of the same prompts, beside the others.
 
     Of qualities the differences are paired by prompt, of latency and energy both are relative to the default runs
-    that were interleaved with them; both have bootstrap intervals. Costs that are counted are compared as they are.
+    that were interleaved with them (`ratio_interval`). Costs that are counted are compared as they are.
 
     Raises:
         UsageError: an objective was not measured.
@@ -79,7 +76,7 @@ def _draws(name: str, measurements: Sequence[Measurement]) -> Array:
     values = [objective_value(name, measurement) for measurement in measurements]
     if name in _TIMED:
         runs = [_TIMED[name](m) for m in measurements]
-        enough = [min(len(own), len(default)) >= FEWEST_VALUES for own, default in runs]
+        enough = [min(map(len, pair)) >= FEWEST_VALUES and min(map(min, pair)) > 0.0 for pair in runs]
         drawn = [
             ratio_draws(*pair, seed=i) if ok else None for i, (pair, ok) in enumerate(zip(runs, enough, strict=True))
         ]

@@ -4,9 +4,9 @@ import pytest
 
 from autotune.reports.finding import FamilyRow, beats, family_rows, sentences
 from autotune.reports.growth import arrivals
-from autotune.reports.point import Point, study_points
+from autotune.reports.point import Point, study_points, volume
 from autotune.spaces.evaluation import Measurement
-from autotune.spaces.front import study_front
+from autotune.spaces.front import RIVAL, study_front
 from autotune.spaces.study_record import Candidate, StudyRecord
 
 
@@ -32,7 +32,7 @@ def study_of(record: StudyRecord, figures: list[tuple[str, float, float]]) -> St
 def texts(record: StudyRecord) -> str:
     points, front = study_points(record), study_front(record)
     members = [p for p in points if p.candidate in front]
-    return "\n".join(sentences(families(record), points, members))
+    return "\n".join(sentences(families(record), points, members, "latency"))
 
 
 def families(record: StudyRecord) -> tuple[FamilyRow, ...]:
@@ -53,7 +53,7 @@ def test_a_family_with_one_schedule_beyond_fewer_steps_is_counted(record: StudyR
 
 def test_a_family_that_fewer_steps_never_beat_is_said_so(record: StudyRecord) -> None:
     study = study_of(record, [("fewer-steps", 0.4, 0.05), ("ecad", 0.3, 0.04)])
-    assert "No fewer-steps run dominates any of the best 1 schedule of family ecad." in texts(study)
+    assert "No fewer-steps run dominates the best schedule of family ecad." in texts(study)
 
 
 def test_the_speed_of_quantized_schedules_is_said_to_be_no_kernels(record: StudyRecord) -> None:
@@ -127,3 +127,15 @@ def test_arms_of_the_joint_search_are_told_by_their_labels(record: StudyRecord) 
     assert arms["s3"].on_front == 0
     assert rows["joint"].added == pytest.approx(0.4 / 3)
     assert rows["joint"].on_front == 1
+
+
+def test_the_front_and_fewer_steps_are_measured_on_the_same_prompts(record: StudyRecord) -> None:
+    """Where fewer steps were not all measured again, both stand at the values of the calibration prompts."""
+    front, rivals = study_front(record), [c for c in record.whole if c.family == RIVAL]
+    assert all(c.held_out is not None for c in front)
+    assert any(c.held_out is None for c in rivals)
+    measured = [[c.calibration.measurement for c in group] for group in (front, rivals)]
+    total, alone = (volume([(m.relative_latency, m.error) for m in group if m is not None]) for group in measured)
+    assert f"Hypervolume of calibration values: {total:.3f} for the whole front, {alone:.3f} for" in texts(record)
+    again = [dataclasses.replace(c, held_out=c.held_out or c.calibration) for c in record.candidates]
+    assert "Hypervolume: " in texts(dataclasses.replace(record, candidates=tuple(again)))
