@@ -41,9 +41,13 @@ class BacSearcher(PlannedSearcher):
     family = "bac"
 
     def _candidates(self) -> Iterator[Seed]:
-        if self._context.branch_tables is None or self._context.n_calls < 3:
-            return iter(())
-        return bac_schedules(self._context, self._context.branch_tables())
+        return bac_seeds(self._context)
+
+
+def bac_seeds(context: SearchContext) -> Iterator[Seed]:
+    """The plans of `bac_schedules` by tables that are measured when the first is asked for; none without tables."""
+    if context.branch_tables is not None and context.n_calls >= 3:
+        yield from bac_schedules(context, context.branch_tables())
 
 
 def bac_schedules(

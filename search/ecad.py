@@ -14,7 +14,7 @@ from autotune.search.guidance_plans import guided_plans
 from autotune.search.nsga2 import Individual, Ranked, survivors, tournament
 from autotune.search.published_seeds import has_cross_attention, published_seeds
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
-from autotune.search.seed_queue import Seed, SeedQueue
+from autotune.search.seed_queue import Seed, SeedQueue, in_turns
 from autotune.search.variation import PublishedVariation, StructuredVariation, Variation
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.evaluation import Measurement
@@ -52,14 +52,7 @@ def planned_and_known(context: SearchContext) -> Iterator[Seed]:
         context = replace(context, edge_costs=lambda: costs)
     masks = iter(literature_masks(context.inventory, context.n_calls, errors))
     known = ((mask.label, mask.schedule(context.condition.n_steps)) for mask in masks)
-    sources: list[Iterator[Seed]] = [planned_schedules(context), guided_plans(context), known]
-    while sources:
-        for source in list(sources):
-            seed = next(source, None)
-            if seed is None:
-                sources.remove(source)
-            else:
-                yield seed
+    yield from in_turns(planned_schedules(context), guided_plans(context), known)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,8 +27,8 @@ class Family:
 _ALL = (
     Family(
         name="joint",
-        columns=("n_steps", "time", "solver", "start", "correction", "cache", "guidance"),
-        method="evolution of whole schedules beside ecad, s3 and fits by gradient; a bandit shares the budget by gain",
+        columns=("n_steps", "time", "solver", "start", "correction", "cache", "guidance", "policy"),
+        method="evolution of whole schedules beside ecad, s3, policies and fits; a bandit shares the budget by gain",
         target="autotune.search.joint:JointSearcher",
     ),
     Family(

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from autotune.search.archive import ParetoArchive
 from autotune.search.ecad import EcadSearcher
+from autotune.search.policies import EveryPolicySearcher
 from autotune.search.refits import Refits
 from autotune.search.s3 import S3Searcher, S3Settings
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext, Searcher
@@ -22,6 +23,9 @@ MEMORY = 0.95
 PRIOR_GAIN = 3e-4
 """Hypervolume that one more evaluation of each arm, which never fades, is taken to have brought."""
 
+START_TURNS = 4
+"""Proposals of each arm that come before gains are weighed: a single try would tell little of an arm."""
+
 OPTIMISM = 1.0
 """Of the bandit, in units of the largest mean gain: how much an arm that was tried little is favoured."""
 
@@ -35,17 +39,27 @@ CONVERGING = frozenset({"s3", "fits"})
 """Arms that come closer to a converged run, and have nothing to do where there is none."""
 
 ARMS: Mapping[str, Callable[[SearchContext, int], Searcher]] = MappingProxyType(
-    {"tables": TableEvolution, "ecad": EcadSearcher, "s3": _s3_without_fits, "fits": Refits}
+    {
+        "tables": TableEvolution,
+        "ecad": EcadSearcher,
+        "s3": _s3_without_fits,
+        "policies": EveryPolicySearcher,
+        "fits": Refits,
+    }
 )
 
 
 @dataclass(slots=True)
 class _Arm:
-    """One search, what its proposals have brought and what they have cost, in evaluations: sums that fade."""
+    """One search, what its proposals have brought and what they have cost, in evaluations: sums that fade.
+
+    `turns` counts its proposals, and does not fade.
+    """
 
     searcher: Searcher
     gain: float = 0.0
     cost: float = 0.0
+    turns: int = 0
     is_dry: bool = False
 
     @property
@@ -62,11 +76,11 @@ class _Arm:
 class JointSearcher:
     """A bandit over searches, which all learn from all results.
 
-    The gain of a proposal is the hypervolume that it adds. The next proposal comes from the arm with the largest upper
-    bound of its mean gain per evaluation, of which the past fades, since gains dwindle (discounted UCB, Garivier and
-    Moulines 2008, arXiv 0805.3415). Fits, of which one costs as much as many evaluations, come as soon as the gain that
-    they expect themselves is above every mean: the bounds would hold them back by what is hoped for of other arms, most
-    of which a fit makes void.
+    The gain of a proposal is the hypervolume that it adds. Each arm has some turns first. Then the next proposal comes
+    from the arm with the largest upper bound of its mean gain per evaluation, of which the past fades, since gains
+    dwindle (discounted UCB, Garivier and Moulines 2008, arXiv 0805.3415). Fits, of which one costs as much as many
+    evaluations, come as soon as the gain that they expect themselves is above every mean: the bounds would hold them
+    back by what is hoped for of other arms, most of which a fit makes void.
     """
 
     def __init__(
@@ -96,7 +110,7 @@ class JointSearcher:
                 arm.is_dry = True
                 continue
             (own,) = asked
-            arm.cost += 1.0
+            arm.cost, arm.turns = arm.cost + 1.0, arm.turns + 1
             proposal = self._novelty.admit(own.schedule, family=FAMILY, label=f"{name}: {own.label}")
             if proposal is not None:
                 self._asked[proposal.schedule_hash] = name, own
@@ -124,5 +138,7 @@ class JointSearcher:
         scale = max(other.mean for other in others)
         if isinstance(arm.searcher, Refits):
             return math.inf if arm.searcher.expected_gain > scale else 0.0
+        if arm.turns < START_TURNS:
+            return math.inf
         total = sum(other.n for other in others)
         return arm.mean + OPTIMISM * scale * math.sqrt(math.log(1.0 + total) / arm.n)

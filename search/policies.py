@@ -2,20 +2,22 @@
 
 import math
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from autotune.search.planned import PlannedSearcher
-from autotune.search.searcher import Result, SearchContext
+from autotune.search.searcher import Proposal, Result, SearchContext
+from autotune.search.within_budget import WithinBudget
 from autotune.spaces.cache_policy import CachePolicy, PolicyKind, supports
 from autotune.spaces.evaluation import Measurement
 from autotune.spaces.policy_calibration import PolicyCalibration
 from autotune.spaces.schedule import Schedule
 
 N_GRID = 6
-"""Thresholds of a policy that are tried first, spread geometrically over its range."""
+"""Thresholds of a policy that are tried first, spread geometrically over its range, the middle ones before the ends."""
 
 N_BETWEEN = 8
 """Thresholds between those, each in the middle of the widest gap that is left."""
@@ -56,9 +58,9 @@ class PolicySearcher(PlannedSearcher):
                 yield self._candidate(policy)
             else:
                 ranged.append((policy, np.geomspace(*span, N_GRID).tolist()))
-        for policy, thresholds in ranged:
-            for threshold in thresholds:
-                yield self._candidate(replace(policy, threshold=threshold))
+        for i in sorted(range(N_GRID), key=lambda i: abs(i - 0.5 * (N_GRID - 1))):
+            for policy, thresholds in ranged:
+                yield self._candidate(replace(policy, threshold=thresholds[i]))
         for _ in range(N_BETWEEN):
             for policy, thresholds in ranged:
                 i = max(range(len(thresholds) - 1), key=lambda i: self._gap(policy, thresholds[i : i + 2]))
@@ -164,3 +166,29 @@ class DiffusersCachesSearcher(PolicySearcher):
                 kind=PolicyKind.DIFFUSERS_MAGCACHE, ratios=known.ratios, max_skips=3, warm_up=self._fifth
             )
             yield magcache, MAGCACHE_RANGE
+
+
+class EveryPolicySearcher:
+    """The families of this file in turns, each as far as the budget has room for what it is calibrated by."""
+
+    family = "policies"
+
+    def __init__(self, context: SearchContext, seed: int = 0) -> None:
+        makers = (SadaSearcher, TeaCacheSearcher, FirstBlockSearcher, MagCacheSearcher, DiffusersCachesSearcher)
+        self._turns = deque(WithinBudget(make(context, seed)) for make in makers)
+
+    def ask(self, n: int) -> list[Proposal]:
+        """Up to `n` proposals, of as many families."""
+        proposals: list[Proposal] = []
+        n_dry = 0
+        while len(proposals) < n and n_dry < len(self._turns):
+            asked = self._turns[0].ask(1)
+            self._turns.rotate(-1)
+            proposals += asked
+            n_dry = 0 if asked else n_dry + 1
+        return proposals
+
+    def tell(self, results: Sequence[Result]) -> None:
+        """Pass results on to all of them."""
+        for searcher in self._turns:
+            searcher.tell(results)

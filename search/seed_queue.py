@@ -11,6 +11,18 @@ Seed = tuple[str, Schedule]
 """Label and schedule."""
 
 
+def in_turns(*sources: Iterator[Seed]) -> Iterator[Seed]:
+    """One seed of each source after the other, as long as any has some."""
+    left = list(sources)
+    while left:
+        for source in list(left):
+            seed = next(source, None)
+            if seed is None:
+                left.remove(source)
+            else:
+                yield seed
+
+
 class SeedQueue:
     """Up to `n` seeds of `make`, one by one; they are made when the first is asked for, since planning takes runs."""
 

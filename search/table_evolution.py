@@ -6,13 +6,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from autotune.search.bac import bac_seeds
 from autotune.search.ecad import planned_and_known
 from autotune.search.fitness import Fitness
 from autotune.search.nsga2 import Individual, Ranked, survivors, tournament
 from autotune.search.screening import Guess, Screening
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
-from autotune.search.seed_queue import Seed, SeedQueue
+from autotune.search.seed_queue import Seed, SeedQueue, in_turns
 from autotune.search.table_variation import MOVES, TableVariation
+from autotune.search.within_budget import BudgetSpentError
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.objective import OBJECTIVES
 from autotune.spaces.schedule import Schedule
@@ -41,11 +43,11 @@ class TableEvolution:
     """NSGA-II on schedules of any length, with any columns but policies.
 
     Its first parents are what other searches have found, the rival and the default run among them, and the first of
-    `planned_and_known`: on the times and formulas of the best schedule that computes everything, since on the
-    pipeline's own sampler they come no closer than that does. Moves that lead to better schedules are drawn more often:
-    in proportion to their share of successes, of which each has two trials and one success from the start. Once
-    `Screening` can be trusted, each offspring is the one of `N_SCREENED` that is expected to lie farthest below the
-    front.
+    `planned_and_known` and of BAC's plans, in turns: on the times and formulas of the best schedule that computes
+    everything, since on the pipeline's own sampler they come no closer than that does. Moves that lead to better
+    schedules are drawn more often: in proportion to their share of successes, of which each has two trials and one
+    success from the start. Once `Screening` can be trusted, each offspring is the one of `N_SCREENED` that is expected
+    to lie farthest below the front.
     """
 
     family = "tables"
@@ -97,12 +99,17 @@ class TableEvolution:
 
     def _starts(self) -> Iterator[Seed]:
         solver = self._best_solver()
-        for label, schedule in planned_and_known(self._context):
+        for label, schedule in in_turns(planned_and_known(self._context), self._blockwise()):
             if solver is None or schedule.time is not None:
                 yield label, schedule
                 continue
             with contextlib.suppress(ScheduleError):
                 yield f"{label}, {solver.n_steps} steps", self._variation.on_solver(schedule, solver)
+
+    def _blockwise(self) -> Iterator[Seed]:
+        """BAC's plans, if the budget has room for what they are made from."""
+        with contextlib.suppress(BudgetSpentError):
+            yield from bac_seeds(self._context)
 
     def _best_solver(self) -> Schedule | None:
         """The closest known schedule that computes everything; None if that is the pipeline's own sampler."""

@@ -4,10 +4,11 @@ from dataclasses import replace
 import pytest
 
 from autotune.evaluators.tabulated import TabulatedEvaluator
+from autotune.search import joint as joint_search
 from autotune.search.archive import ParetoArchive
 from autotune.search.ecad import EcadSearcher
 from autotune.search.fewer_steps import FewerStepsSearcher
-from autotune.search.joint import PRIOR_GAIN, JointSearcher
+from autotune.search.joint import PRIOR_GAIN, START_TURNS, JointSearcher
 from autotune.search.refits import Refits
 from autotune.search.searcher import Proposal, Result, SearchContext, Searcher
 from autotune.search.table_evolution import TableEvolution
@@ -131,9 +132,14 @@ def test_the_arm_that_gains_gets_most_of_the_budget_and_the_other_still_some(
 
 @pytest.mark.parametrize(("share", "arm"), [(1.2, "fits"), (0.8, "first")])
 def test_fits_come_once_they_expect_more_than_the_mean_of_any_other_arm(
-    share: float, arm: str, context: SearchContext, evaluator: TabulatedEvaluator
+    share: float,
+    arm: str,
+    context: SearchContext,
+    evaluator: TabulatedEvaluator,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The upper bounds of the others, tried little, lie at twice their means."""
+    monkeypatch.setattr(joint_search, "START_TURNS", 0)
 
     class Promising(Refits):
         expected_gain = share * PRIOR_GAIN
@@ -145,6 +151,25 @@ def test_fits_come_once_they_expect_more_than_the_mean_of_any_other_arm(
     joint = JointSearcher(context, 0, {**others, "fits": Promising})
     joint.tell(rival_results(context, evaluator, 3))
     assert [p.label.split(":")[0] for p in joint.ask(1)] == [arm]
+
+
+def test_every_arm_has_some_turns_before_gains_are_weighed(
+    context: SearchContext, evaluator: TabulatedEvaluator
+) -> None:
+    """Fits that always promise more than any other arm has brought come after them."""
+
+    class Promising(Refits):
+        expected_gain = 1.0
+
+        def ask(self, n: int) -> list[Proposal]:
+            return Fixed(context, range(9, 10)).ask(n)
+
+    joint = JointSearcher(context, 0, {**joint_search.ARMS, "fits": Promising})
+    results = run(joint, evaluator, rival_results(context, evaluator, 10), 10 + 4 * START_TURNS + 1)
+    arms = [r.proposal.label.split(":")[0] for r in results[10:]]
+    assert arms == [name for name in ("tables", "ecad", "s3", "policies") for _ in range(START_TURNS)] + ["fits"]
+    kinds = {r.proposal.schedule.policy.kind for r in results if r.proposal.schedule.policy is not None}
+    assert len(kinds) >= 3
 
 
 def test_fits_leave_turns_to_the_other_arms_and_edges_are_measured_once(

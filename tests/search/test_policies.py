@@ -8,9 +8,11 @@ import pytest
 
 from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.families import make_searcher
-from autotune.search.policies import FIRST_BLOCK_RANGE, N_BETWEEN, N_GRID
+from autotune.search.policies import FIRST_BLOCK_RANGE, N_BETWEEN, N_GRID, EveryPolicySearcher
 from autotune.search.searcher import Result, SearchContext
+from autotune.search.within_budget import BudgetSpentError
 from autotune.spaces.cache_policy import CachePolicy, PolicyKind
+from autotune.spaces.edge_costs import EdgeCosts
 from autotune.spaces.evaluation import Fidelity, Measurement
 
 FIDELITY = Fidelity(name="calibration", prompts=("a cat",), seeds=(0,))
@@ -44,7 +46,10 @@ def test_the_middle_of_the_widest_gap_is_next(context: SearchContext, evaluator:
 
 
 def test_the_grid_is_geometric_over_the_range(context: SearchContext) -> None:
-    found = [policy.threshold for policy in policies_of("first-block", context)[:N_GRID]]
+    tried = policies_of("first-block", context)
+    found = [policy.threshold for policy in tried if policy.max_skips == tried[0].max_skips][:N_GRID]
+    assert sorted(found[:2]) == sorted(found)[2:4]  # the middle comes first
+    found.sort()
     assert (found[0], found[-1]) == pytest.approx(FIRST_BLOCK_RANGE)
     ratios = [b / a for a, b in itertools.pairwise(found)]
     assert ratios == pytest.approx([ratios[0]] * len(ratios))
@@ -71,3 +76,21 @@ def test_calibrated_policies_need_a_calibration(context: SearchContext) -> None:
     calibration = context.edge_costs().calibration
     assert calibration is not None
     assert {p.ratios for p in policies_of("magcache", context)} == {calibration.ratios}
+
+
+def test_in_a_joint_search_the_families_take_turns(context: SearchContext, evaluator: TabulatedEvaluator) -> None:
+    every = EveryPolicySearcher(context)
+    asked = every.ask(5)
+    assert [p.family for p in asked] == list(POLICY_FAMILIES)
+    every.tell([Result(proposal=p, outcome=evaluator.score(p.schedule, FIDELITY)) for p in asked])
+    assert [p.family for p in every.ask(5)] == list(POLICY_FAMILIES)
+    alone = sum(len(make_searcher(family, context).ask(1000)) for family in POLICY_FAMILIES)
+    assert len(every.ask(1000)) == alone - 10
+    assert every.ask(1) == []
+
+    def unaffordable() -> EdgeCosts:
+        raise BudgetSpentError("a recording takes 30 s")
+
+    poor = EveryPolicySearcher(dataclasses.replace(context, edge_costs=unaffordable)).ask(1000)
+    assert {p.family for p in poor} == {"sada", "first-block", "diffusers-caches"}
+    assert not any(p.schedule.policy.ratios or p.schedule.policy.polynomial for p in poor if p.schedule.policy)
