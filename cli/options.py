@@ -9,7 +9,7 @@ Model = Annotated[str, typer.Option("--model", help="A preset (`autotune list mo
 Budget = Annotated[str | None, typer.Option("--budget", help="Wall time, start-up included: 90s, 2m, 1h30m.")]
 Evaluations = Annotated[int | None, typer.Option("--evaluations", help="Number of candidates to try.")]
 NetworkCalls = Annotated[
-    int | None, typer.Option("--network-calls", help="Number of network calls, summed over images: of the search, without verification and reference runs.")
+    int | None, typer.Option("--network-calls", help="Network calls of the search, summed over images.")
 ]
 Cost = Annotated[float | None, typer.Option("--cost", help="Money to spend, with --price.")]
 Price = Annotated[float | None, typer.Option("--price", help="Price of an hour of one worker.")]

@@ -20,6 +20,9 @@ from autotune.spaces.study_record import StudyRecord
 
 TITLES = {
     "solver": "time and solver, with start and fits",
+    "time": "times, with start",
+    "start": "analytic first step",
+    "factors": "factors of its own",
     "fit": "compensation and correction",
     "cache": "cache or policy",
     "cache correction": "correction of what the cache hands out",

@@ -53,13 +53,13 @@ def plan_removals(
     """Every column that a member uses, taken away; member by member. `key` gives that of a schedule's evaluation."""
     planned: list[tuple[Removal, Schedule | None]] = []
     for member in members:
-        n_own_calls = len(pool.own_timesteps(member.schedule.n_steps))
+        own_timesteps = pool.own_timesteps(member.schedule.n_steps)
         for column in COLUMNS:
             if not uses(member.schedule, column):
                 continue
             removal = Removal(member=member.schedule_hash, column=column)
             try:
-                rest = without(member.schedule, column, pool.inventory, n_own_calls)
+                rest = without(member.schedule, column, pool.inventory, own_timesteps)
             except ScheduleError as error:
                 planned.append((replace(removal, reason=str(error)), None))
                 continue

@@ -95,7 +95,11 @@ OBJECTIVES: dict[str, Objective] = {
         lambda m: m.relative_macs, "multiply-accumulates over the default run's", is_cost=True, is_relative=True
     ),
     "calls": Objective(lambda m: float(m.network_calls), "network calls per image", is_cost=True),
-    "memory": Objective(lambda m: float(m.peak_memory_bytes), "peak memory in bytes, the model included; of a CPU that of the whole process", is_cost=True),
+    "memory": Objective(
+        lambda m: float(m.peak_memory_bytes),
+        "peak memory in bytes, the model included; of a CPU that of the whole process",
+        is_cost=True,
+    ),
     "weights": Objective(
         _weights, "bytes of the denoiser's weights over the default's", is_cost=True, is_relative=True
     ),

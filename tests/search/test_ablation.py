@@ -18,6 +18,7 @@ from autotune.spaces.errors import ScheduleError, StorageError, UsageError
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
 from autotune.spaces.front import pick, study_front
 from autotune.spaces.schedule import Schedule, canonical_schedule
+from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.solvers import make_solver
 from autotune.spaces.study_record import StudyRecord
 from autotune.storage.database import Database
@@ -37,6 +38,9 @@ class Counting(TabulatedEvaluator):
     def score(self, schedule: Schedule, fidelity: Fidelity, *, repeats: int = 1) -> Measurement | Failure:
         self.scored.append((schedule, fidelity.name, repeats))
         return super().score(schedule, fidelity, repeats=repeats)
+
+
+OWN = TabulatedEvaluator().own_timesteps(20)
 
 
 def given(evaluator: TabulatedEvaluator) -> Iterator[tuple[str, Schedule]]:
@@ -84,12 +88,13 @@ def test_each_column_is_measured_away_once_as_the_verification_measures(
     members = {c.schedule_hash: c for c in ablated_members(record, 5)}
     expected = [(h, name) for h, c in members.items() for name in COLUMNS if uses(c.schedule, name)]
     assert [(r.member, r.column) for r in removals] == expected
-    assert {name for _, name in expected} >= {"solver", "fit", "cache"}
+    assert {name for _, name in expected} >= {"solver", "time", "fit", "cache"}
     for removal in removals:
         own = members[removal.member].schedule
-        rest = without(own, removal.column, record.inventory, len(evaluator.own_timesteps(own.n_steps)))
+        rest = without(own, removal.column, record.inventory, evaluator.own_timesteps(own.n_steps))
         assert rest.n_steps == own.n_steps
-        assert not uses(rest, removal.column)
+        own_times = rest.time == evaluator.own_timesteps(own.n_steps)
+        assert own_times if removal.column == "time" else not uses(rest, removal.column)
         assert removal.evaluation is not None
         repeats = plan.verification.repeats
         assert removal.evaluation.outcome == evaluator.score(rest, plan.held_out, repeats=repeats)
@@ -133,23 +138,41 @@ def test_a_removal_that_leaves_rows_for_other_calls_is_left_out_with_its_reason(
     members = {c.schedule_hash: c.schedule for c in ablated_members(record, 1000)}
     for removal in removals:
         schedule = members[removal.member]
-        meaningless = removal.column == "solver" and (schedule.cache or schedule.guidance) is not None
+        rows = (schedule.cache or schedule.guidance) is not None
+        meaningless = removal.column == "time" or (removal.column == "solver" and rows)
         assert (removal.key is None) == meaningless
         if meaningless:
             n = schedule.n_steps
-            assert (
-                f"calls the network {n + 1} times in {n} steps, and the other columns have {n} rows" in removal.reason
-            )
+            solver = f"calls the network {n + 1} times in {n} steps, and the other columns have {n} rows"
+            time = f"time must have one row per step; got {n + 1} rows for {n} steps"
+            assert (time if removal.column == "time" else solver) in removal.reason
     assert any(removal.reason for removal in removals)
 
 
 def test_fits_go_with_the_solver_and_alone(record: StudyRecord) -> None:
     solver = next(c.schedule for c in record.candidates if c.schedule.time is not None and c.schedule.n_steps > 3)
     fitted = dataclasses.replace(solver, compensation=(1.1,) * solver.n_steps)
-    n = solver.n_steps
-    assert without(fitted, "fit", record.inventory, n) == dataclasses.replace(fitted, compensation=None)
-    bare = without(fitted, "solver", record.inventory, n)
+    own = TabulatedEvaluator().own_timesteps(solver.n_steps)
+    assert without(fitted, "fit", record.inventory, own) == dataclasses.replace(fitted, compensation=None)
+    bare = without(fitted, "solver", record.inventory, own)
     assert (bare.time, bare.solver, bare.compensation) == (None, None, None)
+
+
+def test_times_first_step_and_factors_go_alone(record: StudyRecord) -> None:
+    own = TabulatedEvaluator().own_timesteps(6)
+    plain = tuple(SolverStep(view="data", domain="lambda", order=min(2, i + 1)) for i in range(6))
+    rows = (dataclasses.replace(plain[0], output_gain=1.1), *plain[1:])
+    times = tuple(0.9 * t + 50.0 for t in own)
+    schedule = Schedule(n_steps=6, time=times, solver=rows, start=1000.0)
+    assert all(uses(schedule, column) for column in ("time", "start", "factors"))
+    for column, changes in (
+        ("factors", {"solver": plain}),
+        ("start", {"start": None}),
+        ("time", {"time": own, "start": None}),
+    ):
+        expected = dataclasses.replace(schedule, **changes)
+        assert without(schedule, column, record.inventory, own) == canonical_schedule(expected, record.inventory)
+    assert not uses(dataclasses.replace(schedule, solver=plain), "factors")
 
 
 def test_a_table_goes_alone_if_none_was_fitted_on_it_and_keeps_what_it_was_fitted_to() -> None:
@@ -159,13 +182,13 @@ def test_a_table_goes_alone_if_none_was_fitted_on_it_and_keeps_what_it_was_fitte
     cache = CachePlan.from_array(np.repeat(table, len(inventory), axis=1))
     tables = Schedule(n_steps=20, cache=cache, quantization="a" * 64, cache_correction="b" * 64)
     assert uses(tables, "precision")
-    rest = without(tables, "cache correction", inventory, 20)
+    rest = without(tables, "cache correction", inventory, OWN)
     assert rest.tables == {"quantization": "a" * 64}
-    assert without(rest, "precision", inventory, 20) == canonical_schedule(tables.without_tables, inventory)
+    assert without(rest, "precision", inventory, OWN) == canonical_schedule(tables.without_tables, inventory)
     with pytest.raises(ScheduleError, match="table of cache_correction was fitted together with the precision"):
-        without(tables, "precision", inventory, 20)
+        without(tables, "precision", inventory, OWN)
     with pytest.raises(ScheduleError, match="table of quantization was fitted together with the cache"):
-        without(rest, "cache", inventory, 20)
+        without(rest, "cache", inventory, OWN)
 
 
 def test_a_removal_of_another_version_is_refused() -> None:
@@ -173,10 +196,8 @@ def test_a_removal_of_another_version_is_refused() -> None:
     assert removal_from_json(good) == Removal(member="a", column="cache", schedule_hash="b", key="c")
     with pytest.raises(StorageError, match="another form here"):
         removal_from_json(good | {"weight": 1})
-    with pytest.raises(
-        StorageError, match="one of solver, fit, cache, cache correction, precision, guidance; got 'time'"
-    ):
-        removal_from_json(good | {"column": "time"})
+    with pytest.raises(StorageError, match=r"one of solver, time, .*, guidance; got 'clock'"):
+        removal_from_json(good | {"column": "clock"})
 
 
 @pytest.mark.parametrize("n", [0, -1])
