@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ import torch
 from autotune.evaluators import image_workload, sampling
 from autotune.evaluators.load import load_model
 from autotune.evaluators.quality import score_deviation
-from autotune.evaluators.sampling import Samples
+from autotune.evaluators.sampling import RunCost, Samples
 from autotune.evaluators.thumbnails import N_KEPT, Thumbnails
 from autotune.evaluators.worker import Worker
 from autotune.spaces.cache_plan import CachePlan, plan_macs
@@ -35,6 +37,25 @@ def test_a_measurement_holds_every_figure_per_prompt(flux: Worker) -> None:
     assert m.relative_macs == pytest.approx(4 / 20)
     assert m.peak_memory_bytes > 50e6  # the resident model alone
     assert 0 < m.relative_latency < 0.8  # a fifth of the steps
+
+
+def test_the_run_that_is_scored_is_not_among_the_timed_ones(flux: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the first of its kind, which allocates and picks kernels."""
+    order: list[str] = []
+
+    def timed(name: str) -> Callable[..., RunCost]:
+        def run(*_: object) -> RunCost:
+            order.append(name)
+            return RunCost(float(len(order)), None)
+
+        return run
+
+    flux.timing.recent(PROMPTS)
+    monkeypatch.setattr(flux, "_time", timed("own"))
+    monkeypatch.setattr(flux.timing, "refresh", timed("default"))
+    m = measured(flux.score(Schedule(n_steps=2), PROMPTS, repeats=3))
+    assert order == ["default", "own"] * 3
+    assert (m.baseline_latency_ms, m.latency_ms) == ((1.0, 3.0, 5.0), (2.0, 4.0, 6.0))
 
 
 def test_the_default_runs_time_is_that_which_latencies_are_held_against(flux: Worker) -> None:
