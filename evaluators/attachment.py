@@ -207,7 +207,7 @@ class Attachment:
             output = original(*args, **kwargs)
             if guidance is not None:
                 guidance.keep(row, call, output)
-        output = output if self.cache is None else self.cache.correct_output(output)
+        output = output if self.cache is None else self.cache.correct_output(output, latents)
         if row == 0 and self._clock.on_step is not None:
             self._branches = output_tensor(output)
         return output

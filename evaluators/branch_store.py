@@ -96,6 +96,10 @@ class BranchStore:
             return _combined(conditional, weights)
         return _join(_combined(unconditional, weights), _combined(conditional, weights))
 
+    def newest(self, key: Hashable) -> list[Value]:
+        """The stored values that cover the whole batch, newest first, as they are."""
+        return [entry.whole for entry in self._entries.get(key, ()) if entry.whole is not None]
+
     def trim(self, key: Hashable, keep: tuple[int, int]) -> None:
         """Forget all but the newest values: so many of the conditional half, so many of the unconditional one."""
         entries = self._entries.get(key, [])

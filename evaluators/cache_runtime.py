@@ -18,10 +18,11 @@ from autotune.evaluators.branch_store import BranchStore, Value, map_tensors
 from autotune.evaluators.cell_correction import CellCorrection
 from autotune.evaluators.gate import After, Before, Gate, entry_name, uncompiled
 from autotune.evaluators.guidance import output_tensor, replace_tensor
+from autotune.evaluators.output_corrector import OutputCorrector
 from autotune.evaluators.override import Overrides
 from autotune.evaluators.span import Span, Streams
 from autotune.spaces.cache_action import CacheAction, forecast_weights
-from autotune.spaces.cache_correction import OUTPUT, CacheCorrection
+from autotune.spaces.cache_correction import CacheCorrection
 from autotune.spaces.cache_plan import CachePlan, cell_use, kept_of_unconditional
 from autotune.spaces.errors import ScheduleMismatchError
 from autotune.spaces.inventory import Inventory
@@ -43,8 +44,11 @@ class _Cell(IntEnum):
     """Nobody reads the result: hand out zeros of the right shape."""
 
 
-OnRead = Callable[[int, int, Value, bool], None]
-"""(row, site, value, whether it is of the conditional half alone)"""
+OnRead = Callable[[int, int, Value, bool], Value | None]
+"""(row, site, value, whether it is of the conditional half alone) -> what to hand out instead, if anything"""
+
+OnOutput = Callable[[int, int, torch.Tensor, torch.Tensor], torch.Tensor]
+"""(row, call within it, output of the network, latents) -> the output that it returns"""
 
 
 class _OpenSpan(NamedTuple):
@@ -98,6 +102,12 @@ class CacheRuntime:
         self._open: dict[int, _OpenSpan] = {}
         self._store = BranchStore()
         self._correction = None if correction is None else CellCorrection(correction)
+        self.reuses = [bool(row.any()) for row in np.isin(cells, (_Cell.READ, _Cell.TAKE))]
+        """By row, whether anything is handed out."""
+        self.on_output: OnOutput | None = None
+        """If not None: told of the network's output, and gives the one to return."""
+        if correction is not None:
+            self.on_output = OutputCorrector(correction, self.reuses, self._store).correct
         self._cells = bytearray(len(inventory))
         self._row = self._call = self._batch = 0
         self._half = False
@@ -105,7 +115,7 @@ class CacheRuntime:
         self._written: set[int] = set()
         self.missed = 0
         self.on_read: OnRead | None = None
-        """If not None: told of every value before it is corrected and handed out."""
+        """If not None: told of every value before it is corrected and handed out, and may replace it."""
 
     @property
     def stored_bytes(self) -> int:
@@ -156,11 +166,11 @@ class CacheRuntime:
         self._written.clear()
         self._open.clear()
 
-    def correct_output(self, output: Any) -> Any:
-        """What the network has returned in this call, with its prediction corrected if a correction is for that."""
-        if self._correction is None:
+    def correct_output(self, output: Any, latents: torch.Tensor) -> Any:
+        """What the network has returned of these latents, with its prediction corrected if a correction is for that."""
+        if self.on_output is None:
             return output
-        return replace_tensor(output, self._correction.apply(self._row, OUTPUT, output_tensor(output)))
+        return replace_tensor(output, self.on_output(self._row, self._call, output_tensor(output), latents))
 
     @property
     def row(self) -> int:
@@ -212,7 +222,8 @@ class CacheRuntime:
                     self._store.trim(key, keep)
                 value = map_tensors(torch.clone, value) if self._copied[site] and max(keep) else value
                 if self.on_read is not None:
-                    self.on_read(self._row, site, value, self._half)
+                    replaced = self.on_read(self._row, site, value, self._half)
+                    value = value if replaced is None else replaced
                 return value if self._correction is None else self._correction.apply(self._row, site, value)
             self.missed += 1
         elif cell == _Cell.DEAD and key in self._shapes and self._source_is_stored(site):

@@ -1,155 +1,24 @@
 """Fitting a cache correction: what a cache hands out in its own run, against what the default run computes there."""
 
-import contextlib
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.applied_tables import AppliedTables
-from autotune.evaluators.apply import cache_runtime_of
-from autotune.evaluators.branch_store import Value, map_tensors, second_half, tensors_of
-from autotune.evaluators.cell_correction import channel_axis
-from autotune.evaluators.correction_table import COLUMN, correction_tensors
-from autotune.evaluators.guidance import output_tensor
+from autotune.evaluators.correction_table import COLUMN, correction_tensors, table_format
+from autotune.evaluators.output_fit import OutputFit, OutputFitting
+from autotune.evaluators.pair_recording import CallRecorder, Moments, PairRecorder, lines_of
 from autotune.evaluators.schedule_table import TableStore
-from autotune.evaluators.span import Span, Streams
-from autotune.evaluators.step_hook import hooked
-from autotune.evaluators.table_fit import Run, batches, mean_deviation, pair_moments, split
-from autotune.spaces.cache_correction import OUTPUT, CacheCorrection, ChannelAffine, PairMoments
-from autotune.spaces.cache_plan import CachePlan, cell_use
+from autotune.evaluators.table_fit import Run, batches, mean_deviation, split
+from autotune.spaces.cache_correction import CacheCorrection
 from autotune.spaces.column_fit import ColumnFit
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule, canonical_schedule
-
-MAX_POSITIONS = 1024
-"""Tokens or pixels of a sample that are looked at, evenly spread."""
-
-Moments = dict[tuple[int, int], list[PairMoments]]
-"""By network call and site, one for each tensor of the value."""
-
-
-class InputRecorder:
-    """Keeps the latents that go into the network, call by call; to be used as a `Watcher` of one run."""
-
-    def __init__(self, pipe: Any) -> None:
-        self._denoiser = find_adapter(pipe).denoiser_of(pipe)
-        self.latents: list[torch.Tensor] = []
-
-    @contextlib.contextmanager
-    def watching(self, scheduler: Any) -> Iterator[None]:
-        """Record while the block lasts."""
-
-        def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self.latents.append(args[0] if args else kwargs[_first_name(module)])
-
-        with hooked([self._denoiser.register_forward_pre_hook(note, with_kwargs=True)]):
-            yield
-
-
-class PairRecorder:
-    """Sums over pairs of values, in a run of a schedule with a cache: handed out there, and computed in another run.
-
-    Before each call of the network it is called once more, with everything computed, on the latents that the other run
-    had in that call. So the true values of one call at a time are held, and of these at most `MAX_POSITIONS` positions
-    of a sample. Outputs of the network are such pairs too, in calls that reuse something.
-    """
-
-    def __init__(
-        self, pipe: Any, plan: CachePlan, inventory: Inventory, latents: list[torch.Tensor], moments: Moments
-    ) -> None:
-        """A recorder that adds to `moments`; `latents` are what `InputRecorder` found in the other run."""
-        adapter = find_adapter(pipe)
-        self._pipe, self._denoiser = pipe, adapter.denoiser_of(pipe)
-        self._spans, self._inventory = adapter.list_spans(self._denoiser), inventory
-        self._reads = cell_use(plan, inventory).reads
-        self._latents, self._moments = iter(latents), moments
-        self._is_true = False
-        self._true: dict[int, Value] = {}
-
-    @contextlib.contextmanager
-    def watching(self, scheduler: Any) -> Iterator[None]:
-        """Record while the block lasts."""
-        runtime = cache_runtime_of(self._pipe)
-        assert runtime is not None  # the schedule has a cache
-
-        def note_output(denoiser: Any, args: Any, output: Any) -> None:
-            if self._reads[runtime.row].any():
-                self._note_read(runtime.row, OUTPUT, output_tensor(output), False)
-
-        handles = [
-            self._denoiser.register_forward_pre_hook(self._compute, with_kwargs=True),
-            self._denoiser.register_forward_hook(note_output),
-        ]
-        for i, site in enumerate(self._inventory.sites):
-            if self._reads[:, i].any():
-                handles += self._hooks(i, site.name)
-        runtime.on_read = self._note_read
-        try:
-            with hooked(handles):
-                yield
-        finally:
-            runtime.on_read = None
-            self._true.clear()
-
-    def _compute(self, denoiser: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Call the network as it is, its gates being disarmed before a call, on the other run's latents."""
-        latents = next(self._latents)
-        if args:
-            args = (latents, *args[1:])
-        else:
-            kwargs = kwargs | {_first_name(denoiser): latents}
-        self._true.clear()
-        self._is_true = True
-        try:
-            output = type(denoiser).forward(denoiser, *args, **kwargs)
-            self._note_true(OUTPUT, output_tensor(output))
-        finally:
-            self._is_true = False
-
-    def _hooks(self, site: int, name: str) -> Iterator[Any]:
-        span = self._spans.get(name)
-        if span is None:
-            module = self._denoiser.get_submodule(name)
-            yield module.register_forward_hook(lambda module, args, result: self._note_true(site, result))
-            return
-        opened: list[Streams] = []
-        first, last = (self._denoiser.get_submodule(span.modules[i]) for i in (0, -1))
-        yield first.register_forward_pre_hook(self._opening(span, first, opened), with_kwargs=True)
-
-        def note_result(module: Any, args: Any, result: Value) -> None:
-            if self._is_true:
-                self._note_true(site, span.stored_form(result, opened[0]))
-
-        yield last.register_forward_hook(note_result)
-
-    def _opening(self, span: Span, module: Any, opened: list[Streams]) -> Callable[[Any, Any, Any], None]:
-        inputs_of = span.inputs_of(module)
-
-        def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if self._is_true:
-                opened[:] = [inputs_of(args, kwargs)]
-
-        return note
-
-    def _note_true(self, site: int, value: Value) -> None:
-        if self._is_true:
-            self._true[site] = map_tensors(_positions, value)
-
-    def _note_read(self, row: int, site: int, value: Value, half: bool) -> None:
-        pairs = zip(tensors_of(value), tensors_of(self._true[site]), strict=True)
-        new = [
-            pair_moments(_positions(read).flatten(0, 1), (second_half(true) if half else true).flatten(0, 1))
-            for read, true in pairs
-        ]
-        old = self._moments.get((row, site))
-        self._moments[row, site] = new if old is None else [a + b for a, b in zip(old, new, strict=True)]
 
 
 def fit_cache_correction(
@@ -164,12 +33,13 @@ def fit_cache_correction(
     tables: TableStore,
     stop: Callable[[], bool] = lambda: False,
     max_image_runs: int | None = None,
+    lines_only: bool = False,
 ) -> ColumnFit:
     """Fit the column `cache_correction` on three quarters of the prompts; the others choose, and tell what it brings.
 
-    What is corrected is either every value that the cache hands out, or the network's output in the calls that reuse
-    something: whichever brings the held-out prompts closer. Values come from the cache's own run, and the run that
-    computes everything says what they should be. With both from the latter, as CacheQuant has it, deviations fell less.
+    What is corrected is every value that the cache hands out, or the network's output in the calls that reuse
+    something, either by a line per channel (CacheQuant's decoupled error correction), or the output with a history,
+    which is ours (`autotune.spaces.channel_mix`): whichever brings the held-out prompts closer. See `_closed_loop`.
 
     Args:
         pipe: the pipeline, without a schedule applied.
@@ -182,6 +52,7 @@ def fit_cache_correction(
         tables: has the schedule's, and keeps the one that is made.
         stop: polled between batches.
         max_image_runs: what it may cost.
+        lines_only: without the history.
 
     Raises:
         ScheduleError: there is no cache, or no correction brings held-out prompts closer to the reference, or the runs
@@ -190,83 +61,49 @@ def fit_cache_correction(
     base = canonical_schedule(schedule.before_table(COLUMN), inventory)
     given = AppliedTables.of(base, condition, tables.of(base))
     train, held_out = split(fidelity)
+    outputs = [OutputFit(with_history=some) for some in ((False,) if lines_only else (False, True))]
     # Watching pairs calls the network twice.
-    image_runs = 3 * len(train.prompts) + 5 * len(held_out.prompts)
+    image_runs = (3 + len(outputs)) * len(train.prompts) + (2 + len(outputs)) * len(held_out.prompts)
     if base.cache is None:
         raise ScheduleError("a cache correction needs a schedule that reuses something; choose one with a cache")
     if max_image_runs is not None and image_runs > max_image_runs:
         raise ScheduleError(f"the cache correction takes {image_runs} image runs; {max_image_runs} are left")
-    moments, _ = _collect(pipe, base, given, inventory, batches(train, condition.batch_size, stop), run)
-    others, latents = _collect(pipe, base, given, inventory, batches(held_out, condition.batch_size, stop), run)
-    target = reference[-len(held_out.prompts) :]
-    before = mean_deviation(latents, target)
-    best, after = _best_of(
-        [fit_correction(some, others) for some in _of_sites_and_of_output(moments)],
-        lambda made: mean_deviation(run(base, held_out, None, replace(given, cache_correction=made)), target),
-    )
-    if best is None or after >= before:
+    found = _closed_loop(pipe, base, given, inventory, outputs, batches(train, condition.batch_size, stop), run)
+
+    def deviation(made: CacheCorrection | None) -> float:
+        latents = run(base, held_out, None, replace(given, cache_correction=made))
+        return mean_deviation(latents, reference[-len(held_out.prompts) :])
+
+    before, (after, best) = deviation(None), min(((deviation(made), made) for made in found), key=lambda pair: pair[0])
+    if after >= before:
         raise ScheduleError("no correction of what the cache hands out brings held-out prompts closer to the reference")
-    fitted = replace(base, cache_correction=tables.make(COLUMN, base, correction_tensors(best)))
+    table = tables.make(COLUMN, base, correction_tensors(best), table_format(best))
+    fitted = replace(base, cache_correction=table)
     return ColumnFit(schedule=fitted, before=before, after=after, image_runs=image_runs)
 
 
-def _collect(
+def _closed_loop(
     pipe: Any,
     base: Schedule,
     given: AppliedTables,
     inventory: Inventory,
+    outputs: Sequence[OutputFit],
     some: Iterable[Fidelity],
     run: Run,
-) -> tuple[Moments, torch.Tensor]:
-    """Pairs of a schedule's runs on some prompts, batch by batch, and the final latents."""
+) -> list[CacheCorrection]:
+    """Lines for sites, and what is fitted of outputs, in runs of some prompts, batch by batch.
+
+    The run that computes everything says what values should be. What they are comes from the cache's own run, in which
+    each line is applied as soon as it is fitted, so that no call is corrected for what corrections before it have
+    mended. The schedule's quantization is at work there, while CacheQuant fits (a1, b1) before any grid.
+    """
     assert base.cache is not None
     moments: Moments = {}
-    latents = []
     for batch in some:
-        inputs = InputRecorder(pipe)
-        run(replace(base, cache=None, guidance=None, quantization=None), batch, inputs, None)
-        pairs = PairRecorder(pipe, base.cache, inventory, inputs.latents, moments)
-        latents.append(run(base, batch, pairs, given))
-    return moments, torch.cat(latents)
-
-
-def _of_sites_and_of_output(moments: Moments) -> tuple[Moments, Moments]:
-    sites = {cell: parts for cell, parts in moments.items() if cell[1] != OUTPUT}
-    return sites, {cell: parts for cell, parts in moments.items() if cell[1] == OUTPUT}
-
-
-def _best_of(
-    corrections: Sequence[CacheCorrection], deviation: Callable[[CacheCorrection], float]
-) -> tuple[CacheCorrection | None, float]:
-    """The correction of least deviation, and that; None where none corrects anything."""
-    found = [(deviation(made), made) for made in corrections if made.cells]
-    if not found:
-        return None, float("inf")
-    least, best = min(found, key=lambda pair: pair[0])
-    return best, least
-
-
-def fit_correction(moments: Moments, held_out: Moments) -> CacheCorrection:
-    """Least squares for each tensor of each cell; one that does not lower the error of held-out pairs is left out."""
-    cells: dict[tuple[int, int], tuple[ChannelAffine | None, ...]] = {}
-    for cell, parts in moments.items():
-        lines = []
-        for part, other in zip(parts, held_out[cell], strict=True):
-            line = part.fit()
-            lines.append(line if other.error(line) < other.error() else None)
-        if any(line is not None for line in lines):
-            cells[cell] = tuple(lines)
-    return CacheCorrection(cells)
-
-
-def _first_name(denoiser: Any) -> str:
-    return list(inspect.signature(type(denoiser).forward).parameters)[1]
-
-
-def _positions(tensor: torch.Tensor) -> torch.Tensor:
-    """Values at some positions: (n, positions, channels), a copy."""
-    if channel_axis(tensor) == 1:
-        tensor = tensor.flatten(2).transpose(1, 2)
-    tensor = tensor.unsqueeze(1) if tensor.ndim == 2 else tensor
-    step = -(-tensor.shape[1] // MAX_POSITIONS)
-    return tensor[:, ::step].clone()
+        calls = CallRecorder(pipe)
+        run(replace(base, cache=None, guidance=None, quantization=None), batch, calls, None)
+        run(base, batch, PairRecorder(pipe, base.cache, inventory, calls.latents, moments), given)
+        for fit in outputs:
+            run(base, batch, OutputFitting(pipe, fit, calls.outputs), given)
+    of_sites = CacheCorrection({cell: lines_of(parts) for cell, parts in moments.items()})
+    return [of_sites, *(fit.correction for fit in outputs)]

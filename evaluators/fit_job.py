@@ -16,14 +16,14 @@ from autotune.evaluators.reference import ArtifactCache
 from autotune.evaluators.schedule_table import TableStore
 from autotune.evaluators.table_fit import Run
 from autotune.evaluators.workload import Workload
-from autotune.spaces.column_fit import PRECISIONS, ColumnFit, FitColumn, fit_from_bytes
+from autotune.spaces.column_fit import CACHE_CORRECTIONS, PRECISIONS, ColumnFit, FitColumn, fit_from_bytes
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import EvaluatorError, ScheduleError
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
 
-PROTOCOL = "2"
+PROTOCOL = "3"
 """Version of the fitting code."""
 
 
@@ -89,11 +89,11 @@ class FitJob:
         seed: int,
     ) -> ColumnFit:
         shared: dict[str, Any] = {"condition": self.condition, "stop": stop, "max_image_runs": max_image_runs}
-        if column is FitColumn.CACHE_CORRECTION or column in PRECISIONS:
+        if column in CACHE_CORRECTIONS or column in PRECISIONS:
             shared |= {"inventory": self.inventory, "fidelity": fidelity, "run": self.run, "tables": self.tables}
             shared |= {"reference": self.reference(fidelity)}
-            if column is FitColumn.CACHE_CORRECTION:
-                return fit_cache_correction(self.pipe, schedule, **shared)
+            if column in CACHE_CORRECTIONS:
+                return fit_cache_correction(self.pipe, schedule, lines_only=column is FitColumn.DEC, **shared)
             return fit_quantization(self.pipe, schedule, column, **shared)
         if not isinstance(self.workload, ImageWorkload):
             raise ScheduleError(f"the {column} is fitted to a converged run; the samples of a policy have none")

@@ -21,20 +21,30 @@ if TYPE_CHECKING:  # `autotune validate` reads tables without torch
     from autotune.evaluators.reference import ArtifactCache
 
 FORMAT = "schedule-table-1"
+HISTORY_FORMAT = "schedule-table-2"
+"""Of a table with a history correction, which software that knows the first alone must not read as lines."""
 
 Tensors = Mapping[str, NDArray[np.generic]]
 
 
-def make_table(identity: TableIdentity, tensors: Tensors) -> tuple[str, bytes]:
-    """SHA-256 and content of a table; the same figures give the same bytes."""
+def make_table(identity: TableIdentity, tensors: Tensors, version: str = FORMAT) -> tuple[str, bytes]:
+    """SHA-256 and content of a table of a format; the same figures give the same bytes."""
     # One key alone, since safetensors writes several in any order.
-    header = json.dumps({"format": FORMAT, "made_for": identity.to_json()}, sort_keys=True, separators=(",", ":"))
+    header = json.dumps({"format": version, "made_for": identity.to_json()}, sort_keys=True, separators=(",", ":"))
     data = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, {"autotune": header})
     return hashlib.sha256(data).hexdigest(), data
 
 
-def read_table(column: str, schedule: Schedule, condition: Condition, tables: Mapping[str, bytes]) -> Tensors:
+def read_table(
+    column: str,
+    schedule: Schedule,
+    condition: Condition,
+    tables: Mapping[str, bytes],
+    versions: tuple[str, ...] = (FORMAT,),
+) -> Tensors:
     """The table that a column of a canonical schedule names, if it was made for this schedule and condition.
+
+    `versions` are the formats that it may have.
 
     Raises:
         ScheduleError: it is missing, damaged, or no such table.
@@ -49,8 +59,12 @@ def read_table(column: str, schedule: Schedule, condition: Condition, tables: Ma
         raise ScheduleError(
             f"the table of {column} must be a safetensors file ({error}); export the schedule again"
         ) from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ScheduleError(f"the table of {column} must have the format {FORMAT}; export the schedule again")
+    found = header.get("format") if isinstance(header, dict) else None
+    if found not in versions:
+        raise ScheduleError(
+            f"the table of {column} must have the format {' or '.join(versions)}; got {found!r}: export the schedule "
+            "again, or install the version that wrote it"
+        )
     TableIdentity.of(column, schedule, condition).check(header.get("made_for"))
     return tensors
 
@@ -62,9 +76,9 @@ class TableStore:
         self._condition, self._artifacts = condition, artifacts
         self._known: dict[str, bytes] = {}
 
-    def make(self, column: str, base: Schedule, tensors: Tensors) -> str:
+    def make(self, column: str, base: Schedule, tensors: Tensors, version: str = FORMAT) -> str:
         """Make and keep the table of a column, fitted to a canonical schedule without it; its SHA-256."""
-        digest, data = make_table(TableIdentity.of(column, base, self._condition), tensors)
+        digest, data = make_table(TableIdentity.of(column, base, self._condition), tensors, version)
         self.keep(digest, data)
         return digest
 

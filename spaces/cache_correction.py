@@ -6,11 +6,12 @@ reuses something inside: there errors of many sites, which cancel in part, have 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.spaces.channel_mix import ChannelMix
 from autotune.spaces.errors import ScheduleError
 
 Array = NDArray[np.float64]
@@ -88,7 +89,9 @@ class PairMoments:
 class CacheCorrection:
     """Corrections of what a cache plan hands out: by network call and site, one line per tensor of the value.
 
-    A site is a column of the plan, or `OUTPUT`. None stands for a tensor that is left as it is.
+    A site is a column of the plan, or `OUTPUT`. None stands for a tensor that is left as it is. `history` is by network
+    call, of the output too, which is then no line: see `ChannelMix`.
     """
 
     cells: Mapping[tuple[int, int], tuple[ChannelAffine | None, ...]]
+    history: Mapping[int, ChannelMix] = field(default_factory=dict)

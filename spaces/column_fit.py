@@ -21,7 +21,9 @@ class FitColumn(StrEnum):
     CORRECTION = "correction"
     """Additive corrections to the coefficients and the timesteps of the calls."""
     CACHE_CORRECTION = "cache-correction"
-    """Factors and shifts of what the cache hands out, by least squares; a table, which the schedule names."""
+    """What the cache hands out, or the output that comes of it, by least squares; a table, which the schedule names."""
+    DEC = "dec"
+    """The same by CacheQuant's factors and shifts alone, without a history."""
     W8A8 = "w8a8"
     """Weights and activations of 8 bits: a table, with the grids and corrections of each layer."""
     W7A8 = "w7a8"
@@ -44,6 +46,9 @@ PRECISIONS: Mapping[FitColumn, float] = MappingProxyType(
     }
 )
 """Mean bits of a weight in blocks, of the fits that make the column `quantization`."""
+
+CACHE_CORRECTIONS = frozenset({FitColumn.CACHE_CORRECTION, FitColumn.DEC})
+"""The fits that make the column `cache_correction`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,12 +12,13 @@ from autotune.evaluators.applied_tables import AppliedTables
 from autotune.evaluators.apply import applied, apply, attach, remove
 from autotune.evaluators.branch_store import second_half, tensors_of
 from autotune.evaluators.cell_correction import CellCorrection, channel_axis
-from autotune.evaluators.correction_fit import InputRecorder, Moments, PairRecorder
 from autotune.evaluators.correction_table import COLUMN, correction_tensors, read_correction
+from autotune.evaluators.pair_recording import CallRecorder, Moments, PairRecorder, lines_of
 from autotune.evaluators.schedule_table import make_table
 from autotune.evaluators.worker import Worker
 from autotune.spaces.cache_correction import OUTPUT, CacheCorrection, ChannelAffine, PairMoments
 from autotune.spaces.cache_plan import CachePlan
+from autotune.spaces.channel_mix import ChannelMix
 from autotune.spaces.column_fit import FitColumn
 from autotune.spaces.errors import ScheduleError, ScheduleMismatchError
 from autotune.spaces.evaluation import Fidelity
@@ -47,18 +48,20 @@ def corrected_of(worker: Worker, schedule: Schedule) -> tuple[Schedule, CacheCor
 
 def moments_of(worker: Worker, base: Schedule) -> Moments:
     assert base.cache is not None
-    inputs, moments = InputRecorder(worker._pipe), Moments()
-    worker._run(Schedule(n_steps=base.n_steps), PROMPTS, None, inputs)
-    pairs = PairRecorder(worker._pipe, base.cache, worker.inventory, inputs.latents, moments)
+    calls, moments = CallRecorder(worker._pipe), Moments()
+    worker._run(Schedule(n_steps=base.n_steps), PROMPTS, None, calls)
+    pairs = PairRecorder(worker._pipe, base.cache, worker.inventory, calls.latents, moments)
     worker._run(base, PROMPTS, None, pairs)
     return moments
 
 
-def outputs_of(worker: Worker, schedule: Schedule, module: Any) -> list[torch.Tensor]:
+def outputs_of(
+    worker: Worker, schedule: Schedule, module: Any, tables: AppliedTables | None = None
+) -> list[torch.Tensor]:
     """What a module hands on, call by call, in a run: the naive record."""
     kept: list[torch.Tensor] = []
     handle = module.register_forward_hook(lambda module, args, result: kept.extend(list(tensors_of(result))[-1:]))
-    worker._run(schedule, PROMPTS, None)
+    worker._run(schedule, PROMPTS, None, None, tables)
     handle.remove()
     return kept
 
@@ -73,19 +76,22 @@ def check_pairs(parts: list[PairMoments], x: torch.Tensor, y: torch.Tensor) -> N
 
 
 def test_pairs_are_what_is_handed_out_and_what_the_default_run_computes(pixart: Worker) -> None:
-    """One leaf with tokens and the network's output, guided in one batch; one call leaves out a branch."""
+    """One leaf with tokens, guided in one batch; one call leaves out a branch."""
     site = next(i for i, s in enumerate(pixart.inventory.sites) if s.component == "attn1")
     table = np.zeros((4, len(pixart.inventory)))
     table[[1, 3], site] = 1
     base = Schedule(n_steps=4, cache=CachePlan.from_array(table), guidance=(BOTH, BOTH, BOTH, STORED))
     moments = moments_of(pixart, base)
-    assert set(moments) == {(1, site), (3, site), (1, OUTPUT), (3, OUTPUT)}
-    denoiser = pixart._pipe.transformer
-    for of, module in ((site, denoiser.get_submodule(pixart.inventory.sites[site].name)), (OUTPUT, denoiser)):
-        handed_out = outputs_of(pixart, base, module)
-        true = outputs_of(pixart, Schedule(n_steps=4), module)
-        check_pairs(moments[1, of], handed_out[1], true[1])
-        check_pairs(moments[3, of], handed_out[3], second_half(true[3]) if of == site else true[3])
+    assert set(moments) == {(1, site), (3, site)}
+    lines = CacheCorrection({cell: lines_of(parts) for cell, parts in moments.items()})
+    module = pixart._pipe.transformer.get_submodule(pixart.inventory.sites[site].name)
+    true = outputs_of(pixart, Schedule(n_steps=4), module)
+    handed_out = outputs_of(pixart, base, module)
+    check_pairs(moments[1, site], handed_out[1], true[1])
+    # The second pair is of a run in which the first reuse was corrected.
+    corrected = outputs_of(pixart, base, module, AppliedTables(cache_correction=lines))
+    check_pairs(moments[3, site], second_half(corrected[2]), second_half(true[3]))
+    assert not torch.allclose(corrected[2], handed_out[2], atol=1e-5)
 
 
 def test_spans_are_compared_as_they_are_stored(flux: Worker) -> None:
@@ -158,7 +164,11 @@ def identity_of(correction: CacheCorrection) -> CacheCorrection:
     def plain(line: ChannelAffine | None) -> ChannelAffine | None:
         return line and ChannelAffine(np.ones_like(line.scale), np.zeros_like(line.shift))
 
-    return CacheCorrection({cell: tuple(map(plain, lines)) for cell, lines in correction.cells.items()})
+    def same(mix: ChannelMix) -> ChannelMix:
+        return ChannelMix(np.eye(1, mix.weights.shape[1]).repeat(len(mix.weights), axis=0))
+
+    cells = {cell: tuple(map(plain, lines)) for cell, lines in correction.cells.items()}
+    return CacheCorrection(cells, {call: same(mix) for call, mix in correction.history.items()})
 
 
 @pytest.fixture(scope="module")
@@ -232,10 +242,10 @@ def test_a_fit_is_made_once_and_counts_its_runs(flux: Worker, fitted: tuple[Sche
     made, _ = fitted
     again = flux.fit(made, FitColumn.CACHE_CORRECTION, PROMPTS)
     assert again.schedule == made
-    assert again.image_runs == 3 + 5  # one prompt, to fit and to hold out
+    assert again.image_runs == 5 + 4  # one prompt, to fit and to hold out
     assert 0 < again.after < 1
-    with pytest.raises(ScheduleError, match="takes 8 image runs; 7 are left"):
-        flux.fit(made.without_tables, FitColumn.CACHE_CORRECTION, PROMPTS, max_image_runs=7)
+    with pytest.raises(ScheduleError, match="takes 9 image runs; 8 are left"):
+        flux.fit(made.without_tables, FitColumn.CACHE_CORRECTION, PROMPTS, max_image_runs=8)
     with pytest.raises(ScheduleError, match="needs a schedule that reuses something"):
         flux.fit(Schedule(n_steps=4), FitColumn.CACHE_CORRECTION, PROMPTS)
 
