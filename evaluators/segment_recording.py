@@ -15,6 +15,7 @@ from autotune.evaluators.span import Span
 from autotune.evaluators.step_hook import before_each_step, hooked
 from autotune.spaces.cache_point import cache_point
 from autotune.spaces.condition import Condition
+from autotune.spaces.errors import ScheduleError
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule
@@ -39,7 +40,7 @@ def load_or_record_segments(
 
     Raises:
         EvaluatorError: a run has another number of calls.
-        ScheduleError: the model has no cache point, or the feature is not finite.
+        ScheduleError: the model has no cache point, a group norm straddles it, or the feature is not finite.
     """
     name = f"segments/{LONGEST}/{len(COST_KEYS)}/{condition.hash}/{fidelity.hash}"
     stored = artifacts.load(name) if artifacts is not None else None
@@ -96,10 +97,25 @@ def _spans_of(pipe: Any, inventory: Inventory) -> list[Span]:
 
 
 def _before_last_resnet(denoiser: Any, inventory: Inventory) -> Any:
-    """The module that makes what enters the last residual block of a UNet's last stage."""
+    """The module that makes what enters the last residual block of a UNet's last stage.
+
+    That block normalises the feature beside the skip connection, which is fresh: a group of channels from both would
+    make the skip connection's part depend on what is cached, and costs and corrections are of the feature alone.
+    Other concatenations need no such rule: what is quantized of them is looked at behind the norm (`LossRecorder`).
+
+    Raises:
+        ScheduleError: a group of channels straddles both.
+    """
     parent = inventory.sites[cache_point(inventory)[-1]].parent
     assert parent is not None
     stage = denoiser.get_submodule(inventory.sites[parent].name)
+    n_cached, size = stage.resnets[-2].out_channels, stage.resnets[-1].in_channels // stage.resnets[-1].norm1.num_groups
+    if n_cached % size:
+        raise ScheduleError(
+            f"the group norm behind a cache point must not mix the cached feature with the skip connection; "
+            f"{inventory.sites[parent].name} has groups of {size} channels, and {n_cached} are cached: plan on the "
+            "hidden state"
+        )
     return (getattr(stage, "attentions", None) or stage.resnets)[len(stage.resnets) - 2]
 
 

@@ -91,7 +91,10 @@ class CacheQuantSearcher(PlannedSearcher):
         context, found = self._context, list[_Costs]()
         edges = context.edge_costs() if context.edge_costs is not None and HYBRID in self._planners else None
         knows = context.segment_costs is not None and has_point and self._planners != (HYBRID,)
-        segments = context.segment_costs() if knows and context.segment_costs is not None else None
+        segments = None
+        if knows and context.segment_costs is not None:
+            with contextlib.suppress(ScheduleError):  # a cache point whose feature can't be told from what is fresh
+                segments = context.segment_costs()
         for planner in self._planners:
             if isinstance(planner, str):
                 found += [] if edges is None else [(f"{HYBRID} cost", reuse_costs(edges) ** EXPONENT, edges.longest)]

@@ -15,6 +15,10 @@ def cache_point(inventory: Inventory) -> tuple[int, ...]:
     point is what all blocks but the first and the last add; they are reused block by block, which sums to it. With
     fewer than three blocks it is what the stack adds.
 
+    Behind a UNet's point a group norm reads the feature and the skip connection; that no group has channels of both is
+    asserted where the modules are at hand, before costs are recorded (`evaluators/segment_recording.py`). Splits of
+    quantized layers need no such rule: their recorder zeroes the skip connection's part behind the norm.
+
     Raises:
         ScheduleError: the sites are neither.
     """

@@ -12,6 +12,7 @@ from autotune.evaluators.worker import Worker
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.cache_point import cache_point
+from autotune.spaces.errors import ScheduleError
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.segment_costs import SegmentNorm
@@ -57,6 +58,17 @@ def test_recorded_costs_are_those_of_the_watched_features_and_are_kept(
     assert again.longest == costs.longest == 16
     for key, table in costs.tables.items():
         np.testing.assert_array_equal(again.tables[key], table)
+
+
+def test_groups_of_the_feature_and_of_the_skip_connection_together_are_refused() -> None:
+    """56 channels of each: 8 groups of 14 keep them apart, 7 of 16 do not."""
+    worker = Worker(load_model("mini-sd", device="cpu"))
+    with watching_cache_point(worker._pipe, worker.inventory, lambda feature: None):
+        pass
+    block = worker._pipe.unet.up_blocks[-1].resnets[-1]
+    block.norm1 = torch.nn.GroupNorm(7, block.in_channels)
+    with pytest.raises(ScheduleError, match="groups of 16 channels, and 56 are cached: plan on the hidden state"):
+        worker.segment_costs(FIDELITY, 1)
 
 
 def test_the_point_of_a_unet_leaves_the_last_residual_block_and_its_transformer() -> None:
