@@ -64,6 +64,7 @@ ADAPTERS: Mapping[str, Adapter] = {
             list_spans=flux_adapter.list_spans,
             latent_shape=flux_adapter.latent_shape,
             make_inputs=flux_adapter.make_inputs,
+            list_splits=flux_adapter.list_splits,
         ),
         Adapter(
             denoiser_class="PixArtTransformer2DModel",

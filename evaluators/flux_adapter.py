@@ -37,6 +37,15 @@ def list_spans(denoiser: Any) -> dict[str, Span]:
     )
 
 
+def list_splits(denoiser: Any) -> dict[str, tuple[int, ...]]:
+    """The last projection of single blocks: (channels of the attention, of the feed-forward)."""
+    splits: dict[str, tuple[int, ...]] = {}
+    for path in block_paths(denoiser, "single_transformer_blocks"):
+        block = denoiser.get_submodule(path)
+        splits[f"{path}.proj_out"] = (block.proj_out.in_features - block.mlp_hidden_dim, block.mlp_hidden_dim)
+    return splits
+
+
 def latent_shape(pipe: Any, height: int, width: int) -> tuple[int, ...]:
     """(1, tokens, channels) of packed latents; a token is 2 x 2 latent pixels."""
     pixels = 2 * pipe.vae_scale_factor

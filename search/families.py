@@ -51,8 +51,8 @@ _ALL = (
     ),
     Family(
         name="cachequant",
-        columns=("cache", "cache_correction"),
-        method="CacheQuant's schedule by dynamic programming, each plan plain and corrected",
+        columns=("cache", "cache_correction", "quantization"),
+        method="CacheQuant's schedule by dynamic programming, plain, corrected, and quantized if bits are an objective",
         target="autotune.search.cachequant:CacheQuantSearcher",
     ),
     Family(

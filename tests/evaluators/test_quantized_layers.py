@@ -1,10 +1,13 @@
 """Quantized layers of a real UNet: against the definition in float64, in a call and outside of it."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
+from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.applied_tables import AppliedTables
 from autotune.evaluators.apply import attach, quantization_runtime_of, remove
 from autotune.evaluators.load import LoadedModel, load_model
@@ -12,6 +15,8 @@ from autotune.evaluators.unet_adapter import list_splits
 from autotune.spaces.errors import ScheduleError, ScheduleMismatchError
 from autotune.spaces.quantization import Grid, LayerQuantization, Quantization
 from autotune.spaces.schedule import Schedule
+
+from .conftest import call_args
 
 SPLIT = "up_blocks.1.resnets.1.conv1"
 PLAIN = "down_blocks.0.attentions.0.transformer_blocks.0.ff.net.2"
@@ -156,3 +161,24 @@ def test_the_splits_are_where_the_unet_concatenates(model: LoadedModel) -> None:
     splits = list_splits(unet)
     assert [splits[f"up_blocks.{k}.resnets.{j}.conv1"] for k in range(2) for j in range(3)] == joined
     assert [sum(pair) for pair in joined] == [n for n, _ in seen]
+
+
+def test_the_splits_of_single_blocks_are_what_flux_concatenates(flux_pipe: Any) -> None:
+    """The input of each `proj_out` begins with what its attention returned, and the feed-forward is the rest."""
+    transformer = flux_pipe.transformer
+    splits = find_adapter(flux_pipe).list_splits(transformer)
+    blocks = transformer.single_transformer_blocks
+    assert list(splits) == [f"single_transformer_blocks.{i}.proj_out" for i in range(len(blocks))]
+    read: list[torch.Tensor] = []
+    attention: list[torch.Tensor] = []
+    handles = [
+        blocks[0].attn.register_forward_hook(lambda module, args, result: attention.append(result)),
+        blocks[0].proj_out.register_forward_pre_hook(lambda module, args: read.append(args[0])),
+    ]
+    flux_pipe(**call_args("mini-flux", steps=1))
+    for handle in handles:
+        handle.remove()
+    n, rest = splits["single_transformer_blocks.0.proj_out"]
+    assert torch.equal(read[0][..., :n], attention[0])
+    assert read[0].shape[-1] == n + rest
+    assert n != rest
