@@ -50,7 +50,8 @@ def fit_quantization(
     tensors; the schedule's own cache at work; then (a2, b2) per output channel, without the bias. Unlike there, ranges
     are searched once over the values of all runs, not averaged from batch to batch; the correction is of every layer,
     for all calls, and kept if it brings held-out prompts closer; what a softmax returns stays as it is, inside fused
-    attention.
+    attention. The order is another, too: there the cache is corrected first, with (a1, b1), and grids are fitted under
+    that; here `fit_cache_correction` comes last, and corrects what the quantized network hands out.
 
     Args:
         pipe: the pipeline, without a schedule applied.

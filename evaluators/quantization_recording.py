@@ -16,34 +16,25 @@ from autotune.evaluators.apply import quantization_runtime_of
 from autotune.evaluators.quantized_layers import LayerCodes, QuantizationRuntime, along, channel_axis
 from autotune.evaluators.step_hook import hooked
 from autotune.evaluators.table_fit import pair_moments
+from autotune.evaluators.value_histogram import Histogram
 from autotune.spaces.cache_correction import PairMoments
-from autotune.spaces.errors import ScheduleError
 from autotune.spaces.quantization import Grid, LayerQuantization, Quantization
-
-BINS = 2048
-"""Bins of the histogram that is kept of a layer's input in one call of a batch: eight or more to a code of 8 bits."""
 
 MAX_ROWS = 4096
 """Tokens or pixels of an output that are compared in one call of a batch, evenly spread."""
 
 
-@dataclass(slots=True)
-class _Seen:
-    """One part of a layer's input in one call: extremes, and how often it takes which values."""
-
-    low: torch.Tensor
-    high: torch.Tensor
-    values: torch.Tensor
-    counts: torch.Tensor
-
-
 class RangeRecorder:
-    """Collects what layers read; to be used as a `Watcher` of runs with a quantization, which may name no layer."""
+    """Collects what layers read; to be used as a `Watcher` of runs with a quantization, which may name no layer.
+
+    Kept is a histogram of each part of each layer's input in each call, 16 KB or less however many prompts there are:
+    some 0.4 GB of FLUX's 500 layers in 50 calls.
+    """
 
     def __init__(self, pipe: Any, layers: Mapping[str, tuple[torch.nn.Module, tuple[int, ...]]]) -> None:
         """A recorder of layers by name, each with the numbers of channels of its parts."""
         self._pipe, self._layers = pipe, layers
-        self._seen: dict[str, dict[int, list[_Seen]]] = defaultdict(dict)
+        self._seen: dict[str, dict[int, list[Histogram]]] = defaultdict(dict)
         self._n_calls = 0
 
     @contextlib.contextmanager
@@ -70,41 +61,26 @@ class RangeRecorder:
         """
         return {name: self._grid(rows, bits) for name, rows in self._seen.items()}
 
-    def _grid(self, rows: Mapping[int, list[_Seen]], bits: int) -> Grid:
+    def _grid(self, rows: Mapping[int, list[Histogram]], bits: int) -> Grid:
         calls = sorted(rows)
         n_parts = len(rows[calls[0]])
         scale, zero = np.empty((2, self._n_calls, n_parts))
         nearest = np.maximum(np.searchsorted(calls, np.arange(self._n_calls), side="right") - 1, 0)
         for part in range(n_parts):
             seen = [rows[call][part] for call in calls]
-            values, counts = (pad_sequence([getattr(one, name) for one in seen], True) for name in ("values", "counts"))
-            low, high = torch.stack([one.low for one in seen]), torch.stack([one.high for one in seen])
+            values, counts = (pad_sequence([getattr(h, name) for h in seen], True) for name in ("centres", "counts"))
+            low, high = (values.new_tensor([getattr(h, name) for h in seen]) for name in ("low", "high"))
             found = [made.double().cpu().numpy() for made in search_grid(values, low, high, bits, counts)]
             scale[:, part], zero[:, part] = (made[nearest] for made in found)
         return Grid(scale, zero)
 
     def _note(self, name: str, row: int, parts: Sequence[torch.Tensor]) -> None:
         self._n_calls = max(self._n_calls, row + 1)
-        seen = [_see(part) for part in parts]
+        seen = [Histogram.of(part) for part in parts]
         before = self._seen[name].get(row)
         if before is not None:
-            seen = [_joined(*pair) for pair in zip(before, seen, strict=True)]
+            seen = [one + other for one, other in zip(before, seen, strict=True)]
         self._seen[name][row] = seen
-
-
-def _see(values: torch.Tensor) -> _Seen:
-    low, high = values.aminmax()
-    if not bool(torch.isfinite(low) & torch.isfinite(high)):
-        raise ScheduleError("a layer reads NaN or infinite values; a schedule that works is needed to quantize")
-    low, high = low.float(), high.float()
-    counts = torch.histc(values.float(), BINS, min=float(low), max=float(high))
-    centres = low + (high - low) * (torch.arange(BINS, device=low.device) + 0.5) / BINS
-    return _Seen(low, high, centres, counts)
-
-
-def _joined(one: _Seen, other: _Seen) -> _Seen:
-    values, counts = (torch.cat([getattr(seen, name) for seen in (one, other)]) for name in ("values", "counts"))
-    return _Seen(torch.minimum(one.low, other.low), torch.maximum(one.high, other.high), values, counts)
 
 
 @dataclass(frozen=True, slots=True)
