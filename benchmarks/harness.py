@@ -55,9 +55,9 @@ class Benchmark:
         self.targets: Rows = []
 
     def row(self, figure: str, value: float, interval: Sequence[float] | None = None, **what: object) -> None:
-        """Note a figure; `interval` is its spread."""
+        """Note a figure; `interval` is its spread. Of `what`, lists are noted and not printed."""
         self.rows.append({**what, "figure": figure, "value": value, "interval": interval})
-        where = " ".join(str(part) for part in what.values())
+        where = " ".join(str(part) for part in what.values() if not isinstance(part, list))
         bounds = "" if interval is None else f"   [{interval[0]:.4g}, {interval[1]:.4g}]"
         print(f"{where:24} {figure:44} {value:10.4g}{bounds}", flush=True)
 
