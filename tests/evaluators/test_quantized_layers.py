@@ -11,6 +11,8 @@ from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.applied_tables import AppliedTables
 from autotune.evaluators.apply import attach, quantization_runtime_of, remove
 from autotune.evaluators.load import LoadedModel, load_model
+from autotune.evaluators.quantization_recording import LossRecorder
+from autotune.evaluators.quantized_layers import LayerCodes, QuantizationRuntime
 from autotune.evaluators.unet_adapter import list_splits
 from autotune.spaces.errors import ScheduleError, ScheduleMismatchError
 from autotune.spaces.quantization import Grid, LayerQuantization, Quantization
@@ -182,3 +184,20 @@ def test_the_splits_of_single_blocks_are_what_flux_concatenates(flux_pipe: Any) 
     assert torch.equal(read[0][..., :n], attention[0])
     assert read[0].shape[-1] == n + rest
     assert n != rest
+
+
+def test_the_correction_of_a_split_layer_is_fitted_to_the_first_part_alone(model: LoadedModel) -> None:
+    module = model.pipe.unet.get_submodule(SPLIT)
+    weight, parts = module.weight.detach(), list_splits(model.pipe.unet)[SPLIT]
+    layer = some_layer(weight, parts, bits=8)
+    quantization = Quantization({SPLIT: layer})
+    runtime, recorder = QuantizationRuntime(quantization), LossRecorder(model.pipe, quantization, {})
+    runtime.enter(0)
+    values = torch.randn(2, weight.shape[1], 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        recorder._note(runtime, SPLIT, LayerCodes(SPLIT, module, layer), (), module, (values,))
+    first = torch.nn.functional.conv2d(values[:, : parts[0]], weight[:, : parts[0]], padding=module.padding)
+    found = recorder.errors.moments[SPLIT]
+    assert found.count == 2 * 8 * 8
+    assert found.y == pytest.approx(first.sum(dim=(0, 2, 3)).numpy(), rel=1e-3, abs=1e-2)
+    assert found.yy == pytest.approx(first.square().sum(dim=(0, 2, 3)).numpy(), rel=1e-3)

@@ -58,3 +58,12 @@ def test_a_constant_is_one_bin(value: float) -> None:
 def test_values_that_are_not_finite_are_refused() -> None:
     with pytest.raises(ScheduleError, match="reads NaN or infinite values"):
         Histogram.of(torch.tensor([1.0, float("nan")]))
+
+
+def test_a_call_in_which_a_cache_skips_a_layer_has_the_grid_of_the_one_before_or_of_the_first() -> None:
+    recorder = RangeRecorder(None, {})
+    for call, size in ((1, 1.0), (3, 2.0)):
+        recorder._note("layer", call, (batches(1)[0] * size,))
+    recorder._note("other", 5, (batches(1)[0],))
+    scale = recorder.grids(8)["layer"].scale[:, 0]
+    assert scale == pytest.approx(scale[1] * torch.tensor([1.0, 1.0, 1.0, 2.0, 2.0, 2.0]).numpy())
