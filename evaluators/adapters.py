@@ -28,11 +28,12 @@ class Adapter:
     `latent_shape(pipe, height, width)` is the shape of the first tensor that the denoiser receives for one image of one
     branch, sizes in pixels. `make_inputs(pipe, latent_shape, prompt_tokens)` are keyword arguments of one call with
     zeros of the right shapes, on the default device. `guidance` says how classifier-free guidance runs: as one `batch`
-    [unconditional; conditional], in two `calls`, or not, the scale being `embedded` in the network; `guidance_argument`
-    is what the pipeline's call names the scale. Values of the `copied` components may be changed in place by the code
-    that receives them (FreeU, T2I adapters), so the runtime stores copies. `even_sigmas` is that of
-    `noise.own_timesteps`, `ungated` that of `Inventory`: no gate scales what leaves return. `list_splits` names layers
-    that read concatenated tensors, with the numbers of channels of each.
+    [unconditional; conditional], in two `calls`, the conditional one first, or not, the scale being `embedded` in the
+    network (FLUX can be asked for two calls besides); `guidance_argument` is what the pipeline's call names the scale.
+    Values of the `copied` components may be changed in place by the code that receives them (FreeU, T2I adapters), so
+    the runtime stores copies. `even_sigmas` is that of `noise.own_timesteps`, `ungated` that of `Inventory`: no gate
+    scales what leaves return. `list_splits` names layers that read concatenated tensors, with the numbers of channels
+    of each.
     """
 
     denoiser_class: str

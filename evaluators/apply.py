@@ -10,7 +10,8 @@ Example:
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from autotune.evaluators.applied_tables import AppliedTables
 from autotune.evaluators.attachment import Attachment, MeasuredRun
 from autotune.evaluators.cache_runtime import CacheRuntime
 from autotune.evaluators.file_check import check_file
-from autotune.evaluators.guidance import GuidanceRuntime
+from autotune.evaluators.guidance import BatchedGuidance, GuidanceRuntime, SeparateGuidance
 from autotune.evaluators.inventory import list_inventory
 from autotune.evaluators.noise import noise_schedule_of, prediction_of
 from autotune.evaluators.policies import make_policy
@@ -29,7 +30,7 @@ from autotune.evaluators.solver_scheduler import SolverProgramScheduler
 from autotune.spaces.cache_correction import CacheCorrection
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.errors import ScheduleError, ScheduleMismatchError
-from autotune.spaces.guidance_column import GuidanceAction
+from autotune.spaces.guidance_column import GuidanceAction, GuidanceRow
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.noise_schedule import Flow, KnownNoise
 from autotune.spaces.schedule import Schedule
@@ -61,7 +62,7 @@ def attach(
     Raises:
         ScheduleError: the cache plan does not fit the inventory, a column does not fit the noise schedule, or a table
             is missing.
-        ScheduleMismatchError: a guidance column on a pipeline that doesn't guide in one batch.
+        ScheduleMismatchError: a guidance column on a pipeline that has no classifier-free guidance.
         UnsupportedModelError: a cache or guidance column, and no adapter knows the denoiser.
     """
     _attach(pipe, schedule, inventory=inventory, noise=noise, tables=tables)
@@ -175,12 +176,7 @@ def _attach(
         cache = _cache_runtime(pipe, schedule, schedule.cache, adapter, inventory, tables.cache_correction)
     if schedule.guidance is not None and any(action is not GuidanceAction.BOTH for action in schedule.guidance):
         adapter = find_adapter(pipe)
-        if adapter.guidance != "batch":
-            raise ScheduleMismatchError(
-                f"a guidance column needs classifier-free guidance in one batch; {type(pipe).__name__} has none; "
-                f"use a schedule without the column"
-            )
-        guidance = GuidanceRuntime(schedule.guidance)
+        guidance = _guidance_runtime(pipe, schedule.guidance, adapter)
     initial_scale = 1.0
     if noise is None and (schedule.time is not None or schedule.policy is not None):
         noise = noise_schedule_of(scheduler, 0.0)
@@ -226,7 +222,27 @@ def _cache_runtime(
         )
     dropped = [action is not GuidanceAction.BOTH for action in schedule.guidance or ()]
     spans = adapter.list_spans(adapter.denoiser_of(pipe))
-    return CacheRuntime(plan, inventory, dropped=dropped, copied=adapter.copied, spans=spans, correction=correction)
+    return CacheRuntime(
+        plan,
+        inventory,
+        dropped=dropped,
+        separate=adapter.guidance != "batch",
+        copied=adapter.copied,
+        spans=spans,
+        correction=correction,
+    )
+
+
+def _guidance_runtime(pipe: Any, column: Sequence[GuidanceRow], adapter: Adapter) -> GuidanceRuntime:
+    if adapter.guidance == "batch":
+        return BatchedGuidance(column)
+    # FLUX is distilled, and guides in two calls besides, if it is asked to.
+    if adapter.guidance == "calls" or "true_cfg_scale" in inspect.signature(pipe.__call__).parameters:
+        return SeparateGuidance(column)
+    raise ScheduleMismatchError(
+        f"a guidance column needs classifier-free guidance; {type(pipe).__name__} has none; "
+        f"use a schedule without the column"
+    )
 
 
 def own_scheduler(pipe: Any) -> Any:

@@ -12,7 +12,13 @@ import torch
 from autotune.evaluators.adapters import Adapter
 from autotune.evaluators.cache_runtime import CacheRuntime
 from autotune.evaluators.gate import COMPILED, entry_name, in_python, uncompiled
-from autotune.evaluators.guidance import GuidanceRuntime, conditional_half, halves_are_equal, output_tensor
+from autotune.evaluators.guidance import (
+    NOT_GUIDED,
+    GuidanceRuntime,
+    SeparateGuidance,
+    halves_are_equal,
+    output_tensor,
+)
 from autotune.evaluators.guidance_scale import measured_scale
 from autotune.evaluators.override import Overrides
 from autotune.evaluators.policy_runtime import PolicyRuntime
@@ -196,18 +202,17 @@ class Attachment:
             self.quantization.enter(row)
         if self.policy is not None:
             return self.policy.run(original, args, kwargs, row=row, call=call, batch=batch)
-        guidance = self.guidance
-        half = guidance is not None and guidance.drops_branch(row, call, batch)
-        if self.cache is not None:
-            self.cache.enter(row, call, batch=batch // 2 if half else batch, half=half)
-        if guidance is not None and half:
-            args, kwargs = conditional_half((args, kwargs), batch)
-            output = guidance.complete(row, call, original(*args, **kwargs))
+
+        def network(args: tuple[Any, ...], kwargs: dict[str, Any], half: bool) -> Any:
+            if self.cache is not None:
+                self.cache.enter(row, call, batch=batch // 2 if half else batch, half=half)
+            return original(*args, **kwargs)
+
+        if self.guidance is None:
+            output = network(args, kwargs, False)
         else:
-            output = original(*args, **kwargs)
-            if guidance is not None:
-                guidance.keep(row, call, output)
-        output = output if self.cache is None else self.cache.correct_output(output, latents)
+            output = self.guidance.run(network, args, kwargs, row=row, call=call, batch=batch)
+        output = output if self.cache is None else self.cache.correct_output(output, latents, row, call)
         if row == 0 and self._clock.on_step is not None:
             self._branches = output_tensor(output)
         return output
@@ -224,13 +229,15 @@ class Attachment:
             self._reset()
         self._signatures[call] = signature
         if self.guidance is not None:
-            # Pipelines don't say whether a call is guided; a guided batch holds every latent twice.
-            if not getattr(self._pipe, "do_classifier_free_guidance", True) or not halves_are_equal(latents):
-                raise ScheduleMismatchError(
-                    "a guidance column needs classifier-free guidance in one batch; this run is not guided; "
-                    "raise guidance_scale, or use a schedule without the column"
-                )
-            self._clock.sample_batch = latents.shape[0] // 2
+            # Many pipelines don't say whether a call is guided; a guided batch holds every latent twice.
+            separate = isinstance(self.guidance, SeparateGuidance)
+            said = getattr(self._pipe, "do_classifier_free_guidance", True)
+            if not said or not (separate or halves_are_equal(latents)):
+                raise ScheduleMismatchError(NOT_GUIDED)
+            if separate:
+                self._clock.step_calls = 2
+            else:
+                self._clock.sample_batch = latents.shape[0] // 2
         if self._measured is not None:
             self._compare(self._measured, latents)
 

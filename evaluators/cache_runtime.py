@@ -23,7 +23,7 @@ from autotune.evaluators.override import Overrides
 from autotune.evaluators.span import Span, Streams
 from autotune.spaces.cache_action import CacheAction, forecast_weights
 from autotune.spaces.cache_correction import CacheCorrection
-from autotune.spaces.cache_plan import CachePlan, cell_use, kept_of_unconditional
+from autotune.spaces.cache_plan import CachePlan, CellUse, cell_use, kept_of_unconditional
 from autotune.spaces.errors import ScheduleMismatchError
 from autotune.spaces.inventory import Inventory
 
@@ -72,6 +72,7 @@ class CacheRuntime:
         inventory: Inventory,
         *,
         dropped: Sequence[bool] = (),
+        separate: bool = False,
         copied: frozenset[str] = frozenset(),
         spans: Mapping[str, Span] = MappingProxyType({}),
         correction: CacheCorrection | None = None,
@@ -82,6 +83,7 @@ class CacheRuntime:
             plan: what to execute; it need not be canonical.
             inventory: the sites that the plan's columns stand for.
             dropped: per row, whether the guidance column drops the unconditional branch; by default nowhere.
+            separate: whether that branch is the second call of a row, and not the first half of a batch.
             copied: components whose values are stored and handed out as copies.
             spans: by site name, what sites cover that are not the one module of their name.
             correction: of values that are handed out; what is stored stays as it is.
@@ -91,9 +93,13 @@ class CacheRuntime:
         """
         self._inventory = inventory
         self._copied = [site.component in copied for site in inventory.sites]
-        cells, kept = _cells(plan, inventory, np.array(dropped or [False] * plan.n_calls, bool))
-        self._rows = [row.tobytes() for row in cells]
-        self._kept: list[list[tuple[int, int]]] = [list(map(tuple, row)) for row in kept.tolist()]
+        tables = _tables(plan, inventory, np.array(dropped or [False] * plan.n_calls, bool), separate)
+        cells = np.concatenate([table for table, _ in tables])
+        self._rows = [[row.tobytes() for row in table] for table, _ in tables]
+        self._kept: list[list[list[tuple[int, int]]]] = [
+            [list(map(tuple, row)) for row in kept.tolist()] for _, kept in tables
+        ]
+        self._keep_now: list[tuple[int, int]] = []
         self._actions = [[CacheAction(action) for action in row] for row in plan.table.tolist()]
         self._gated = {i for i, column in enumerate(cells.T) if column.any()}
         self._sometimes_dead = {i for i, column in enumerate(cells.T) if (column == _Cell.DEAD).any()}
@@ -160,17 +166,21 @@ class CacheRuntime:
             batch: rows of the batch that the network really computes.
             half: whether that is the conditional branch of a guided batch alone.
         """
-        self._cells[:] = self._rows[row]
+        table = min(call, len(self._rows) - 1)
+        self._cells[:], self._keep_now = self._rows[table][row], self._kept[table][row]
         self._row, self._call = row, call
         self._batch, self._half = batch, half
         self._written.clear()
         self._open.clear()
 
-    def correct_output(self, output: Any, latents: torch.Tensor) -> Any:
-        """What the network has returned of these latents, with its prediction corrected if a correction is for that."""
+    def correct_output(self, output: Any, latents: torch.Tensor, row: int, call: int) -> Any:
+        """What a call of these latents has come to, with its prediction corrected if a correction is for that.
+
+        The network need not have run: the call of a branch that is left out comes to an estimate.
+        """
         if self.on_output is None:
             return output
-        return replace_tensor(output, self.on_output(self._row, self._call, output_tensor(output), latents))
+        return replace_tensor(output, self.on_output(row, call, output_tensor(output), latents))
 
     @property
     def row(self) -> int:
@@ -214,7 +224,7 @@ class CacheRuntime:
 
     def _read(self, site: int, cell: int) -> Value | None:
         """The value that this cell hands out without a computation, if there is one."""
-        key, keep = (self._call, site), self._kept[self._row][site]
+        key, keep = (self._call, site), self._keep_now[site]
         if cell in (_Cell.READ, _Cell.TAKE):
             if self._store.holds(key, half=self._half):
                 value = self._store.read(key, functools.partial(self._weights, site), half=self._half)
@@ -232,7 +242,7 @@ class CacheRuntime:
 
     def _keep(self, site: int, cell: int, value: Value) -> None:
         """Store of a value that was computed what later calls need."""
-        key, keep = (self._call, site), self._kept[self._row][site]
+        key, keep = (self._call, site), self._keep_now[site]
         if site in self._sometimes_dead:
             self._shapes[key] = map_tensors(lambda x: x.new_zeros(()).expand(x.shape), value)
         if cell == _Cell.DEAD or not max(keep):
@@ -264,16 +274,24 @@ class CacheRuntime:
 _weights = functools.lru_cache(maxsize=4096)(forecast_weights)
 
 
-def _cells(
-    plan: CachePlan, inventory: Inventory, dropped: NDArray[np.bool_]
-) -> tuple[NDArray[np.uint8], NDArray[np.int_]]:
-    """`_Cell` of every row and site, and how many values to keep after it, of the conditional and the other half.
+Table = tuple[NDArray[np.uint8], NDArray[np.int_]]
+"""`_Cell` of every row and site, and how many values to keep after it, of the conditional and the other half.
 
-    uint8 (n_calls, n_sites) and int (n_calls, n_sites, 2).
-    """
+uint8 (n_calls, n_sites) and int (n_calls, n_sites, 2).
+"""
+
+
+def _tables(plan: CachePlan, inventory: Inventory, dropped: NDArray[np.bool_], separate: bool) -> tuple[Table, ...]:
+    """One table; or two where the branches are calls of their own, of which each is a whole batch to its values."""
     use = cell_use(plan, inventory)
+    branches = use.kept, kept_of_unconditional(use, dropped)
+    if not separate:
+        return (_table(use, np.stack(branches, axis=-1), dropped),)
+    return tuple(_table(use, np.stack([kept, kept], axis=-1), np.zeros_like(dropped)) for kept in branches)
+
+
+def _table(use: CellUse, kept: NDArray[np.int_], dropped: NDArray[np.bool_]) -> Table:
     dead = use.called & ~use.runs & ~use.reads
-    kept = np.stack([use.kept, kept_of_unconditional(use, dropped)], axis=-1)
     before = np.concatenate([np.zeros_like(kept[:1]), kept[:-1]])
     written = np.where(dropped[:, None], kept[..., 0], kept.max(axis=-1)) > 0
     fresh = np.where(written, _Cell.WRITE, np.where(dead.any(axis=0), _Cell.SHAPE, _Cell.PASS))

@@ -18,7 +18,7 @@ from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule
 
-VERSION = 2
+VERSION = 3
 
 DEFAULT_EVERY = 3
 """The default run comes again after so many designed ones."""
@@ -66,7 +66,7 @@ def _measured(
 ) -> CostModel:
     adapter = find_adapter(pipe)
     default = Schedule(n_steps=condition.n_steps)
-    drops = adapter.guidance == "batch" and condition.guidance_scale > 1
+    drops = adapter.guidance != "embedded" and condition.guidance_scale > 1
     clock = DeviceClock(pipe._execution_device)
     run(replace(default, n_steps=2), StepTimer(clock))  # warm-up: allocates and picks kernels
     timer = _watched_sites(pipe, adapter, inventory, default, run)

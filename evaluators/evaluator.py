@@ -18,9 +18,9 @@ from autotune.spaces.trace import Trace
 class Evaluator(Protocol):
     """Scores schedules of one model under one condition.
 
-    `protocol` names the version of the measuring code; it is part of an evaluation's key. `guided` says whether a call
-    runs two branches in one batch, of which a guidance column may leave one out. Where it `converges`, errors are
-    distances to a run that any sampler comes closer to with more steps: there are traces, and columns can be fitted.
+    `protocol` names the version of the measuring code; it is part of an evaluation's key. `guided` says whether a step
+    runs two branches, of which a guidance column may leave one out. Where it `converges`, errors are distances to a run
+    that any sampler comes closer to with more steps: there are traces, and columns can be fitted.
     """
 
     condition: Condition

@@ -1,7 +1,7 @@
-"""Guidance with one branch: calls that run the conditional half of a batch and estimate the other half."""
+"""Guidance with one branch: steps that run the conditional branch alone and estimate the other one."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,13 +15,20 @@ from autotune.spaces.guidance_column import (
     n_differences,
 )
 
+NOT_GUIDED = (
+    "a guidance column needs classifier-free guidance; this run is not guided; raise guidance_scale (true_cfg_scale "
+    "where the pipeline has it, with a negative prompt), or use a schedule without the column"
+)
+
+Network = Callable[[tuple[Any, ...], dict[str, Any], bool], Any]
+"""Calls the network with these positional and keyword arguments; True if they are the conditional half of a batch."""
+
 
 class GuidanceRuntime:
-    """Executes one guidance column on a denoiser whose batch is [unconditional; conditional].
+    """Executes one guidance column; see `GuidanceAction`. What branches are is said by the two kinds below.
 
-    The pipeline gets a whole batch from every call, so its own guidance formula runs unchanged; see `GuidanceAction`. A
-    difference that is missing, since the run began in the middle, makes the call run both branches, counted in
-    `missed`.
+    The pipeline gets both branches in every step, so its own guidance formula runs unchanged. A difference that is
+    missing, since the run began in the middle, makes the step run both branches, counted in `missed`.
     """
 
     def __init__(self, column: Sequence[GuidanceRow]) -> None:
@@ -38,33 +45,83 @@ class GuidanceRuntime:
         """Forget the stored differences."""
         self._differences.clear()
 
-    def drops_branch(self, row: int, call: int, batch: int) -> bool:
-        """Whether the `call`-th network call of this row runs the conditional branch alone."""
+    def run(
+        self, network: Network, args: tuple[Any, ...], kwargs: dict[str, Any], *, row: int, call: int, batch: int
+    ) -> Any:
+        """What the pipeline gets from the `call`-th call of this row, made of `batch` rows of latents."""
+        raise NotImplementedError
+
+    def _drops(self, row: int, call: int, n_samples: int) -> bool:
+        """Whether the row leaves a branch out, and has the differences of so many samples that it needs."""
         if not n_differences(self._column[row]):
             return self._column[row] is not GuidanceAction.BOTH
         stored = self._differences.get(call)
-        if not stored or stored[0][1].shape[0] * 2 != batch:
+        if not stored or stored[0][1].shape[0] != n_samples:
             self.missed += 1
             return False
         return True
 
-    def keep(self, row: int, call: int, output: Any) -> None:
+    def _keep(self, row: int, call: int, conditional: torch.Tensor, unconditional: torch.Tensor) -> None:
         """Store the difference of the branches, if a later row reads it."""
         if self._kept[row]:
-            tensor = output_tensor(output)
             stored = self._differences.setdefault(call, [])
-            stored.insert(0, (row, second_half(tensor) - first_half(tensor)))
+            stored.insert(0, (row, conditional - unconditional))
             del stored[self._kept[row] :]
 
-    def complete(self, row: int, call: int, output: Any) -> Any:
-        """The output of the conditional branch with the estimated unconditional half before it."""
-        conditional = output_tensor(output)
+    def _unconditional(self, row: int, call: int, conditional: torch.Tensor) -> torch.Tensor:
+        """The estimate of the branch that was left out."""
         stored = self._differences.get(call, [])
         weights = guidance_weights(self._column[row], [made for made, _ in stored], row)
         if not weights:
-            return replace_tensor(output, torch.cat([conditional, conditional]))
-        difference = weighted_sum([tensor for _, tensor in stored[: len(weights)]], weights)
-        return replace_tensor(output, torch.cat([conditional - difference, conditional]))
+            return conditional
+        return conditional - weighted_sum([tensor for _, tensor in stored[: len(weights)]], weights)
+
+
+class BatchedGuidance(GuidanceRuntime):
+    """The branches are the halves of one batch, [unconditional; conditional]."""
+
+    def run(
+        self, network: Network, args: tuple[Any, ...], kwargs: dict[str, Any], *, row: int, call: int, batch: int
+    ) -> Any:
+        """The batch of outputs; where the row drops a branch, of the network's on one half and an estimate."""
+        if not self._drops(row, call, batch // 2):
+            output = network(args, kwargs, False)
+            tensor = output_tensor(output)
+            self._keep(row, call, second_half(tensor), first_half(tensor))
+            return output
+        args, kwargs = conditional_half((args, kwargs), batch)
+        output = network(args, kwargs, True)
+        conditional = output_tensor(output)
+        return replace_tensor(output, torch.cat([self._unconditional(row, call, conditional), conditional]))
+
+
+class SeparateGuidance(GuidanceRuntime):
+    """The branches are two calls of a step, the conditional one first, as in all pipelines of diffusers."""
+
+    def __init__(self, column: Sequence[GuidanceRow]) -> None:
+        super().__init__(column)
+        self._conditional: Any = None
+        """The first call's output, until the second one."""
+
+    def reset(self) -> None:
+        """Forget the stored differences, and the output of the conditional branch."""
+        super().reset()
+        self._conditional = None
+
+    def run(
+        self, network: Network, args: tuple[Any, ...], kwargs: dict[str, Any], *, row: int, call: int, batch: int
+    ) -> Any:
+        """The output of one branch; of the second one an estimate, where the row drops it."""
+        conditional, self._conditional = self._conditional, None
+        if call == 1 and conditional is not None and self._drops(row, call, batch):
+            tensor = output_tensor(conditional)
+            return replace_tensor(conditional, self._unconditional(row, call, tensor))
+        output = network(args, kwargs, False)
+        if call == 0:
+            self._conditional = output
+        elif call == 1 and conditional is not None:
+            self._keep(row, call, output_tensor(conditional), output_tensor(output))
+        return output
 
 
 def conditional_half(value: Any, batch: int) -> Any:

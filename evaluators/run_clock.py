@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from autotune.evaluators.guidance import NOT_GUIDED
 from autotune.evaluators.override import Overrides
 from autotune.spaces.errors import ScheduleMismatchError
 
@@ -27,6 +28,8 @@ class RunClock:
         self.scheduler: Any = None
         self.sample_batch: int | None = None
         """If not None: the batch size that the first step's sample must have."""
+        self.step_calls: int | None = None
+        """If not None: how often the first step must have called the network."""
         self.on_step: Callable[[Any, Any, Any], None] | None = None
         """If not None: told the model output, the sample and the result of each step of a run."""
 
@@ -70,7 +73,7 @@ class RunClock:
 
     def stop(self) -> None:
         """End the run, whether or not it has reached its last row."""
-        self._steps_done = self.sample_batch = None
+        self._steps_done = self.sample_batch = self.step_calls = None
         self._on_end()
 
     def _begin(self, n_steps_asked: int | None) -> None:
@@ -107,12 +110,10 @@ class RunClock:
                 f"{type(self.scheduler).__name__} can't start in the middle while a schedule is applied: "
                 f"use a scheduler with set_begin_index, or autotune.remove(pipe)"
             )
-        if self.sample_batch is not None and sample.shape[0] != self.sample_batch:
+        fits = self.sample_batch in (None, sample.shape[0]) and self.step_calls in (None, self._n_calls)
+        if not fits:
             self.stop()
-            raise ScheduleMismatchError(
-                "a guidance column needs classifier-free guidance in one batch; this run is not guided; "
-                "raise guidance_scale, or use a schedule without the column"
-            )
+            raise ScheduleMismatchError(NOT_GUIDED)
 
 
 _STEP_ARGUMENTS = ((1, "timestep"), (2, "sample"))

@@ -76,7 +76,7 @@ class Worker:
         self._mu = flow_mu(pipe, preset.height, preset.width)
         self._adapter = find_adapter(pipe)
         branches = self._adapter.guidance if preset.guidance_scale > 1 else "embedded"
-        self.guided = branches == "batch"
+        self.guided = branches != "embedded"
         self._work = ScheduleWork(self.inventory, branches, lambda n_steps: len(self.own_timesteps(n_steps)))
         self.condition = condition_of(model, self.inventory.hash, self.own_timesteps(preset.n_steps)[0])
         self._bits = BitOperations(pipe, self.inventory, preset.height, preset.width)

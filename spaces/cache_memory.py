@@ -15,8 +15,8 @@ from autotune.spaces.schedule import Schedule
 class CacheMemory:
     """Bytes of each site's value for one image, and the order in which sites end within a network call.
 
-    `value_bytes` has a row per network call of a step (two where guidance makes two calls), each with an entry per
-    site; a value covers both branches of a guided batch. `order` lists the sites.
+    `value_bytes` has a row per network call of a step (two where each guidance branch is a call, the conditional one
+    first), each with an entry per site; a value of a guided batch covers both branches. `order` lists the sites.
     """
 
     value_bytes: tuple[tuple[int, ...], ...]
@@ -40,9 +40,13 @@ class CacheMemory:
             return 0
         use = cell_use(schedule.cache, inventory)
         dropped = np.array(dropped_rows(schedule.guidance, schedule.cache.n_calls))
-        kept = use.kept + kept_of_unconditional(use, dropped)  # of both halves
-        changes = np.diff(kept, axis=0, prepend=0)
+        branches = use.kept, kept_of_unconditional(use, dropped)
         sizes = np.array(self.value_bytes, np.int64)
+        if len(sizes) == 1:
+            kept = (branches[0] + branches[1])[:, None] / 2
+        else:  # a whole value of each branch, in its own call
+            kept = np.stack([branches[min(call, 1)] for call in range(len(sizes))], axis=1)
+        changes = np.diff(kept, axis=0, prepend=0)
         # Call by call, and in each site by site: what a site frees makes room for those after it only.
-        events = (changes[:, None, :] * sizes[None])[..., list(self.order)] // 2
+        events = (changes * sizes)[..., list(self.order)]
         return max(0, int(np.cumsum(events).max()))

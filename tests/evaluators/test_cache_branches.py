@@ -55,13 +55,13 @@ def test_values_of_a_dropped_branch_keep_their_age(
         assert torch.equal(result, expected)
 
 
-@pytest.mark.parametrize("name", ["pixart_pipe", "sd_pipe", "sd3"])
+@pytest.mark.parametrize("name", ["pixart_pipe", "sd_pipe", "sd3", "qwen-image", "wan"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_canonical_plan_with_dropped_branches_changes_no_bit(
     name: str, seed: int, request: pytest.FixtureRequest, small_args: Any, random_pipes: dict[str, Any]
 ) -> None:
-    pipe = random_pipes[name] if name == "sd3" else request.getfixturevalue(name)
-    args = random_args(name) if name == "sd3" else small_args("mini-" + name[:-5])
+    pipe = random_pipes[name] if name in random_pipes else request.getfixturevalue(name)
+    args = random_args(name) if name in random_pipes else small_args("mini-" + name[:-5])
     kwargs = {**args, "num_inference_steps": 7}
     plan, inventory = random_plan(pipe, kwargs, seed, forecasts=True), list_inventory(pipe)
     canonical = canonical_plan(plan, inventory)

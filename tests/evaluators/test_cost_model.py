@@ -24,12 +24,14 @@ from autotune.spaces.latency_model import LatencyModel
 from autotune.spaces.schedule import Schedule
 
 from .conftest import call_args
+from .random_pipelines import NAMES, SEQUENTIAL, random_args
 
 N_CALLS = 6
 
 
 def run(pipe: Any, name: str) -> None:
-    pipe(generator=torch.Generator("cpu").manual_seed(0), **call_args(name, steps=N_CALLS))
+    args = random_args(name, steps=N_CALLS) if name in NAMES else call_args(name, steps=N_CALLS)
+    pipe(generator=torch.Generator("cpu").manual_seed(0), **args)
 
 
 def watched(pipe: Any, name: str, inventory: Inventory) -> SiteTimer:
@@ -41,9 +43,11 @@ def watched(pipe: Any, name: str, inventory: Inventory) -> SiteTimer:
     return timer
 
 
-@pytest.mark.parametrize("name", ["mini-flux", "mini-pixart"])
-def test_predicted_memory_is_what_the_runtime_holds(name: str, flux_pipe: Any, pixart_pipe: Any) -> None:
-    pipe = {"mini-flux": flux_pipe, "mini-pixart": pixart_pipe}[name]
+@pytest.mark.parametrize("name", ["mini-flux", "mini-pixart", *SEQUENTIAL])
+def test_predicted_memory_is_what_the_runtime_holds(
+    name: str, flux_pipe: Any, pixart_pipe: Any, random_pipes: dict[str, Any]
+) -> None:
+    pipe = {"mini-flux": flux_pipe, "mini-pixart": pixart_pipe, **random_pipes}[name]
     inventory = list_inventory(pipe)
     timer = watched(pipe, name, inventory)
     memory = CacheMemory(value_bytes=timer.value_bytes(), order=timer.order())
@@ -55,7 +59,7 @@ def test_predicted_memory_is_what_the_runtime_holds(name: str, flux_pipe: Any, p
         chosen = rng.random((N_CALLS, len(sites))) < rng.uniform(0.2, 0.9)
         table[:, list(sites)] = chosen * rng.integers(1, len(CacheAction), chosen.shape)
         column = None
-        if name == "mini-pixart" and trial % 2:
+        if name != "mini-flux" and trial % 2:
             rows = [actions[int(k)] for k in rng.integers(0, len(actions), N_CALLS)]
             column = (GuidanceAction.BOTH, *rows[1:])
         schedule = Schedule(n_steps=N_CALLS, cache=CachePlan.from_array(table), guidance=column)
@@ -64,6 +68,35 @@ def test_predicted_memory_is_what_the_runtime_holds(name: str, flux_pipe: Any, p
         held = pipe._autotune.cache.peak_bytes
         remove(pipe)
         assert memory.peak_bytes(schedule, inventory) == held > 0
+
+
+class CountingClock(DeviceClock):
+    """Its moments are numbered: a time is how many moments were noted in it."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.device("cpu"))
+        self.n = 0
+
+    def mark(self) -> float:
+        self.n += 1
+        return float(self.n)
+
+
+@pytest.mark.parametrize("name", SEQUENTIAL)
+def test_sites_take_half_of_a_step_whose_second_call_is_dropped(name: str, random_pipes: dict[str, Any]) -> None:
+    pipe = random_pipes[name]
+    inventory, adapter = list_inventory(pipe), find_adapter(pipe)
+    seconds = []
+    for action in (GuidanceAction.BOTH, GuidanceAction.CONDITIONAL):
+        attach(pipe, Schedule(n_steps=N_CALLS, guidance=(action,) * N_CALLS))
+        timer = SiteTimer(CountingClock(), pipe.transformer, inventory, adapter.list_spans(pipe.transformer))
+        with timer.watching(pipe.scheduler):
+            run(pipe, name)
+        remove(pipe)
+        seconds.append(timer.site_seconds())
+        assert len(timer.value_bytes()) == (2 if action is GuidanceAction.BOTH else 1)
+    assert seconds[0][list(inventory.leaves)].min() > 0.0
+    np.testing.assert_allclose(seconds[1], seconds[0] / 2)
 
 
 def test_timers_see_every_site_and_leave_nothing_behind(sd_pipe: Any) -> None:

@@ -14,6 +14,7 @@ from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.schedule import Schedule
 
 from .mini_pipelines import denoiser_of, run
+from .policy.small_policy import make_policy
 from .random_pipelines import random_args
 
 BOTH, STORED, ALONE = GuidanceAction.BOTH, GuidanceAction.STORED, GuidanceAction.CONDITIONAL
@@ -136,10 +137,11 @@ def test_unguided_batch_of_equal_latents_is_refused(pixart_pipe: Any, small_args
     remove(pixart_pipe)
 
 
-def test_model_without_batched_guidance_is_refused(flux_pipe: Any) -> None:
-    with pytest.raises(ScheduleMismatchError, match="FluxPipeline has none"):
-        _attach(flux_pipe, Schedule(n_steps=2, guidance=(BOTH, STORED)))
-    assert "forward" not in vars(flux_pipe.transformer)
+def test_model_without_guidance_is_refused() -> None:
+    pipe = make_policy()
+    with pytest.raises(ScheduleMismatchError, match="PolicyPipeline has none"):
+        _attach(pipe, Schedule(n_steps=2, guidance=(BOTH, STORED)))
+    assert "forward" not in vars(pipe.transformer)
 
 
 def test_difference_that_a_late_start_never_stored_makes_the_call_run_both(guided: Any) -> None:
@@ -149,11 +151,17 @@ def test_difference_that_a_late_start_never_stored_makes_the_call_run_both(guide
     assert guidance is not None
     scheduler.set_timesteps(4)
     scheduler.set_begin_index(1)
-    assert guidance.drops_branch(1, 0, 2) is False
-    guidance.keep(1, 0, (torch.tensor([[1.0], [3.0]]),))
-    assert guidance.drops_branch(2, 0, 2) is True
+
+    def network(args: Any, kwargs: Any, half: bool) -> tuple[torch.Tensor]:
+        assert args[0].shape[0] == (1 if half else 2)
+        return (10.0 * args[0] if half else args[0],)
+
+    both = guidance.run(network, (torch.tensor([[1.0], [3.0]]),), {}, row=1, call=0, batch=2)
+    assert both[0].tolist() == [[1.0], [3.0]]
     assert guidance.missed == 1
-    assert guidance.complete(2, 0, (torch.tensor([[10.0]]),))[0].tolist() == [[8.0], [10.0]]
+    one = guidance.run(network, (torch.tensor([[1.0], [1.0]]),), {}, row=2, call=0, batch=2)
+    assert one[0].tolist() == [[8.0], [10.0]]
+    assert guidance.missed == 1
 
 
 def test_conditional_half_follows_containers_and_spares_other_lengths() -> None:

@@ -13,8 +13,7 @@ from autotune.evaluators.inventory import default_prompt_tokens, list_inventory
 from autotune.evaluators.noise import noise_schedule_of
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan, canonical_plan
-from autotune.spaces.errors import ScheduleMismatchError, UnsupportedModelError
-from autotune.spaces.guidance_column import GuidanceAction
+from autotune.spaces.errors import UnsupportedModelError
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solvers import make_solver
 
@@ -242,15 +241,6 @@ def test_third_call_of_skip_layer_guidance_has_its_own_values(random_pipes: dict
     assert attachment.cache is not None
     assert attachment.cache.missed == 0
     remove(pipe)
-
-
-@pytest.mark.parametrize("name", ["qwen-image", "wan"])
-def test_guidance_in_two_calls_takes_no_guidance_column(random_pipes: dict[str, Any], name: str) -> None:
-    pipe = random_pipes[name]
-    both, stored = GuidanceAction.BOTH, GuidanceAction.STORED
-    with pytest.raises(ScheduleMismatchError, match=f"in one batch; {type(pipe).__name__} has none"):
-        attach(pipe, Schedule(n_steps=2, guidance=(both, stored)))
-    assert "forward" not in vars(pipe.transformer)
 
 
 def test_two_transformers_take_solver_schedules_only(random_pipes: dict[str, Any]) -> None:

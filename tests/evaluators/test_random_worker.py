@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,7 +19,7 @@ from autotune.evaluators.prompt_embedding import embed_prompts, embeddings_of
 from autotune.evaluators.sampling import run_pipeline
 from autotune.evaluators.weightless import describe_model
 from autotune.evaluators.worker import Worker
-from autotune.spaces.cache_plan import CachePlan, plan_macs
+from autotune.spaces.cache_plan import CachePlan, call_macs
 from autotune.spaces.column_fit import FitColumn
 from autotune.spaces.errors import UnsupportedModelError
 from autotune.spaces.evaluation import Fidelity, Measurement
@@ -129,7 +130,6 @@ def test_a_schedule_with_all_columns_is_scored_and_applied(case: tuple[Any, Pres
     assert worker.condition.start_timestep == worker.own_timesteps(N)[0]
     inventory, noise = worker.inventory, worker.condition.noise_schedule
     table = torch.rand(N, len(inventory), generator=torch.Generator().manual_seed(0)) < 0.3
-    in_one_batch = find_adapter(pipe).guidance == "batch"
     both, stored = GuidanceAction.BOTH, GuidanceAction.STORED
     schedule = canonical_schedule(
         Schedule(
@@ -137,7 +137,7 @@ def test_a_schedule_with_all_columns_is_scored_and_applied(case: tuple[Any, Pres
             time=worker.own_timesteps(N),
             solver=make_solver("unipc-2", N, noise),
             cache=CachePlan.from_array(table.numpy()),
-            guidance=(both, both, stored, both, stored, stored) if in_one_batch else None,
+            guidance=(both, both, stored, both, stored, stored),
         ),
         inventory,
     )
@@ -146,12 +146,20 @@ def test_a_schedule_with_all_columns_is_scored_and_applied(case: tuple[Any, Pres
     assert set(measurement.quality) == {"deviation", "psnr", "ssim"}
     assert all(0 < d < math.inf for d in measurement.quality["deviation"])
     assert measurement.baseline_macs == 2 * N * inventory.total_macs
-    cached = 2 * plan_macs(schedule.cache, inventory, N)
-    assert 0 < measurement.macs < cached if in_one_batch else measurement.macs == cached
+    branches = np.array([2, 2, 1, 2, 1, 1])
+    assert measurement.macs == int((call_macs(schedule.cache, inventory, N) * branches).sum()) > 0
+    assert measurement.network_calls == N
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with applied(pipe, ScheduleFile(schedule=schedule, condition=worker.condition)):
             assert type(pipe.scheduler).__name__ == "SolverProgramScheduler"
+
+
+def test_a_dropped_branch_has_measured_times_of_its_own(case: tuple[Any, Preset, Worker]) -> None:
+    _, _, worker = case
+    assert worker.guided
+    latency = worker.cost_model(PROMPTS).latency
+    assert latency.half_site_ms != latency.site_ms  # where nothing is dropped, they are the same
 
 
 def test_more_steps_approach_the_reference(case: tuple[Any, Preset, Worker]) -> None:
