@@ -31,6 +31,7 @@ COPIED: frozenset[str] = frozenset()
 SPANS: Mapping[str, tuple[str, ...]] = {}
 READS: Mapping[str, tuple[Terms, ...]] = {}
 GUIDANCE: tuple[Terms | None, ...] = ()
+SEPARATE = False
 SITES: tuple[str, ...] = ()
 ROWS: tuple[str, ...] = ()
 # --- end of plan
@@ -38,9 +39,10 @@ ROWS: tuple[str, ...] = ()
 # that run one after the other, cached together: "final" as what leaves them, others as what they add to their inputs,
 # the arguments STREAMS. ROWS has one text per network call and in it one letter per site: "." compute, "d" nobody reads
 # the value; any other letter hands out the sum of kept values that READS says, as pairs (row that computed it, weight).
-# READS has one sum per letter, or, if there is GUIDANCE, one for each half of the batch, the unconditional one first.
-# GUIDANCE has a None per row that runs both halves; any other row runs the conditional one, and the difference to the
-# other is that sum of earlier differences. Values of COPIED sites may be changed in place by others: copies are kept.
+# READS has one sum per letter, or, if there is GUIDANCE, one for each of its branches, the unconditional one first.
+# GUIDANCE has a None per row that runs both branches; any other row runs the conditional one, and the difference to the
+# other is that sum of earlier differences. Branches are halves of a batch, the unconditional one first, or, if they are
+# SEPARATE, two calls, the conditional one first. Values of COPIED sites may be changed in place: copies are kept.
 
 
 class CachedPipeline:
@@ -57,6 +59,7 @@ class CachedPipeline:
         self.values: dict[tuple[int, int], dict[tuple[int, int], Any]] = {}  # (call, site): (part, row): value
         self.shapes: dict[tuple[int, int], Any] = {}
         self.differences: dict[tuple[int, int], Any] = {}
+        self.conditional: Any = None  # what the first of separate calls returned, until the second one
         self.written: set[tuple[int, int]] = set()
         self.open: dict[int, tuple[tuple[Any, ...], Any]] = {}  # by site, inputs of a span and what it hands out
         self.undo: list[tuple[Any, str, bool, Any]] = []
@@ -95,7 +98,7 @@ class CachedPipeline:
 
     def reset(self, row: int | None) -> None:
         """Forget all values, and begin a run (0) or end it (None)."""
-        self.row, self.call = row, 0
+        self.row, self.call, self.conditional = row, 0, None
         for kept in (self.values, self.shapes, self.differences, self.written, self.open):
             kept.clear()
 
@@ -126,8 +129,10 @@ class CachedPipeline:
                 problem = ""
                 if float(timestep) != float(scheduler.timesteps[0]):
                     problem = "the plan is for whole runs; this one began in the middle"
-                elif GUIDANCE and 2 * sample.shape[0] != self.batch:
-                    problem = "the plan is for guidance in one batch; this run is not guided: raise guidance_scale"
+                elif GUIDANCE and (self.call != 2 if SEPARATE else 2 * sample.shape[0] != self.batch):
+                    problem = "the plan is for guided runs; this one is not guided: raise guidance_scale" + (
+                        " (or true_cfg_scale, with a negative prompt)" * SEPARATE
+                    )
                 if problem:
                     self.reset(None)
                     raise ValueError(problem)
@@ -159,10 +164,20 @@ class CachedPipeline:
         return forward
 
     def run(self, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """One network call, and the unconditional half that is estimated where it was left out."""
+        """One network call, and the unconditional branch that is estimated where it was left out."""
         if self.row is None or not GUIDANCE:
             return original(*args, **kwargs)
         terms = GUIDANCE[self.row]
+        if SEPARATE:
+            first, self.conditional = self.conditional, None
+            if self.call == 1 and terms is not None:
+                return replace_prediction(first, self.estimate(prediction(first), terms))
+            result = original(*args, **kwargs)
+            if self.call == 0:
+                self.conditional = result
+            elif self.call == 1 and self.row in self.last_difference:
+                self.differences[self.call, self.row] = (prediction(first) - prediction(result)).detach()
+            return result
         if terms is None:
             result = original(*args, **kwargs)
             if self.row in self.last_difference:
@@ -171,14 +186,19 @@ class CachedPipeline:
             return result
         args, kwargs = conditional_half((args, kwargs), self.batch)
         result = original(*args, **kwargs)
-        unconditional = conditional = prediction(result)
-        if terms:
-            past = [self.differences[self.call, made] for made, _ in terms]
-            unconditional = conditional - weighted_sum(past, [weight for _, weight in terms])
-            for made, last in self.last_difference.items():
-                if last <= self.row:
-                    self.differences.pop((self.call, made), None)
-        return replace_prediction(result, join([unconditional, conditional]))
+        conditional = prediction(result)
+        return replace_prediction(result, join([self.estimate(conditional, terms), conditional]))
+
+    def estimate(self, conditional: Any, terms: Terms) -> Any:
+        """The unconditional prediction of this row; differences are freed after their last use."""
+        if not terms:
+            return conditional
+        past = [self.differences[self.call, made] for made, _ in terms]
+        unconditional = conditional - weighted_sum(past, [weight for _, weight in terms])
+        for made, last in self.last_difference.items():
+            if last <= (self.row or 0):
+                self.differences.pop((self.call, made), None)
+        return unconditional
 
     def gate(self, original: Any, module: Any, site: int, paths: Sequence[str], path: str) -> Callable[..., Any]:
         """A module's `forward` that does what the plan says."""
@@ -222,9 +242,11 @@ class CachedPipeline:
             return None
         letter, key = ROWS[self.row][site], (self.call, site)
         if letter == "d" and key in self.shapes:
-            batch = self.batch if not GUIDANCE or GUIDANCE[self.row] is None else self.batch // 2
+            whole = SEPARATE or not GUIDANCE or GUIDANCE[self.row] is None
+            batch = self.batch if whole else self.batch // 2
             return map_tensors(lambda x: x[:1].expand(batch, *x.shape[1:]), self.shapes[key])
-        sums = [(part, terms) for part, terms in enumerate(READS.get(letter, ())) if terms]
+        sums = [(part, terms) for part, terms in enumerate(READS.get(letter, ()))]
+        sums = [(part, terms) for part, terms in sums if terms and self.branch in (None, part)]
         kept = self.values.get(key, {})
         if not sums or any((part, made) not in kept for part, terms in sums for made, _ in terms):
             return None
@@ -233,6 +255,11 @@ class CachedPipeline:
         value = parts[0] if len(parts) == 1 else join(parts)
         return map_tensors(lambda x: x.clone(), value) if SITES[site] in COPIED and kept else value
 
+    @property
+    def branch(self) -> int | None:
+        """Which branch a separate call runs: 0 is the unconditional, 1 the conditional one."""
+        return int(self.call == 0) if GUIDANCE and SEPARATE else None
+
     def keep(self, site: int, value: Any) -> None:
         """Keep what later rows read of a value that was computed."""
         if self.row is None:
@@ -240,8 +267,8 @@ class CachedPipeline:
         key = (self.call, site)
         if any(text[site] == "d" for text in ROWS):
             self.shapes[key] = map_tensors(lambda x: x.new_zeros(()).expand(x.shape), value)
-        parts = [(0, value)]
-        if GUIDANCE:
+        parts = [(self.branch or 0, value)]
+        if GUIDANCE and not SEPARATE:
             split = GUIDANCE[self.row] is None  # copies, since a view would hold the whole
             cut = [map_tensors(lambda x, half=half: halves(x)[half].clone(), value) for half in (0, 1)] if split else []
             parts = list(enumerate(cut)) or [(1, value)]

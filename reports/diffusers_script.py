@@ -36,6 +36,10 @@ TWO_STREAMS = frozenset({"FluxTransformer2DModel", "SD3Transformer2DModel", "Qwe
 """Denoisers through whose blocks text and image flow; through those of others the image alone."""
 
 
+BATCHED = frozenset({"PixArtTransformer2DModel", "SD3Transformer2DModel", "UNet2DConditionModel"})
+"""Denoisers that guide in one batch; others are called once per branch: `autotune.evaluators.adapters.Adapter`."""
+
+
 def diffusers_script(schedule: Schedule, inventory: Inventory, remarks: Sequence[str] = ()) -> str:
     """Source of the file; `remarks` are sentences that are put on top as comments.
 
@@ -74,6 +78,7 @@ def diffusers_script(schedule: Schedule, inventory: Inventory, remarks: Sequence
         *(f'    "{letter}": {parts},' for parts, letter in reads.items()),
         "}",
         *_tuple_lines("GUIDANCE", "Terms | None", _differences(column or ())),
+        f"SEPARATE = {inventory.denoiser_class not in BATCHED}",
         *_tuple_lines("SITES", "str", [site.name for site in sites]),
         *_tuple_lines("ROWS", "str", ["".join(row) for row in letters[:, gated]]),
     ]

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.schedule import Schedule
 
 from .mini_pipelines import attributes, denoiser_of, n_calls, random_plan, run
+from .random_pipelines import SEQUENTIAL, random_args
 
 Case = tuple[Any, dict[str, Any]]
 
@@ -148,14 +150,31 @@ def test_a_forward_that_was_set_before_comes_back(sd_pipe: Any, small_args: Any,
         del unet.forward
 
 
+@pytest.fixture(params=["pixart_pipe", "sd_pipe", "flux_pipe", *SEQUENTIAL])
+def guided_case(
+    request: pytest.FixtureRequest, small_args: Any, random_pipes: dict[str, Any]
+) -> Iterator[tuple[Any, dict[str, Any], str]]:
+    """Guided runs of ten steps, in one batch or in two calls, and what the scale is called."""
+    name = request.param
+    if name in random_pipes:
+        scale = {"qwen-image": "true_cfg_scale", "wan": "guidance_scale"}[name]
+        yield random_pipes[name], random_args(name, steps=10), scale
+        remove(random_pipes[name])
+        return
+    kwargs = {**small_args("mini-" + name[:-5], steps=10), "prompt": ["a red circle", "a cat"]}
+    if name == "flux_pipe":
+        negative = {"negative_prompt": ["a dog", ""], "true_cfg_scale": 2.5}
+        yield request.getfixturevalue(name), kwargs | negative, "true_cfg_scale"
+    else:
+        yield request.getfixturevalue(name), kwargs, "guidance_scale"
+
+
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("name", ["pixart_pipe", "sd_pipe"])
 def test_left_out_guidance_branches_with_caches_of_every_kind(
-    name: str, seed: int, small_args: Any, request: pytest.FixtureRequest, tmp_path: Path
+    guided_case: tuple[Any, dict[str, Any], str], seed: int, tmp_path: Path
 ) -> None:
-    pipe = request.getfixturevalue(name)
-    case = pipe, small_args({"pixart_pipe": "mini-pixart", "sd_pipe": "mini-sd"}[name])
-    schedule, kwargs = planned(case, seed, num_inference_steps=10, prompt=["a red circle", "a cat"])
+    pipe, kwargs, scale = guided_case
+    schedule, _ = planned((pipe, kwargs), seed)
     rng = np.random.default_rng(seed)
     both = GuidanceAction.BOTH
     rows = [both, *rng.choice([*GuidanceAction, both, both], n_calls(pipe, kwargs) - 1)]
@@ -172,7 +191,7 @@ def test_left_out_guidance_branches_with_caches_of_every_kind(
         try:
             torch.testing.assert_close(run(pipe, kwargs), expected, rtol=1e-5, atol=1e-5)
             with pytest.raises(ValueError, match="not guided: raise guidance_scale"):
-                run(pipe, kwargs, guidance_scale=1.0)
+                run(pipe, kwargs, **{scale: 1.0})
             torch.testing.assert_close(run(pipe, kwargs), expected, rtol=1e-5, atol=1e-5)
         finally:
             undo()
@@ -260,6 +279,10 @@ def test_streams_are_those_of_the_adapters(random_pipes: dict[str, Any], flux_pi
 
 def test_copied_components_are_those_of_the_adapters() -> None:
     assert frozenset().union(*(adapter.copied for adapter in ADAPTERS.values())) == exporter.COPIED
+
+
+def test_batched_guidance_is_that_of_the_adapters() -> None:
+    assert {name for name, adapter in ADAPTERS.items() if adapter.guidance == "batch"} == exporter.BATCHED
 
 
 def test_the_template_itself_has_no_warnings() -> None:
