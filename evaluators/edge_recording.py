@@ -12,6 +12,7 @@ from safetensors.numpy import load, save
 
 from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.edge_costs import Array, EdgeCostRecorder
+from autotune.evaluators.guidance_recording import DifferenceRecorder
 from autotune.evaluators.leaf_errors import LeafErrorRecorder
 from autotune.evaluators.policy_calibration import CalibrationRecorder
 from autotune.evaluators.reference import ArtifactCache
@@ -30,6 +31,9 @@ LEAF_GAP = 3
 
 N_EDGES = 256
 """Runs in which one edge alone is approximated, at most."""
+
+VERSION = 2
+"""Of what is recorded."""
 
 _LEAF = "leaf."
 
@@ -50,7 +54,7 @@ def load_or_measure_edges(
     artifacts: ArtifactCache | None,
     source: EdgeSource = "hybrid",
 ) -> EdgeCosts:
-    """Edge costs of the hidden state after the last block, and the calibration of policies, read back if known.
+    """Edge costs of the hidden state after the last block, and what else planners read, back from a file if known.
 
     The error of a call is what its approximation changes in the hidden state, relative. Without more, plans spend their
     refreshes late, where the hidden state changes most, and lose to evenly spread ones. By default, it is multiplied
@@ -68,11 +72,11 @@ def load_or_measure_edges(
         artifacts: where costs are kept, as safetensors.
         source: what costs are made of.
     """
-    name = f"edges/{LONGEST}/{N_REPLAYS}/{LEAF_GAP}/{source}/{condition.hash}/{fidelity.hash}"
+    name = f"edges/{VERSION}/{LONGEST}/{N_REPLAYS}/{LEAF_GAP}/{source}/{condition.hash}/{fidelity.hash}"
     stored = artifacts.load(name) if artifacts is not None else None
     if stored is not None:
         return _from_bytes(stored)
-    costs = _measured(pipe, Schedule(n_steps=condition.n_steps), inventory, n_calls, run, source)
+    costs = _measured(pipe, condition, inventory, n_calls, run, source)
     if artifacts is not None:
         artifacts.save(name, _to_bytes(costs), "edges")
     return costs
@@ -84,6 +88,8 @@ def _to_bytes(costs: EdgeCosts) -> bytes:
     if costs.calibration is not None:
         arrays["ratios"] = np.array(costs.calibration.ratios)
         arrays["polynomial"] = np.array(costs.calibration.polynomial, float)
+    if costs.guidance_gram is not None:
+        arrays["guidance_gram"] = costs.guidance_gram
     return save(arrays)
 
 
@@ -95,22 +101,28 @@ def _from_bytes(stored: bytes) -> EdgeCosts:
         calibration = PolicyCalibration(ratios=ratios, polynomial=polynomial)
     kinds = tuple(CacheAction(kind) for kind in data["kinds"].tolist())
     leaf_errors = {key.removeprefix(_LEAF): table for key, table in data.items() if key.startswith(_LEAF)}
-    return EdgeCosts(kinds, data["table"], calibration=calibration, leaf_errors=leaf_errors)
+    return EdgeCosts(
+        kinds, data["table"], calibration=calibration, leaf_errors=leaf_errors, guidance_gram=data.get("guidance_gram")
+    )
 
 
 def _measured(
     pipe: Any,
-    default: Schedule,
+    condition: Condition,
     inventory: Inventory,
     n_calls: int,
     run: Callable[[Schedule], torch.Tensor],
     source: EdgeSource,
 ) -> EdgeCosts:
+    default = Schedule(n_steps=condition.n_steps)
     recorder = EdgeCostRecorder(n_calls, min(LONGEST, n_calls), KINDS)
     leaves = [inventory.sites[i] for i in inventory.leaves]
     leaf_recorder = LeafErrorRecorder(n_calls, LEAF_GAP, {site.name: site.component for site in leaves})
     calibration = CalibrationRecorder(pipe, inventory, n_calls)
-    with calibration.watching(), _watching(pipe, recorder, leaf_recorder):
+    differences = _difference_recorder(pipe, condition, n_calls)
+    with calibration.watching(), _watching(pipe, recorder, leaf_recorder), contextlib.ExitStack() as stack:
+        if differences is not None:
+            stack.enter_context(differences.watching())
         full = run(default)
 
     def change(first: int, last: int) -> float:
@@ -129,7 +141,16 @@ def _measured(
         costs = recorder.edge_costs()
     if source == "outcome":
         costs = by_outcome(costs, recorder.pairwise_errors(), change)
-    return replace(costs, leaf_errors=leaf_recorder.errors(), calibration=calibration.result())
+    gram = None if differences is None else differences.gram()
+    return replace(costs, leaf_errors=leaf_recorder.errors(), calibration=calibration.result(), guidance_gram=gram)
+
+
+def _difference_recorder(pipe: Any, condition: Condition, n_calls: int) -> DifferenceRecorder | None:
+    """None where guidance has no two branches in one batch."""
+    adapter = find_adapter(pipe)
+    if adapter.guidance != "batch" or condition.guidance_scale <= 1.0:
+        return None
+    return DifferenceRecorder(pipe, adapter.latent_shape(pipe, condition.height, condition.width)[1], n_calls)
 
 
 def by_outcome(costs: EdgeCosts, pairwise: Array, change: Callable[[int, int], float]) -> EdgeCosts:

@@ -1,5 +1,6 @@
 """Evolutionary search of cache and guidance columns: NSGA-II over the table network call x gene."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -10,7 +11,7 @@ from autotune.search.cache_masks import literature_masks
 from autotune.search.cache_plans import planned_schedules
 from autotune.search.fitness import Fitness
 from autotune.search.gene_grid import GeneGrid, Genome, Granularity
-from autotune.search.guidance_plans import guided_plans
+from autotune.search.guidance_plans import guidance_gram, guided_plans
 from autotune.search.nsga2 import Individual, Ranked, survivors, tournament
 from autotune.search.published_seeds import has_cross_attention, published_seeds
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
@@ -85,6 +86,8 @@ class EcadSearcher:
     family = "ecad"
 
     def __init__(self, context: SearchContext, seed: int = 0, settings: EcadSettings | None = None) -> None:
+        edges = context.edge_costs  # which seeds and the guidance gene share
+        context = replace(context, edge_costs=edges and functools.cache(edges))
         self._context = context
         self._rng = np.random.default_rng(seed)
         self._novelty = Novelty(context.inventory)
@@ -95,6 +98,7 @@ class EcadSearcher:
             settings.reads,
             granularity=settings.granularity,
             guided=settings.guidance and context.guided,
+            guidance_gram=lambda: guidance_gram(context),
         )
         self._variation = settings.make_variation(self._grid)
         self._fitness = Fitness(context)

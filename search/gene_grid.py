@@ -1,6 +1,6 @@
 """A schedule's cache and guidance columns as evolution sees them: a table of actions, network call x gene."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan, canonical_plan
-from autotune.spaces.guidance_column import GuidanceAction, canonical_guidance
+from autotune.spaces.guidance_column import GuidanceAction, GuidanceRow, canonical_guidance, fitted_guidance
 from autotune.spaces.inventory import FINAL, STACK, Inventory
 from autotune.spaces.schedule import Schedule
 
@@ -31,6 +31,9 @@ GUIDANCE = MappingProxyType(
     }
 )
 """What the guidance gene means by an action. What reads drops the unconditional branch."""
+
+FITTED = CacheAction.NEWTON_2
+"""Of the actions that mean a parabola, the one with fitted weights in its place where the grid can fit some."""
 
 N_GROUPS = 8
 """Runs of blocks at granularity `groups`, at most."""
@@ -56,7 +59,8 @@ class GeneGrid:
     `sites` are the inventory's columns that each gene stands for; the guidance gene, which is the last one where
     `guided`, has none. `blocks` (in order of first appearance, which is depth) and `components` are groups of genes.
     `leaves` are genes that hold no other. `ancestry` is 1 where the column's gene is around the row's: float32
-    (n_genes, n_genes). `reads` are the actions that genes may take besides recompute.
+    (n_genes, n_genes). `reads` are the actions that genes may take besides recompute. `guidance_gram` gives what
+    `fitted_guidance` reads, or None; it is asked when a gene means fitted weights, since recording it takes runs.
     """
 
     inventory: Inventory
@@ -68,6 +72,7 @@ class GeneGrid:
     ancestry: NDArray[np.float32]
     reads: tuple[CacheAction, ...]
     guided: bool
+    guidance_gram: Callable[[], NDArray[np.float64] | None] = lambda: None
 
     @classmethod
     def of(
@@ -78,6 +83,7 @@ class GeneGrid:
         *,
         granularity: Granularity = Granularity.COMPONENTS,
         guided: bool = False,
+        guidance_gram: Callable[[], NDArray[np.float64] | None] = lambda: None,
     ) -> "GeneGrid":
         """The grid of an inventory for a run of `n_calls` network calls."""
         sites = _genes(inventory, granularity)
@@ -101,6 +107,7 @@ class GeneGrid:
             ancestry=around,
             reads=tuple(reads),
             guided=guided,
+            guidance_gram=guidance_gram,
         )
 
     @property
@@ -117,8 +124,14 @@ class GeneGrid:
         table = np.zeros((self.n_calls, len(self.inventory)), np.uint8)
         for gene, sites in enumerate(self.sites):
             table[:, sites] = genome[:, gene, None]
-        guidance = tuple(GUIDANCE[CacheAction(action)] for action in genome[:, -1]) if self.guided else None
+        guidance = self._guidance(genome[:, -1]) if self.guided else None
         return Schedule(n_steps=n_steps, cache=CachePlan.from_array(table), guidance=guidance)
+
+    def _guidance(self, genes: NDArray[np.uint8]) -> tuple[GuidanceRow, ...]:
+        column = tuple(GUIDANCE[CacheAction(gene)] for gene in genes)
+        fitted = np.flatnonzero(genes == FITTED).tolist()
+        gram = self.guidance_gram() if fitted else None
+        return column if gram is None else fitted_guidance(column, gram, fitted)
 
     def genome(self, schedule: Schedule) -> Genome | None:
         """The genome of a canonical schedule's cache and guidance columns; None where no genome stands for them."""
@@ -134,10 +147,10 @@ class GeneGrid:
                     part = plan.table[:, sites]
                     genome[:, gene] = np.where((part == CacheAction.RECOMPUTE).any(axis=1), 0, part.max(axis=1))
         for call, row in enumerate(guidance or ()):
-            action = next((action for action, meant in GUIDANCE.items() if meant == row), None)
-            if action is None or not self.guided:
+            if not self.guided:
                 return None
-            genome[call, -1] = action
+            weighted = isinstance(row, tuple)
+            genome[call, -1] = FITTED if weighted else next(gene for gene, meant in GUIDANCE.items() if meant == row)
         meant = self.schedule(genome, schedule.n_steps)
         cache = None if meant.cache is None else canonical_plan(meant.cache, self.inventory)
         column = None if meant.guidance is None else canonical_guidance(meant.guidance)

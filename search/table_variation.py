@@ -10,7 +10,7 @@ from autotune.search.cache_plans import even_actions, on_sites
 from autotune.search.ecad import READS
 from autotune.search.fewer_steps import RECIPES, recipe_schedule
 from autotune.search.gene_grid import GeneGrid, Granularity
-from autotune.search.guidance_plans import guidance_column
+from autotune.search.guidance_plans import guidance_column, guidance_gram
 from autotune.search.searcher import SearchContext
 from autotune.search.solver_variation import SolverVariation
 from autotune.search.variation import StructuredVariation
@@ -121,8 +121,16 @@ class TableVariation:
     def _grid(self, n_calls: int, granularity: Granularity) -> GeneGrid:
         key = (n_calls, granularity)
         if key not in self._grids:
-            guided = self._context.guided
-            self._grids[key] = GeneGrid.of(self._inventory, n_calls, READS, granularity=granularity, guided=guided)
+            context = self._context
+            recorded = n_calls == context.n_calls
+            self._grids[key] = GeneGrid.of(
+                self._inventory,
+                n_calls,
+                READS,
+                granularity=granularity,
+                guided=context.guided,
+                guidance_gram=lambda: guidance_gram(context) if recorded else None,
+            )
         return self._grids[key]
 
     def _levels(self, schedule: Schedule) -> RunLevels:

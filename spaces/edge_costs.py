@@ -35,12 +35,16 @@ class EdgeCosts:
 
     `leaf_errors` are, by component, SmoothCache's errors of reusing the value of call t in call t + k, float64
     (n_calls, longest gap + 1), of the same runs; empty where nothing recorded them.
+
+    `guidance_gram` holds the inner products that `fitted_guidance` reads, float64 (n_calls, n_calls), of the same runs;
+    None where guidance has no two branches in one batch.
     """
 
     kinds: tuple[CacheAction, ...]
     table: Array
     calibration: PolicyCalibration | None = None
     leaf_errors: Mapping[str, Array] = field(default_factory=dict)
+    guidance_gram: Array | None = None
 
     def __post_init__(self) -> None:
         if not self.kinds or CacheAction.RECOMPUTE in self.kinds or len(set(self.kinds)) < len(self.kinds):

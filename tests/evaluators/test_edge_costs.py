@@ -20,6 +20,7 @@ from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.edge_costs import replayed_calls
 from autotune.spaces.errors import EvaluatorError, ScheduleError
 from autotune.spaces.evaluation import Fidelity
+from autotune.spaces.guidance_column import GuidanceAction, fitted_guidance
 from autotune.spaces.refresh_plan import plan_refreshes
 from autotune.spaces.schedule import Schedule
 from autotune.storage.artifacts import ArtifactStore
@@ -206,7 +207,23 @@ def test_the_cost_of_one_reused_call_is_what_it_does_to_the_latents(model: str, 
     reused = worker._run(replace(default, cache=CachePlan.from_array(table)), fidelity, None).latents.flatten(1)
     expected = float(((reused - full).norm(dim=1) / full.norm(dim=1)).mean())
     assert costs.table[call - 1, 2, 3, 2, costs.kinds.index(REUSE)] == pytest.approx(expected, rel=1e-3)
-    assert np.array_equal(worker.edge_costs(fidelity, 1).table, costs.table)
+    again = worker.edge_costs(fidelity, 1)
+    assert np.array_equal(again.table, costs.table)
+    assert worker.guided == (costs.guidance_gram is not None) == (model == "mini-sd")
+    if costs.guidance_gram is not None and again.guidance_gram is not None:
+        assert costs.guidance_gram.shape == (n_calls, n_calls)
+        assert np.array_equal(again.guidance_gram, costs.guidance_gram)
+        check_weights(worker, fidelity, costs.guidance_gram)
+
+
+def check_weights(worker: Worker, fidelity: Fidelity, gram: Array) -> None:
+    """Fitted weights leave the result closer to the full run than the parabolas in their place."""
+    both, quadratic = GuidanceAction.BOTH, GuidanceAction.QUADRATIC
+    column = tuple(both if call < 2 or call % 2 == 0 else quadratic for call in range(len(gram)))
+    default = Schedule(n_steps=worker.condition.n_steps)
+    columns = (None, column, fitted_guidance(column, gram))
+    full, parabolas, fitted = (worker._run(replace(default, guidance=rows), fidelity, None).latents for rows in columns)
+    assert float((fitted - full).norm()) < 0.8 * float((parabolas - full).norm())
 
 
 def test_amplification_multiplies_the_errors_of_its_call() -> None:

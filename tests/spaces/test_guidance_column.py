@@ -83,17 +83,31 @@ def test_estimates_continue_lines_and_parabolas() -> None:
     assert guidance_weights(ALONE, [4], 7) == ()
 
 
-def test_fitted_weights_are_those_of_least_squares() -> None:
+def test_fitted_weights_are_those_of_least_squares_that_make_up_for_earlier_errors() -> None:
     rng = np.random.default_rng(0)
-    d = rng.normal(size=(6, 500)).cumsum(axis=0)
-    column = (BOTH, STORED, BOTH, BOTH, QUADRATIC, ALONE)
+    d = rng.normal(size=(7, 500)).cumsum(axis=0)
+    column = (BOTH, STORED, BOTH, BOTH, QUADRATIC, ALONE, LINEAR)
     fitted = fitted_guidance(column, d @ d.T)
     assert fitted[2:4] == (BOTH, BOTH)
-    assert fitted[5] is ALONE
-    assert fitted[1] == pytest.approx((d[0] @ d[1] / (d[0] @ d[0]),), rel=1e-6)
-    expected = np.linalg.lstsq(d[[3, 2, 0]].T, d[4], rcond=None)[0]
-    assert fitted[4] == pytest.approx(tuple(expected), rel=1e-5)
+    assert fitted[5] is ALONE  # which is meant to differ: nothing makes up for it
+    error = np.zeros(500)
+    for call, read in ((1, [0]), (4, [3, 2, 0]), (6, [3, 2])):
+        expected = np.linalg.lstsq(d[read].T, d[call] - error, rcond=None)[0]
+        assert fitted[call] == pytest.approx(tuple(expected), rel=1e-5, abs=1e-6)
+        error += expected @ d[read] - d[call]
     check_guidance(fitted)
+
+
+def test_only_the_asked_calls_get_weights_and_see_the_errors_of_the_others() -> None:
+    d = np.random.default_rng(1).normal(size=(4, 500)).cumsum(axis=0)
+    fitted = fitted_guidance((BOTH, BOTH, LINEAR, STORED), d @ d.T, [3])
+    assert fitted[:3] == (BOTH, BOTH, LINEAR)
+    expected = np.linalg.lstsq(d[[1]].T, d[3] - (2 * d[1] - d[0] - d[2]), rcond=None)[0]
+    assert fitted[3] == pytest.approx(tuple(expected), rel=1e-5)
+
+
+def test_differences_of_zero_can_be_fitted() -> None:
+    assert fitted_guidance((BOTH, BOTH, LINEAR), np.zeros((3, 3)))[2] == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(
