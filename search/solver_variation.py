@@ -1,10 +1,12 @@
 """Variation of solver schedules: the mutations and crossovers of S3 on the columns `time` and `solver`."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.spaces.mean_reverting import MeanReverting
 from autotune.spaces.momentum_step import MomentumStep
 from autotune.spaces.noise_schedule import Flow, NoiseSchedule
 from autotune.spaces.schedule import Schedule
@@ -45,7 +47,7 @@ class SolverVariation:
     def __init__(self, noise: NoiseSchedule, start: float) -> None:
         self._noise = noise
         self._start = start
-        self._low = 1.0 if isinstance(noise, Flow) else 0.0
+        self._low = 1.0 if float(noise.sigma(0.0)) == 0.0 else 0.0
         views: list[tuple[View, Domain]] = [("data", "lambda"), ("noise", "lambda")]
         self.views = (*views, ("velocity", "sigma") if isinstance(noise, Flow) else ("noise", "sigma"))
 
@@ -90,15 +92,19 @@ class SolverVariation:
         return replace(schedule, solver=tuple(rows))
 
     def toggle_start(self, schedule: Schedule, rng: Rng) -> Schedule:
-        """The schedule with an analytic first step where it has none, and without where it has one."""
+        """The schedule with an analytic first step where it has none, and without where it has one.
+
+        A mean-reverting process has no such step: there the schedule stays as it is.
+        """
+        if isinstance(self._noise, MeanReverting):
+            return schedule
         time, _ = schedule.solver_columns
         if schedule.start is not None:
             return replace(schedule, start=None, time=(self._start, *time[1:]))
         lam = self._lam(time)
-        low = time[1] + MIN_GAP if len(time) > 1 else self._low
         first = float(lam[0] + rng.uniform(0.1, 0.7) * (lam[1] - lam[0])) if len(lam) > 1 else float(lam[0] + 0.5)
-        moved = max(low, min(float(self._noise.t_from_lam(first)), self._start - MIN_GAP))
-        return replace(schedule, start=self._start, time=(moved, *time[1:]))
+        moved = max(float(self._noise.t_from_lam(first)), time[1] + MIN_GAP if len(time) > 1 else self._low)
+        return replace(schedule, start=self._start, time=self._apart((moved, *time[1:]), self._start))
 
     def lengthened(self, schedule: Schedule, rng: Rng) -> Schedule:
         """The schedule with one step more, in the middle of a random gap, with its neighbour's formula."""
@@ -138,14 +144,17 @@ class SolverVariation:
     def _times(self, lam: Array, schedule: Schedule) -> tuple[float, ...]:
         """Timesteps of lambdas in order and apart, the first one pinned where it must be."""
         times = np.sort(self._noise.t_from_lam(lam))[::-1]
-        # From both sides, at least MIN_GAP apart: below the start, above the cleanest level.
-        steps = MIN_GAP * np.arange(len(times))
-        highest = self._start if schedule.start is None else self._start - MIN_GAP
-        times = np.minimum.accumulate(np.minimum(times, highest) + steps) - steps
-        times = np.maximum(times, self._low + steps[::-1])
-        if schedule.start is None:
-            times[0] = self._start
-        return tuple(times.tolist())
+        return self._apart(times.tolist(), schedule.start)
+
+    def _apart(self, times: Sequence[float], start: float | None) -> tuple[float, ...]:
+        """Falling timesteps moved apart by at least MIN_GAP, below the start and above the cleanest level."""
+        kept: list[float] = []
+        for t in times:
+            highest = kept[-1] - MIN_GAP if kept else self._start - (0.0 if start is None else MIN_GAP)
+            kept.append(min(t, highest))
+        if start is None:
+            kept[0] = self._start
+        return tuple(max(t, self._low + MIN_GAP * (len(kept) - 1 - i)) for i, t in enumerate(kept))
 
     def _walked(self, step: SolverRow, scale: float, share: float, rng: Rng) -> SolverRow:
         """The factors, or the momentum, after a step of a random walk."""

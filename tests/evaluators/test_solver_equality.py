@@ -151,6 +151,7 @@ def their_run(scheduler: Any, name: str, n: int) -> Any:
 @pytest.mark.parametrize("n", [5, 10, 20])
 @pytest.mark.parametrize("pair", PAIRS, ids=label)
 def test_equals_diffusers_with_an_analytic_network(pair: tuple[str, Any], n: int) -> None:
+    """To 1e-5, since its schedulers keep sigmas in float32; to 1e-12 of the papers' formulas in `tests/spaces`."""
     name, scheduler = pair
     noise, prediction = noise_schedule_of(scheduler, mu=0.8), prediction_of(scheduler)
     times = own_timesteps(scheduler, n, mu=0.8)

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.spaces.noise_cases import COSINE, FLOW, REVERTING, SCALED
 
 from autotune.search.solver_variation import SolverVariation
-from autotune.spaces.noise_schedule import Flow, NoiseSchedule, VariancePreserving
+from autotune.spaces.mean_reverting import MeanReverting
+from autotune.spaces.noise_schedule import NoiseSchedule
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solver_formula import Prediction
 from autotune.spaces.solver_program import compile_program
@@ -15,17 +17,17 @@ from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.solvers import make_solver
 from autotune.spaces.time_grid import uniform_lambda
 
-SCALED = VariancePreserving(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
-FLOW = Flow(mu=0.5)
-CASES: tuple[tuple[NoiseSchedule, Prediction, float], ...] = (
-    (SCALED, "noise", 999.0), (SCALED, "noise", 951.0), (FLOW, "velocity", 1000.0),
+STARTED: tuple[tuple[NoiseSchedule, Prediction, float], ...] = (
+    (SCALED, "noise", 999.0), (SCALED, "noise", 951.0), (COSINE, "velocity", 999.0), (FLOW, "velocity", 1000.0),
 )  # fmt: skip
+"""Where an analytic first step exists."""
+CASES = (*STARTED, *((noise, "noise", noise.t_max) for noise in REVERTING))
 SOLVERS = ("unipc-3", "ab2", "euler", "ghvb-2.8", "bdia")
 Rng = np.random.Generator
 
 
-def plan_on(noise: NoiseSchedule, start: float, n: int = 6, solver: str = "unipc-3") -> Schedule:
-    times = uniform_lambda(noise, n, t_start=start, t_end=3.0)
+def plan_on(noise: NoiseSchedule, start: float, n: int = 6, solver: str = "unipc-3", end: float = 3.0) -> Schedule:
+    times = uniform_lambda(noise, n, t_start=start, t_end=end)
     return Schedule(n_steps=n, time=times, solver=make_solver(solver, n, noise))
 
 
@@ -33,7 +35,7 @@ def check(schedule: Schedule, noise: NoiseSchedule, prediction: Prediction, star
     time, solver = schedule.solver_columns
     assert len(time) == len(solver) == schedule.n_steps
     assert np.all(np.diff(time) < 0)
-    assert time[-1] >= 0.0
+    assert time[-1] >= (0.0 if float(noise.sigma(0.0)) else 1.0)
     if schedule.start is None:
         assert time[0] == start
     else:
@@ -43,8 +45,10 @@ def check(schedule: Schedule, noise: NoiseSchedule, prediction: Prediction, star
     assert np.all(np.isfinite(program.output_coefs))
 
 
-@pytest.mark.parametrize("with_start", [False, True])
-@pytest.mark.parametrize(("noise", "prediction", "start"), CASES)
+@pytest.mark.parametrize(
+    ("noise", "prediction", "start", "with_start"),
+    [(*case, False) for case in CASES] + [(*case, True) for case in STARTED],
+)
 def test_chains_of_mutations_and_crossings_stay_valid(
     noise: NoiseSchedule, prediction: Prediction, start: float, with_start: bool
 ) -> None:
@@ -84,7 +88,8 @@ def test_chains_of_all_operators_stay_valid(
         check(changed, noise, prediction, start)
         grows = {"lengthened": 1, "shortened": -1}
         assert changed.n_steps == schedule.n_steps + grows.get(name, 0)
-        assert (changed.start is None) == ((schedule.start is None) != (name == "toggle_start"))
+        toggles = name == "toggle_start" and not isinstance(noise, MeanReverting)
+        assert (changed.start is None) == ((schedule.start is None) != toggles)
         schedule = changed
 
 
@@ -103,6 +108,17 @@ def test_a_step_is_inserted_between_neighbours_and_left_out_of_them(
         shorter, _ = variation.shortened(plan, rng).solver_columns
         assert set(shorter) < set(time)
         assert shorter[0] == time[0]
+
+
+def test_times_reach_below_the_first_trained_timestep_and_stay_within_the_levels() -> None:
+    variation, rng = SolverVariation(SCALED, 999.0), np.random.default_rng(0)
+    schedule = plan_on(SCALED, 999.0, end=0.5)
+    lowest = []
+    for _ in range(100):
+        schedule = variation.mutate(schedule, rng)
+        check(schedule, SCALED, "noise", 999.0)
+        lowest.append(schedule.solver_columns[0][-1])
+    assert 0.0 <= min(lowest) < 0.5
 
 
 def test_an_analytic_start_is_taken_back_exactly() -> None:

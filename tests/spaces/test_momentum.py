@@ -115,7 +115,7 @@ def test_momentum_equals_its_update_rule(toy: Any, noise: Noise, method: str, or
         states.append(line.scale[i + 1] * (states[-1] / line.scale[i] + (s[i + 1] - s[i]) * step))
     plan = schedule(noise, times, momentum(method, order, betas))
     ours = toy.run(compile_program(plan, noise, "velocity" if line.flow else "noise"), net, toy.x0)
-    assert toy.largest_gap(ours, states) < 1e-11
+    assert toy.largest_gap(ours, states) < 1e-12
 
 
 @NOISES
@@ -128,8 +128,8 @@ def test_heavy_ball_without_damping_is_adams_bashforth_with_the_real_steps(noise
         compile_program(schedule(noise, times, rows), noise, "noise")
         for rows in (momentum("hb", order, [1.0] * 8), adams)
     )
-    np.testing.assert_allclose(a.output_coefs, b.output_coefs, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(a.state_coefs, b.state_coefs, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(a.output_coefs, b.output_coefs, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(a.state_coefs, b.state_coefs, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("order", [2, 3, 4])
@@ -193,7 +193,7 @@ def test_bdia_equals_its_update_rule(toy: Any, noise: Noise, gamma: float) -> No
     assert toy.largest_gap(ours, states) < 1e-12
     if gamma == 1.0:
         ddim = schedule(noise, times, make_solver("euler", 9, noise))
-        assert toy.largest_gap(ours, toy.run(compile_program(ddim, noise, kind), net, toy.x0)) < 1e-11
+        assert toy.largest_gap(ours, toy.run(compile_program(ddim, noise, kind), net, toy.x0)) < 1e-12
 
 
 @NOISES

@@ -137,7 +137,7 @@ def test_compensation_of_one_is_exactly_nothing_and_otherwise_follows_the_formul
         if 0 < i < 5:
             x = x - 0.5 * alpha[i + 1] * math.expm1(-h) * h / (lam[i] - lam[i - 1]) * (buffer[i] - buffer[i - 1])
         states.append(x)
-    assert toy.largest_gap(toy.run(program, net, toy.x0), states) < 1e-11
+    assert toy.largest_gap(toy.run(program, net, toy.x0), states) < 1e-12
 
 
 def test_compensation_precedes_the_corrector_base_but_not_the_fresh_output(toy: Any) -> None:
