@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from autotune.search.fewer_steps import RECIPES, Recipe, recipe_schedule, step_counts
 from autotune.search.planned import PlannedSearcher
 from autotune.spaces.column_fit import FitColumn
-from autotune.spaces.compensation_regression import CompensationRegression, RatioSample
+from autotune.spaces.compensation_regression import CompensationRegression, RatioSample, leave_one_out_error
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.schedule import Schedule
 
@@ -71,6 +71,7 @@ class DistillSearcher(FittedSearcher):
 class CompensationSearcher(FittedSearcher):
     """DC-Solver (Zhao et al. 2024, arXiv 2409.03755): ratios fitted at a few step counts, predicted at the others.
 
+    A label says to what root mean square error the regression predicts the ratios of a fit that it is not told of.
     Where predictions fall short, the fits at the other counts follow.
     """
 
@@ -90,10 +91,12 @@ class CompensationSearcher(FittedSearcher):
         others = [n for n in counts if n not in first]
         if len(samples) >= 2:
             regression = CompensationRegression.fit(samples)
+            error = leave_one_out_error(samples)
+            precision = "" if error is None else f" to {error:.2g}"
             for n in others:
                 base = recipe_schedule(recipe, self._context, n)
                 if base is not None and regression.covers(n, self._context.condition.guidance_scale):
-                    label = f"{recipe.label(n)}, compensation predicted"
+                    label = f"{recipe.label(n)}, compensation predicted{precision}"
                     yield label, regression.compensated(base, self._context.condition.guidance_scale)
         for n in others:
             fitted = self._fitted(recipe, n)

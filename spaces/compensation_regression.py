@@ -115,6 +115,21 @@ class CompensationRegression:
         return basis.reshape(len(step), -1)
 
 
+def leave_one_out_error(samples: Sequence[RatioSample]) -> float | None:
+    """RMS error of the ratios that a regression on the other samples predicts for each sample that those cover.
+
+    None where no sample lies within the settings of the others.
+    """
+    misses: list[float] = []
+    for i, sample in enumerate(samples):
+        others = [other for j, other in enumerate(samples) if j != i and other.n_steps > 2]
+        regression = CompensationRegression.fit(others) if others else None
+        if regression is not None and regression.covers(sample.n_steps, sample.guidance):
+            predicted = regression.predict(sample.n_steps, sample.guidance)
+            misses += np.subtract(predicted[2:], sample.ratios[2:]).tolist()
+    return float(np.sqrt(np.mean(np.square(misses)))) if misses else None
+
+
 def _scaled(value: float, bounds: tuple[float, float]) -> float:
     low, high = bounds
     return 0.0 if high == low else 2.0 * (value - low) / (high - low) - 1.0

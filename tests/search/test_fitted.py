@@ -1,6 +1,7 @@
 """Families that fit a column: what they propose, what it costs, and how a study with fits resumes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from autotune.search.fewer_steps import FewerStepsSearcher
 from autotune.search.fitted import N_FITTED, CompensationSearcher, DistillSearcher
 from autotune.search.searcher import Proposal, Result, SearchContext
 from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.compensation_regression import RatioSample, leave_one_out_error
 from autotune.spaces.errors import ScheduleError, StorageError, UsageError
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
 from autotune.spaces.schedule import Schedule
@@ -30,7 +32,7 @@ def test_ratios_are_fitted_at_a_few_counts_and_predicted_at_the_others(context: 
     proposals = CompensationSearcher(context).ask(10)
     counts = [4, 5, 6, 7, 8, 10, 12, 14, 16, 20]
     fitted = [p for p in proposals if p.label.endswith("compensation fitted")]
-    predicted = [p for p in proposals if p.label.endswith("compensation predicted")]
+    predicted = [p for p in proposals if "compensation predicted" in p.label]
     assert proposals == [*fitted, *predicted]
     assert len(fitted) == N_FITTED
     assert sorted(p.schedule.n_steps for p in proposals) == counts
@@ -40,6 +42,22 @@ def test_ratios_are_fitted_at_a_few_counts_and_predicted_at_the_others(context: 
         assert p.schedule.compensation is not None
         assert p.schedule.compensation[2:] == pytest.approx([FITTED_RATIO] * (p.schedule.n_steps - 2), abs=2e-3)
     assert {p.family for p in proposals} == {"dc"}
+
+
+def test_a_predicted_candidate_says_how_well_ratios_are_predicted(context: SearchContext) -> None:
+    """Where a fit is left out, as `leave_one_out_error` has it; here the ratios of one count differ."""
+
+    def fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
+        ratios = (1.0, 1.0, *(1.2 if schedule.n_steps == 7 else 1.0 for _ in range(schedule.n_steps - 2)))
+        return ColumnFit(schedule=replace(schedule, compensation=ratios), before=0.2, after=0.1, image_runs=10)
+
+    proposals = CompensationSearcher(replace(context, fit=fit)).ask(20)
+    first = [RatioSample.of(p.schedule, context.condition.guidance_scale) for p in proposals[:N_FITTED]]
+    error = leave_one_out_error(first)
+    assert error is not None
+    assert error > 0.1
+    labels = {p.label.partition("predicted")[2] for p in proposals if "predicted" in p.label}
+    assert labels == {f" to {error:.2g}"}
 
 
 def test_after_the_predictions_the_other_counts_are_fitted_too(context: SearchContext) -> None:

@@ -8,7 +8,12 @@ import pytest
 from scipy.optimize import curve_fit
 
 from autotune.spaces import compensation_regression
-from autotune.spaces.compensation_regression import RATIO_BOUNDS, CompensationRegression, RatioSample
+from autotune.spaces.compensation_regression import (
+    RATIO_BOUNDS,
+    CompensationRegression,
+    RatioSample,
+    leave_one_out_error,
+)
 from autotune.spaces.errors import ScheduleError
 
 from .noise_cases import FLOW, named
@@ -82,6 +87,29 @@ def test_the_error_is_the_distance_to_the_fitted_ratios() -> None:
     gaps = [np.subtract(made.predict(s.n_steps, s.guidance)[2:], s.ratios[2:]) for s in kinked]
     assert made.rms_error == pytest.approx(float(np.sqrt(np.mean(np.concatenate(gaps) ** 2))), rel=1e-9)
     assert made.rms_error > 0.01
+
+
+def test_the_error_left_out_is_that_of_settings_that_were_never_fitted() -> None:
+    """One of four runs lies inside the others' counts and is off by 0.2; the ends can't be predicted."""
+    flat = [sample(n, 3.0, lambda i, n, g: 1.3 if n == 8 else 1.1) for n in (5, 8, 15)]
+    assert leave_one_out_error(flat) == pytest.approx(0.2, abs=2e-3)
+    assert CompensationRegression.fit(flat).rms_error < 0.02
+    assert leave_one_out_error(flat[:2]) is None
+    assert leave_one_out_error([]) is None
+
+
+@pytest.mark.parametrize("unseen", [3.0, 5.0])
+def test_one_regression_predicts_a_guidance_scale_that_it_never_saw(unseen: float) -> None:
+
+    def ratio(step: float, n: int, guidance: float) -> float:
+        return 1.0 + 0.04 * (guidance - 2.0) * (1.0 - step / n)
+
+    made = CompensationRegression.fit([s for s in samples(ratio) if s.guidance != unseen])
+    nearest = min((g for g in SCALES if g != unseen), key=lambda g: abs(g - unseen))
+    for n in COUNTS:
+        truth, known = sample(n, unseen, ratio).ratios, sample(n, nearest, ratio).ratios
+        miss = np.abs(np.subtract(made.predict(n, unseen), truth)).max()
+        assert miss < 0.25 * np.abs(np.subtract(known, truth)).max()
 
 
 def test_predictions_are_ratios_of_one_run_within_the_bounds() -> None:
