@@ -6,15 +6,14 @@ a leaf is exactly what the module returned, before any gate or residual of the b
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from autotune.evaluators.branch_store import BranchStore, Value, map_tensors
+from autotune.evaluators.cache_cells import Cell, cell_tables
 from autotune.evaluators.cell_correction import CellCorrection
 from autotune.evaluators.gate import After, Before, Gate, entry_name, uncompiled
 from autotune.evaluators.guidance import output_tensor, replace_tensor
@@ -23,26 +22,9 @@ from autotune.evaluators.override import Overrides
 from autotune.evaluators.span import Span, Streams
 from autotune.spaces.cache_action import CacheAction, forecast_weights
 from autotune.spaces.cache_correction import CacheCorrection
-from autotune.spaces.cache_plan import CachePlan, CellUse, cell_use, kept_of_unconditional
+from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.errors import ScheduleMismatchError
 from autotune.spaces.inventory import Inventory
-
-
-class _Cell(IntEnum):
-    """What a gate does in one row."""
-
-    PASS = 0
-    """Compute; nothing is stored."""
-    SHAPE = 1
-    """Compute and note the shape of the result, which a later `DEAD` cell needs."""
-    WRITE = 2
-    READ = 3
-    """Hand out the stored value, or a forecast from the last ones."""
-    TAKE = 4
-    """Read, and free the memory of what is not read again."""
-    DEAD = 5
-    """Nobody reads the result: hand out zeros of the right shape."""
-
 
 OnRead = Callable[[int, int, Value, bool], Value | None]
 """(row, site, value, whether it is of the conditional half alone) -> what to hand out instead, if anything"""
@@ -93,7 +75,7 @@ class CacheRuntime:
         """
         self._inventory = inventory
         self._copied = [site.component in copied for site in inventory.sites]
-        tables = _tables(plan, inventory, np.array(dropped or [False] * plan.n_calls, bool), separate)
+        tables = cell_tables(plan, inventory, np.array(dropped or [False] * plan.n_calls, bool), separate)
         cells = np.concatenate([table for table, _ in tables])
         self._rows = [[row.tobytes() for row in table] for table, _ in tables]
         self._kept: list[list[list[tuple[int, int]]]] = [
@@ -102,13 +84,13 @@ class CacheRuntime:
         self._keep_now: list[tuple[int, int]] = []
         self._actions = [[CacheAction(action) for action in row] for row in plan.table.tolist()]
         self._gated = {i for i, column in enumerate(cells.T) if column.any()}
-        self._sometimes_dead = {i for i, column in enumerate(cells.T) if (column == _Cell.DEAD).any()}
+        self._sometimes_dead = {i for i, column in enumerate(cells.T) if (column == Cell.DEAD).any()}
         self._sources = [_ancestors(i, inventory) for i in range(len(inventory))]
         self._spans = spans
         self._open: dict[int, _OpenSpan] = {}
         self._store = BranchStore()
         self._correction = None if correction is None else CellCorrection(correction)
-        self.reuses = [bool(row.any()) for row in np.isin(cells, (_Cell.READ, _Cell.TAKE))]
+        self.reuses = [bool(row.any()) for row in np.isin(cells, (Cell.READ, Cell.TAKE))]
         """By row, whether anything is handed out."""
         self.on_output: OnOutput | None = None
         """If not None: told of the network's output, and gives the one to return."""
@@ -225,10 +207,10 @@ class CacheRuntime:
     def _read(self, site: int, cell: int) -> Value | None:
         """The value that this cell hands out without a computation, if there is one."""
         key, keep = (self._call, site), self._keep_now[site]
-        if cell in (_Cell.READ, _Cell.TAKE):
+        if cell in (Cell.READ, Cell.TAKE):
             if self._store.holds(key, half=self._half):
                 value = self._store.read(key, functools.partial(self._weights, site), half=self._half)
-                if cell == _Cell.TAKE:
+                if cell == Cell.TAKE:
                     self._store.trim(key, keep)
                 value = map_tensors(torch.clone, value) if self._copied[site] and max(keep) else value
                 if self.on_read is not None:
@@ -236,7 +218,7 @@ class CacheRuntime:
                     value = value if replaced is None else replaced
                 return value if self._correction is None else self._correction.apply(self._row, site, value)
             self.missed += 1
-        elif cell == _Cell.DEAD and key in self._shapes and self._source_is_stored(site):
+        elif cell == Cell.DEAD and key in self._shapes and self._source_is_stored(site):
             return map_tensors(self._zeros, self._shapes[key])
         return None
 
@@ -245,7 +227,7 @@ class CacheRuntime:
         key, keep = (self._call, site), self._keep_now[site]
         if site in self._sometimes_dead:
             self._shapes[key] = map_tensors(lambda x: x.new_zeros(()).expand(x.shape), value)
-        if cell == _Cell.DEAD or not max(keep):
+        if cell == Cell.DEAD or not max(keep):
             return
         if site in self._written:
             raise ScheduleMismatchError(
@@ -263,7 +245,7 @@ class CacheRuntime:
     def _source_is_stored(self, site: int) -> bool:
         """Whether the reused site that makes this one dead has its value, so that nothing needs this one."""
         for ancestor in self._sources[site]:
-            if self._cells[ancestor] in (_Cell.READ, _Cell.TAKE):
+            if self._cells[ancestor] in (Cell.READ, Cell.TAKE):
                 return self._store.holds((self._call, ancestor), half=self._half)
         return True
 
@@ -272,33 +254,6 @@ class CacheRuntime:
 
 
 _weights = functools.lru_cache(maxsize=4096)(forecast_weights)
-
-
-Table = tuple[NDArray[np.uint8], NDArray[np.int_]]
-"""`_Cell` of every row and site, and how many values to keep after it, of the conditional and the other half.
-
-uint8 (n_calls, n_sites) and int (n_calls, n_sites, 2).
-"""
-
-
-def _tables(plan: CachePlan, inventory: Inventory, dropped: NDArray[np.bool_], separate: bool) -> tuple[Table, ...]:
-    """One table; or two where the branches are calls of their own, of which each is a whole batch to its values."""
-    use = cell_use(plan, inventory)
-    branches = use.kept, kept_of_unconditional(use, dropped)
-    if not separate:
-        return (_table(use, np.stack(branches, axis=-1), dropped),)
-    return tuple(_table(use, np.stack([kept, kept], axis=-1), np.zeros_like(dropped)) for kept in branches)
-
-
-def _table(use: CellUse, kept: NDArray[np.int_], dropped: NDArray[np.bool_]) -> Table:
-    dead = use.called & ~use.runs & ~use.reads
-    before = np.concatenate([np.zeros_like(kept[:1]), kept[:-1]])
-    written = np.where(dropped[:, None], kept[..., 0], kept.max(axis=-1)) > 0
-    fresh = np.where(written, _Cell.WRITE, np.where(dead.any(axis=0), _Cell.SHAPE, _Cell.PASS))
-    stored = np.where((kept < before).any(axis=-1), _Cell.TAKE, _Cell.READ)
-    # A cell that is not called is only reached if the module around it had to recompute after all: it computes too.
-    cells = np.where(use.reads, stored, np.where(dead, _Cell.DEAD, fresh))
-    return cells.astype(np.uint8), kept
 
 
 def _ancestors(site: int, inventory: Inventory) -> tuple[int, ...]:
