@@ -143,7 +143,7 @@ class TabulatedEvaluator:
         max_image_runs: int | None = None,
         quick: bool = False,
     ) -> ColumnFit:
-        """A column that the formula rewards, at the price of a real fit.
+        """A column that the formula rewards, at the price of a real fit; one that is cut off comes to nothing.
 
         Raises:
             ScheduleError: the schedule has no solver, or the fit costs more than `max_image_runs`.
@@ -167,10 +167,13 @@ class TabulatedEvaluator:
         if column is FitColumn.CORRECTION:
             table = tuple((0.01,) * (i + 1) for i in range(n))
             fitted = replace(schedule, correction=ProgramCorrection(timesteps=(0.0,) * n, states=table, outputs=table))
+        needed_s = image_runs * n * MS_OVERHEAD_PER_CALL / 1000.0
+        stopped = self._clock is not None and timeout_s is not None and needed_s > timeout_s
         if self._clock is not None:
-            self._clock.advance(image_runs * n * MS_OVERHEAD_PER_CALL / 1000.0)
+            self._clock.advance(min(needed_s, timeout_s or 0.0) if stopped else needed_s)
+        fitted = schedule if stopped else fitted
         before, after = self._deviation(schedule), self._deviation(fitted)
-        return ColumnFit(schedule=fitted, before=before, after=after, image_runs=image_runs)
+        return ColumnFit(schedule=fitted, before=before, after=after, image_runs=image_runs, stopped=stopped)
 
     def contact_sheet(self, schedule: Schedule, fidelity: Fidelity, indices: Sequence[int]) -> bytes:
         """Bytes that name the schedule; not a picture."""

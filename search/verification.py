@@ -60,7 +60,8 @@ def verification_order(
     compared = [c for e in compare_given(record, given) for c in (e.given, e.refined, e.rival) if c is not None]
     first = tuple({c.number: c for c in [*([baseline] if baseline else []), *picks, *compared]}.values())
     done = {c.number for c in first}
-    beside = [e.rival for e in compare_given(record, {c.schedule_hash for c in picks}) if e.rival is not None]
+    searched = {c.schedule_hash for c in picks if c.family != RIVAL}
+    beside = [e.rival for e in compare_given(record, searched) if e.rival is not None]
     members = [c for c in kept if c.number not in done]
     seen = {c.number for c in front} | done | {c.number for c in beside}
     rivals = [c for c in calibration_front(record, RIVAL) if c.number not in seen]
