@@ -130,17 +130,22 @@ def recipe_schedule(recipe: Recipe, context: SearchContext, n: int) -> Schedule 
         return None
 
 
-def _grid(name: str, context: SearchContext, n: int) -> tuple[float, ...]:
-    """A time grid that begins at the condition's starting noise level, as the reference does.
+def own_grid(context: SearchContext, n: int) -> tuple[float, ...]:
+    """The pipeline's own grid from the condition's starting noise level on, as the reference has it.
 
     A sampler that calls the network more often than it steps has no grid of n calls; even spacing stands in.
     """
-    start, noise = context.condition.start_timestep, context.condition.noise_schedule
+    start = context.condition.start_timestep
     own = context.own_timesteps(n)
-    own = (start, *own[1:]) if len(own) == n else tuple(start * (1.0 - i / n) for i in range(n))
+    return (start, *own[1:]) if len(own) == n else tuple(start * (1.0 - i / n) for i in range(n))
+
+
+def _grid(name: str, context: SearchContext, n: int) -> tuple[float, ...]:
+    """A time grid that begins at the condition's starting noise level."""
+    own = own_grid(context, n)
     if name == OWN_GRID:
         return own
-    even = uniform_lambda(noise, n, t_start=start, t_end=LAMBDA_END * own[-1])
+    even = uniform_lambda(context.condition.noise_schedule, n, t_start=own[0], t_end=LAMBDA_END * own[-1])
     if name == UNIFORM_LAMBDA:
         return even
     return tuple(0.5 * (a + b) for a, b in zip(own, even, strict=True))

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Kernel, Matern, WhiteKernel
+from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern, WhiteKernel
 
 Array = NDArray[np.float64]
 
@@ -16,6 +16,9 @@ MAX_SAMPLES = 400
 """Schedules that a predictor is trained on, the best ones: its cost grows with their cube."""
 
 N_FOLDS = 5
+
+MIN_DISTANCE = 0.1
+"""Schedules scored in one stage are at least so far apart, per encoded number in units of its spread."""
 
 ERROR_WEIGHT = 3.0
 """How much more an error on a trace counts in the kernel than another number of an encoding."""
@@ -26,12 +29,10 @@ class SolverPredictor:
 
     The last `n_errors` numbers of an encoding are the program's errors on a trace (`TracedRun.log_errors`).
     Scores are cut off as far above the median as the best lies below it: how bad a bad schedule is tells nothing about
-    good ones. `kernel` with settled parameters saves the fit of new ones.
+    good ones.
     """
 
-    def __init__(
-        self, encodings: Sequence[Array], scores: Sequence[float], kernel: Kernel | None = None, *, n_errors: int = 0
-    ) -> None:
+    def __init__(self, encodings: Sequence[Array], scores: Sequence[float], *, n_errors: int = 0) -> None:
         best = np.argsort(scores, kind="stable")[:MAX_SAMPLES]
         x, y = np.array(encodings)[best], np.array(scores)[best]
         median = float(np.median(y))
@@ -39,14 +40,11 @@ class SolverPredictor:
         spread = np.quantile(np.abs(x - self._median), 0.75, axis=0)
         self._varies = spread > 1e-9
         self._spread = np.where(self._varies, spread, 1.0)
-        self.n_errors = n_errors
         self._weights = np.where(np.arange(x.shape[1]) < x.shape[1] - n_errors, 1.0, ERROR_WEIGHT)[self._varies]
         smooth = ConstantKernel(1.0, (1e-2, 1e3)) * Matern(5.0, (0.5, 100.0), nu=2.5)
         trend = ConstantKernel(0.1, (1e-5, 1e2)) * DotProduct(1.0, (1e-2, 1e2))
-        start = smooth + trend + WhiteKernel(1e-3, (1e-6, 1.0))
-        self._process = GaussianProcessRegressor(
-            kernel or start, optimizer="fmin_l_bfgs_b" if kernel is None else None, normalize_y=True
-        )
+        kernel = smooth + trend + WhiteKernel(1e-3, (1e-6, 1.0))
+        self._process = GaussianProcessRegressor(kernel, normalize_y=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a parameter at its bound is no fault
             self._process.fit(self.scaled(x), np.minimum(y, 2.0 * median - y.min()))
@@ -63,16 +61,11 @@ class SolverPredictor:
         """
         return np.asarray(np.arcsinh((encodings - self._median) / self._spread)[:, self._varies] * self._weights)
 
-    @property
-    def kernel(self) -> Kernel:
-        """The kernel with its fitted parameters."""
-        return self._process.kernel_
 
-
-def held_out_tau(predictor: SolverPredictor, encodings: Sequence[Array], scores: Sequence[float], seed: int) -> float:
+def held_out_tau(encodings: Sequence[Array], scores: Sequence[float], seed: int, *, n_errors: int = 0) -> float:
     """Kendall's tau between scores and predictions, each by a predictor that has not seen the schedule (5 folds).
 
-    The folds' predictors take over the kernel of `predictor`. 0 where all scores or all predictions are equal.
+    Not its kernel either: that is fitted anew in every fold. 0 where all scores or all predictions are equal.
     """
     x, y = np.array(encodings), np.array(scores)
     order = np.random.default_rng(seed).permutation(len(y))
@@ -80,6 +73,16 @@ def held_out_tau(predictor: SolverPredictor, encodings: Sequence[Array], scores:
     for fold in range(N_FOLDS):
         held_out = order[fold::N_FOLDS]
         kept = np.setdiff1d(order, held_out)
-        unseeing = SolverPredictor(list(x[kept]), y[kept].tolist(), predictor.kernel, n_errors=predictor.n_errors)
+        unseeing = SolverPredictor(list(x[kept]), y[kept].tolist(), n_errors=n_errors)
         predictions[held_out], _ = unseeing.predict(x[held_out])
     return float(np.nan_to_num(kendalltau(predictions, y).statistic))
+
+
+def spread_out(points: Array) -> list[int]:
+    """Indices of scaled encodings in order, those that lie too close to an earlier one at the end."""
+    near = MIN_DISTANCE * np.sqrt(points.shape[1])
+    chosen: list[int] = []
+    for i, point in enumerate(points):
+        if all(np.linalg.norm(point - points[j]) >= near for j in chosen):
+            chosen.append(i)
+    return [*chosen, *(i for i in range(len(points)) if i not in chosen)]

@@ -11,7 +11,7 @@ from autotune.spaces.momentum_step import MomentumStep
 from autotune.spaces.noise_schedule import Flow, NoiseSchedule
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solver_row import SolverRow
-from autotune.spaces.solver_step import FACTORS, Domain, SolverStep, View
+from autotune.spaces.solver_step import FACTORS, Domain, Relaxation, SolverStep, View
 
 Rng = np.random.Generator
 Array = NDArray[np.float64]
@@ -20,11 +20,16 @@ ORDERS = (1, 2, 3, 4)
 ORDER_WEIGHTS = (0.2, 0.4, 0.3, 0.1)
 """How often a redrawn step gets each order (released search of Liu et al. 2024)."""
 
+RELAXATIONS: tuple[Relaxation, ...] = ("taylor", "b1", "b2")
+
 SCALES = (0.01, 0.5)
 """Range of the mutations' size: a share of the neighbouring gaps in lambda, or an addend to a factor."""
 
 REDRAW = 0.4
 """Chance that an offspring redraws a discrete choice; factors and times move in every one."""
+
+MOVE_STEP = 0.05
+"""Chance that an offspring gains a step and loses another."""
 
 MAX_FACTOR = 4.0
 
@@ -52,10 +57,12 @@ class SolverVariation:
         self.views = (*views, ("velocity", "sigma") if isinstance(noise, Flow) else ("noise", "sigma"))
 
     def mutate(self, schedule: Schedule, rng: Rng) -> Schedule:
-        """Move times and factors by one scale drawn for this offspring, and now and then redraw discrete choices."""
+        """Move times and factors by one scale drawn for this offspring, and now and then a step; redraw a choice."""
+        if schedule.n_steps > 1 and rng.random() < MOVE_STEP:
+            schedule = self.moved_step(schedule, rng)
         scale = float(np.exp(rng.uniform(*np.log(SCALES))))
         before, steps = schedule.solver_columns
-        share = float(rng.choice((1.0, 0.5, 2.0 / len(before))))
+        share = float(rng.choice((1.0, 0.5, 2.0 / len(steps))))
         redrawn = int(rng.integers(len(steps))) if rng.random() < REDRAW else -1
         solver = tuple(
             self._walked(self._redrawn(step, rng) if i == redrawn else step, scale, share, rng)
@@ -64,13 +71,19 @@ class SolverVariation:
         return replace(schedule, time=self._moved(schedule, before, scale, share, rng), solver=solver)
 
     def cross(self, first: Schedule, second: Schedule, rng: Rng) -> Schedule:
-        """A child of two schedules of one length: times from one parent or between both, formulas step by step."""
+        """A child of two schedules of one length: each step's formula from either parent.
+
+        Times come from one parent, with its start, or lie between both, or a bit beyond.
+        """
         (time, steps), (other_time, other_steps) = first.solver_columns, second.solver_columns
+        start = first.start
         if first.start == second.start and rng.random() < 0.5:
-            share = rng.uniform(-0.25, 1.25)  # beyond the parents too
+            share = rng.uniform(-0.25, 1.25)
             time = self._times((1 - share) * self._lam(time) + share * self._lam(other_time), first)
+        elif rng.random() < 0.5:
+            time, start = other_time, second.start
         solver = tuple(a if rng.random() < 0.5 else b for a, b in zip(steps, other_steps, strict=True))
-        return replace(first, time=time, solver=solver)
+        return replace(first, time=time, start=start, solver=solver)
 
     def enriched(self, schedule: Schedule) -> Schedule:
         """The schedule with all terms up to F'' in each row, at first with factor 0: more for a fit to move.
@@ -108,28 +121,29 @@ class SolverVariation:
 
     def lengthened(self, schedule: Schedule, rng: Rng) -> Schedule:
         """The schedule with one step more, in the middle of a random gap, with its neighbour's formula."""
+        return self._with_step_after(schedule, int(rng.integers(schedule.n_steps)))
+
+    def shortened(self, schedule: Schedule, rng: Rng) -> Schedule:
+        """The schedule without one of its steps, never the first; one of a single step stays as it is."""
+        if schedule.n_steps == 1:
+            return schedule
+        return _without(schedule, int(rng.integers(1, schedule.n_steps)))
+
+    def moved_step(self, schedule: Schedule, rng: Rng) -> Schedule:
+        """The schedule with a step inserted and another one, never the first, left out; of two steps or more."""
+        i = int(rng.integers(schedule.n_steps))
+        longer = self._with_step_after(schedule, i)
+        return _without(longer, int(rng.choice([j for j in range(1, longer.n_steps) if j != i + 1])))
+
+    def _with_step_after(self, schedule: Schedule, i: int) -> Schedule:
         time, solver = schedule.solver_columns
         lam = np.append(self._lam(time), self._lam_low)
-        i = int(rng.integers(len(time)))
         lam = np.insert(lam, i + 1, 0.5 * (lam[i] + lam[i + 1]))[:-1]
         return replace(
             schedule,
             n_steps=schedule.n_steps + 1,
             time=self._times(lam, schedule),
             solver=(*solver[: i + 1], *solver[i:]),
-        )
-
-    def shortened(self, schedule: Schedule, rng: Rng) -> Schedule:
-        """The schedule without one of its steps, never the first; one of a single step stays as it is."""
-        time, solver = schedule.solver_columns
-        if len(time) == 1:
-            return schedule
-        i = int(rng.integers(1, len(time)))
-        return replace(
-            schedule,
-            n_steps=schedule.n_steps - 1,
-            time=(*time[:i], *time[i + 1 :]),
-            solver=(*solver[:i], *solver[i + 1 :]),
         )
 
     def _moved(
@@ -170,7 +184,7 @@ class SolverVariation:
 
     def _redrawn(self, step: SolverRow, rng: Rng) -> SolverRow:
         """One discrete choice of a step drawn anew; another kind of row becomes a step."""
-        choice = int(rng.integers(6))
+        choice = int(rng.integers(7))
         if not isinstance(step, SolverStep):
             view, domain = self.views[-1]
             return SolverStep(view=view, domain=domain, order=step.order)
@@ -184,6 +198,8 @@ class SolverVariation:
             return replace(step, slope_points=int(rng.integers(1, 3)))
         if choice == 3:
             return replace(step, corrector=not step.corrector)
+        if choice == 4:
+            return replace(step, relaxation=RELAXATIONS[int(rng.integers(len(RELAXATIONS)))])
         # The next derivative comes in, or the last one goes, with a factor near 0: the formula changes little.
         if step.order == 1:
             return replace(step, order=2, slope_points=1, slope=0.0)
@@ -199,3 +215,14 @@ class SolverVariation:
     @property
     def _lam_low(self) -> float:
         return float(self._noise.lam(self._low))
+
+
+def _without(schedule: Schedule, i: int) -> Schedule:
+    """The schedule without its step i."""
+    time, solver = schedule.solver_columns
+    return replace(
+        schedule,
+        n_steps=schedule.n_steps - 1,
+        time=(*time[:i], *time[i + 1 :]),
+        solver=(*solver[:i], *solver[i + 1 :]),
+    )

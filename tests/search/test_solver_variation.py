@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from tests.spaces.noise_cases import COSINE, FLOW, REVERTING, SCALED
 
+from autotune.search import solver_variation
 from autotune.search.solver_variation import SolverVariation
 from autotune.spaces.mean_reverting import MeanReverting
 from autotune.spaces.noise_schedule import NoiseSchedule
@@ -23,6 +25,7 @@ STARTED: tuple[tuple[NoiseSchedule, Prediction, float], ...] = (
 """Where an analytic first step exists."""
 CASES = (*STARTED, *((noise, "noise", noise.t_max) for noise in REVERTING))
 SOLVERS = ("unipc-3", "ab2", "euler", "ghvb-2.8", "bdia")
+Array = NDArray[np.float64]
 Rng = np.random.Generator
 
 
@@ -74,6 +77,7 @@ def test_chains_of_all_operators_stay_valid(
     rng = np.random.default_rng(seed)
     operators: dict[str, Callable[[Schedule, Rng], Schedule]] = {
         "mutate": variation.mutate,
+        "moved_step": variation.moved_step,
         "toggle_start": variation.toggle_start,
         "lengthened": variation.lengthened,
         "shortened": variation.shortened,
@@ -154,7 +158,8 @@ def test_variation_is_drawn_from_the_given_generator_alone() -> None:
 def test_every_choice_of_the_space_is_reached() -> None:
     variation, rng = SolverVariation(FLOW, 1000.0), np.random.default_rng(0)
     schedule = plan_on(FLOW, 1000.0, solver="ghvb-2.8")
-    seen: dict[str, set[object]] = {name: set() for name in ("view", "domain", "order", "corrector", "slope_points")}
+    names = ("view", "domain", "order", "corrector", "slope_points", "relaxation")
+    seen: dict[str, set[object]] = {name: set() for name in names}
     for _ in range(2000):
         schedule = variation.mutate(schedule, rng)
         _, solver = schedule.solver_columns
@@ -167,6 +172,7 @@ def test_every_choice_of_the_space_is_reached() -> None:
     assert {1, 2, 3, 4} <= seen["order"]
     assert seen["corrector"] == {True, False}
     assert {0, 1, 2, 3} <= seen["slope_points"]
+    assert seen["relaxation"] == {"taylor", "b1", "b2"}
 
 
 def test_small_mutations_are_small() -> None:
@@ -182,12 +188,69 @@ def test_small_mutations_are_small() -> None:
     assert np.max(moves) > 0.5
 
 
-def test_parents_with_different_starts_keep_their_times() -> None:
+def test_crossed_times_come_with_their_start_and_formulas_whole() -> None:
     variation = SolverVariation(SCALED, 999.0)
-    plain = plan_on(SCALED, 999.0)
-    started = variation.toggle_start(plain, np.random.default_rng(0))
-    for seed in range(20):
-        child = variation.cross(
-            started, replace(plain, solver=make_solver("ab2", 6, SCALED)), np.random.default_rng(seed)
-        )
-        assert (child.time, child.start) == (started.time, started.start)
+    plain = replace(plan_on(SCALED, 999.0, end=5.0), solver=make_solver("ab2", 6, SCALED))
+    started = variation.toggle_start(plan_on(SCALED, 999.0), np.random.default_rng(0))
+    children = [variation.cross(started, plain, np.random.default_rng(seed)) for seed in range(200)]
+    assert {(child.time, child.start) for child in children} == {(p.time, p.start) for p in (started, plain)}
+    from_second = np.mean([child.start is None for child in children])
+    assert from_second == pytest.approx(0.5, abs=0.12)
+    for i, parents in enumerate(zip(started.solver_columns[1], plain.solver_columns[1], strict=True)):
+        rows = [child.solver_columns[1][i] for child in children]
+        assert set(rows) == set(parents)
+        assert np.mean([row == parents[0] for row in rows]) == pytest.approx(0.5, abs=0.12)
+
+
+def test_times_of_equal_starts_are_often_mixed() -> None:
+    variation = SolverVariation(SCALED, 999.0)
+    first, second = plan_on(SCALED, 999.0), plan_on(SCALED, 999.0, end=30.0)
+    rng = np.random.default_rng(0)
+    times = [variation.cross(first, second, rng).time for _ in range(800)]
+    shares = [times.count(parent.time) / 800 for parent in (first, second)]
+    assert shares == pytest.approx([0.25, 0.25], abs=0.06)
+
+
+@pytest.fixture
+def _no_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times and factors that walk stay where they are, but for 1e-9."""
+    monkeypatch.setattr(solver_variation, "SCALES", (1e-12, 1e-12))
+
+
+@pytest.mark.usefixtures("_no_walk")
+def test_one_offspring_in_twenty_has_a_step_moved_and_two_in_five_a_choice_redrawn() -> None:
+    variation, plan = SolverVariation(SCALED, 999.0), plan_on(SCALED, 999.0, n=7)
+    plan = replace(plan, solver=(SolverStep(view="data", domain="lambda", order=2),) * 7)
+    time, steps = plan.solver_columns
+    names = ("view", "domain", "order", "relaxation", "corrector", "slope_points")
+    moved, redrawn = [], []
+    for seed in range(1500):
+        child_time, child = variation.mutate(plan, np.random.default_rng(seed)).solver_columns
+        moved.append(not np.allclose(child_time, time, rtol=1e-6))
+        kept = [sum(np.isclose(child_time, t, rtol=1e-6)) for t in time]
+        assert kept.count(0) <= 1
+        changed = sum(any(getattr(a, k) != getattr(b, k) for k in names) for a, b in zip(child, steps, strict=True))
+        assert changed <= 1
+        redrawn.append(changed)
+    assert np.mean(moved) == pytest.approx(0.05, abs=0.015)
+    assert 0.25 < np.mean(redrawn) < 0.4  # a choice drawn anew may come out as it was
+
+
+@pytest.mark.parametrize("noise", [SCALED, FLOW], ids=["scaled", "flow"])
+def test_times_move_in_lambda_and_as_far_to_either_side(noise: NoiseSchedule) -> None:
+    """Of levels far apart, moves that are even in timesteps would be lopsided and larger at one end than the other."""
+    start = noise.t_max
+    plan = plan_on(noise, start, n=4, solver="euler", end=5.0)
+    lam = noise.lam(np.array(plan.solver_columns[0][1:]))
+    gap = float(lam[1] - lam[0])
+    variation, rng = SolverVariation(noise, start), np.random.default_rng(0)
+    children: list[Array] = []
+    while len(children) < 1500:
+        times = np.array(variation.mutate(plan, rng).solver_columns[0][1:])
+        moves = (noise.lam(times) - lam) / gap
+        if np.abs(moves).max() < 0.5:  # no step moved
+            children.append(moves[:2])
+    moved = [column[np.abs(column) > 1e-9] for column in np.array(children).T]
+    low, high = np.array([np.quantile(column, [0.1, 0.9]) for column in moved]).T
+    np.testing.assert_allclose(-low, high, rtol=0.25)
+    assert high[0] == pytest.approx(high[1], rel=0.25)
