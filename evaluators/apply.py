@@ -71,8 +71,9 @@ def attach(
 def compile_leaves(pipe: Any, **options: Any) -> None:
     """Compile the modules that schedules decide on, each on its own; do it before a schedule is applied.
 
-    The number of graphs does not depend on the schedule, and `remove` leaves them as they are. Larger parts may be
-    compiled instead, before `apply` and without `fullgraph=True`.
+    The graphs are the same whatever the cache plan; where guidance drops branches, half batches have their own, at most
+    as many again. `remove` leaves them as they are. Larger parts may be compiled instead, before `apply` and without
+    `fullgraph=True`.
 
     Args:
         pipe: a diffusers pipeline.

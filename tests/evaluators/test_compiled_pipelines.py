@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from autotune.evaluators.inventory import list_inventory
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.errors import ScheduleMismatchError
+from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.schedule import Schedule
 
 from .conftest import call_args, load
@@ -65,7 +67,7 @@ def deviation(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
-def test_graphs_of_compiled_leaves_do_not_depend_on_the_schedule(case: Case) -> None:
+def test_graphs_of_compiled_leaves_do_not_depend_on_the_cache_plan(case: Case) -> None:
     pipe, kwargs = case
     plain, expected, graphs = run(pipe, kwargs), {}, Graphs()
     for name, plan in plans(pipe, kwargs).items():
@@ -84,6 +86,31 @@ def test_graphs_of_compiled_leaves_do_not_depend_on_the_schedule(case: Case) -> 
     assert torch.equal(run(pipe, kwargs), compiled)
     assert attributes(pipe) == before
     assert graphs.n == n_graphs <= 8
+
+
+def test_dropped_branches_add_graphs_of_half_batches_once(case: Case) -> None:
+    """Whatever the column: a batch of another size is compiled once more."""
+    pipe, kwargs = case
+    if not hasattr(pipe.transformer, "adaln_single"):
+        pytest.skip("mini-flux doesn't guide")
+    both, stored, alone = GuidanceAction.BOTH, GuidanceAction.STORED, GuidanceAction.CONDITIONAL
+    columns = ((both, stored, both, stored), (alone, both, both, GuidanceAction.LINEAR), (alone,) * 4)
+    schedules = [Schedule(n_steps=4, guidance=column) for column in columns]
+    schedules.append(replace(schedules[0], cache=plans(pipe, kwargs)["tree"]))
+    expected, graphs = [], Graphs()
+    for schedule in schedules:
+        attach(pipe, schedule)
+        expected.append(run(pipe, kwargs))
+    remove(pipe)
+    compile_leaves(pipe, backend=graphs)
+    run(pipe, kwargs)
+    n_whole, counts = graphs.n, []
+    for schedule, plain in zip(schedules, expected, strict=True):
+        attach(pipe, schedule)
+        assert deviation(run(pipe, kwargs), plain) < 1e-4
+        counts.append(graphs.n)
+    assert n_whole < counts[0] <= 2 * n_whole
+    assert set(counts) == {counts[0]}
 
 
 def set_on_modules(pipe: Any) -> list[dict[str, int]]:

@@ -1,6 +1,6 @@
 import statistics
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,9 +10,10 @@ from autotune.evaluators import pixart_adapter
 from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.archive import ParetoArchive
 from autotune.search.ecad import EcadSearcher, EcadSettings, PublishedEcadSearcher
-from autotune.search.gene_grid import GeneGrid, Granularity
+from autotune.search.gene_grid import GeneGrid, Genome, Granularity
 from autotune.search.random_search import RandomSearcher
 from autotune.search.searcher import Proposal, Result, SearchContext, Searcher
+from autotune.search.variation import PublishedVariation
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.inventory import Inventory, Relation, Site
@@ -169,3 +170,45 @@ def test_the_published_run_on_pixart_starts_from_72_different_schedules(evaluato
     assert not any(label.startswith("evolved") for label in labels[:71])
     assert labels[:7] == [f"FORA, every {n}" for n in (2, 3, 4, 5, 7, 10, 20)]
     assert sum(label.startswith("T-GATE") for label in labels) >= 20
+
+
+@dataclass
+class Counted:
+    """Operators that count their calls."""
+
+    inner: PublishedVariation
+    n_crossovers: int = 0
+    n_mutations: int = 0
+
+    def crossover(self, first: Genome, second: Genome, rng: np.random.Generator) -> Genome:
+        self.n_crossovers += 1
+        return self.inner.crossover(first, second, rng)
+
+    def mutate(self, genome: Genome, rng: np.random.Generator) -> Genome:
+        self.n_mutations += 1
+        return self.inner.mutate(genome, rng)
+
+
+@pytest.mark.parametrize(("cross_attention", "population"), [(False, 24), (True, 72)])
+def test_the_published_settings(context: SearchContext, cross_attention: bool, population: int) -> None:
+    inventory = pixart_inventory(4) if cross_attention else context.inventory
+    searcher = PublishedEcadSearcher(replace(context, inventory=inventory, guided=cross_attention), 0)
+    assert searcher._size == searcher._n_offspring == searcher._seeds._n == population
+    assert next(searcher._seeds._make())[0] == "FORA, every 2"
+    assert searcher._grid.reads == (CacheAction.REUSE,)
+    assert not searcher._grid.guided
+    variation = searcher._variation
+    assert isinstance(variation, PublishedVariation)
+    assert (variation.crossover_probability, variation.mutation_probability) == (0.9, 0.05)
+
+
+def test_a_known_offspring_of_the_published_search_is_drawn_anew_and_not_mutated_further(
+    context: SearchContext, evaluator: TabulatedEvaluator
+) -> None:
+    searcher = PublishedEcadSearcher(context, 0)
+    assert isinstance(searcher._variation, PublishedVariation)
+    counted = searcher._variation = Counted(searcher._variation)
+    results = run(searcher, evaluator, 150)
+    evolved = [r for r in results if r.proposal.label.startswith("evolved")]
+    assert len(results) == 150
+    assert counted.n_mutations == counted.n_crossovers > len(evolved) > 100
