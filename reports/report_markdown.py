@@ -1,6 +1,7 @@
 """The report as plain text: what to use, the front, the families and what to be careful of, readable alone."""
 
 from collections.abc import Iterable, Sequence
+from textwrap import shorten
 
 from autotune.reports.figure_text import figure_text, markdown_cell, number_text, source_text
 from autotune.reports.finding import FamilyRow
@@ -17,8 +18,9 @@ _FRONT_NOTE = (
     "calibration {units}; bars and brackets are 95 % intervals.{floor} Cheapest first:"
 )
 
-_LISTS_PROMPTS = frozenset({"calibration.prompts", "held_out.prompts", "calibration.seeds", "held_out.seeds"})
-"""Settings that the page shows whole, and that would fill pages here."""
+_LONGEST_FACT = 200
+_REST = " ... (whole in report.html)"
+"""Characters of a fact; of longer ones, such as all prompts, the page has the rest."""
 
 
 def report_markdown(
@@ -132,8 +134,10 @@ def _failures(record: StudyRecord) -> list[str]:
 def _provenance(record: StudyRecord) -> str:
     parts = []
     for title, facts in provenance_sections(record):
-        lines = [f"- {name}: {markdown_cell(value)}" for name, value in facts if name not in _LISTS_PROMPTS]
-        parts.append("\n".join([f"{title}", "", *lines]))
+        lines = [
+            f"- {name}: {markdown_cell(shorten(value, _LONGEST_FACT, placeholder=_REST))}" for name, value in facts
+        ]
+        parts.append("\n".join([title, "", *lines]))
     return "\n\n".join(parts)
 
 

@@ -31,6 +31,10 @@ def test_markdown_can_be_read_alone(record: StudyRecord, files: dict[str, bytes]
     assert "- Family cache-masks does not pay here" in text
     assert "CUDA out of memory: 1.2 GiB asked for, 0.3 GiB free" in text
     assert set(re.findall(r"!\[[^]]*\]\(([^)]*)\)", text)) == {name for name in files if name.endswith(".png")}
+    assert text.split("```")[1].strip() == "autotune export mini-flux-first --pick balanced -o balanced.schedule.json"
+    provenance = text.split("## Provenance")[1]
+    assert f"- condition_hash: {record.condition.hash}" in provenance
+    assert all(len(line) < 280 for line in provenance.splitlines())
     tables = [block for block in text.split("\n\n") if block.startswith("| ")]
     for block in tables:
         lines = [line.replace("\\|", "") for line in block.splitlines() if line.startswith("|")]
