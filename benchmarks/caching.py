@@ -30,7 +30,16 @@ from autotune.spaces.guidance_column import dropped_rows
 from autotune.spaces.schedule import Schedule
 
 MODELS = ("mini-flux", "mini-pixart", "mini-sd")
-RIVALS = ("FORA", "evenly spread", "T-GATE", "DeepCache", "cache-dit", "SmoothCache", "adaptive")
+RIVALS = (
+    "FORA",
+    "evenly spread",
+    "frozen text attention",
+    "T-GATE",
+    "DeepCache",
+    "cache-dit",
+    "SmoothCache",
+    "adaptive",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

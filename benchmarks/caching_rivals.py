@@ -11,6 +11,7 @@ from autotune.search.cache_masks import (
     smooth_cache_masks,
     stage_mask,
     step_mask,
+    t_gate_mask,
 )
 from autotune.search.families import make_searcher
 from autotune.search.guidance_plans import guidance_column, guided_plans
@@ -41,7 +42,10 @@ def candidates(
         yield "fewer steps", f"unipc-2, {n} steps", Schedule(n_steps=n, time=time_grid, solver=solver)
     masks = [("FORA", fora_mask(inventory, n_calls, every)) for every in (2, 3, 4, 5)]
     masks += [("evenly spread", even_mask(inventory, n_calls, round(n_calls / every))) for every in (1.5, 2, 3, 4, 5)]
-    masks += [("T-GATE", gate_mask(inventory, n_calls, round(n_calls * share))) for share in (0.25, 0.5, 0.75)]
+    gates = [round(n_calls * share) for share in (0.25, 0.5, 0.75)]
+    masks += [("frozen text attention", gate_mask(inventory, n_calls, gate)) for gate in gates]
+    if context.guided:
+        masks += [("T-GATE", t_gate_mask(inventory, n_calls, gate, every)) for gate in gates for every in (1, 2)]
     masks += [("cache-dit", step_mask(inventory, n_calls, preset)) for preset in ("slow", "medium", "fast", "ultra")]
     if sum(site.component == STAGE for site in inventory.sites) >= 3:
         masks += [("DeepCache", stage_mask(inventory, n_calls, every)) for every in (2, 3, 5)]

@@ -19,10 +19,14 @@ from autotune.search.refresh_sets import (
 )
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.errors import ScheduleError
+from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule
 
 Mask = NDArray[np.bool_]
+
+WARM_UP = 2
+"""Calls before T-GATE's self-attentions begin to be reused."""
 
 STAGE = "stage"
 """The component name of a whole UNet stage."""
@@ -30,14 +34,15 @@ STAGE = "stage"
 
 @dataclass(frozen=True, kw_only=True)
 class CacheMask:
-    """A labelled mask."""
+    """A labelled mask, and what its calls do with the branches of guidance."""
 
     label: str
     reuse: Mask
+    guidance: tuple[GuidanceAction, ...] | None = None
 
     def schedule(self, n_steps: int) -> Schedule:
         """The mask as a schedule of the pipeline's own sampler."""
-        return Schedule(n_steps=n_steps, cache=CachePlan.from_array(self.reuse))
+        return Schedule(n_steps=n_steps, cache=CachePlan.from_array(self.reuse), guidance=self.guidance)
 
 
 def fora_mask(inventory: Inventory, n_calls: int, every: int) -> CacheMask:
@@ -73,23 +78,39 @@ def early_mask(inventory: Inventory, n_calls: int, n_refreshed: int, power: floa
 
 
 def gate_mask(inventory: Inventory, n_calls: int, gate: int) -> CacheMask:
-    """Freeze the sites that see the text from call `gate` on (after T-GATE, Zhang et al. 2024, arXiv 2404.02747).
+    """Freeze the sites that see the text from call `gate` on; guidance goes on with both branches.
 
     These are the cross-attentions (`attn2`) where the model has some, else, in joint-attention models such as
-    Flux, all attentions. T-GATE also averages the two guidance branches; a mask can't, so each keeps its own.
+    Flux, all attentions.
     """
     frozen = np.array([site.component in _text_components(inventory) for site in inventory.sites])
     reuse = (np.arange(n_calls) >= gate)[:, None] & frozen[None, :]
     return CacheMask(label=f"text attention frozen from call {gate}", reuse=_grounded(reuse))
 
 
-def stage_mask(inventory: Inventory, n_calls: int, every: int) -> CacheMask:
+def t_gate_mask(inventory: Inventory, n_calls: int, gate: int, self_attention_every: int = 1) -> CacheMask:
+    """T-GATE (Zhang et al. 2024, arXiv 2404.02747): a frozen text attention and one branch from call `gate` on.
+
+    What a call of one branch reads is the conditional branch's last value; T-GATE takes the mean of both branches'
+    there, which no action stands for. Its second version besides computes the self-attentions (`attn1`) between the
+    first two calls and the gate in every n-th call only. For models that guide in one batch.
+    """
+    frozen, calls = gate_mask(inventory, n_calls, gate), np.arange(n_calls)
+    resting = (calls >= WARM_UP) & (calls < gate) & ((calls - WARM_UP) % self_attention_every != 0)
+    own = np.array([site.component == "attn1" for site in inventory.sites])
+    column = tuple(GuidanceAction.CONDITIONAL if call >= gate else GuidanceAction.BOTH for call in range(n_calls))
+    label = f"T-GATE at {gate}" + f", self-attention every {self_attention_every}" * (self_attention_every > 1)
+    return CacheMask(label=label, reuse=frozen.reuse | resting[:, None] & own, guidance=column)
+
+
+def stage_mask(inventory: Inventory, n_calls: int, every: int, depth: int = 0) -> CacheMask:
     """Run only the outermost UNet stages between full calls (after DeepCache, Ma et al. 2024, arXiv 2312.00858).
 
-    The outermost stages are the first and the last site of component `stage`; all between are reused.
+    These are the first and the last `depth` + 1 sites of component `stage`; all between are reused.
     """
     reused = np.arange(n_calls) % every != 0
-    return CacheMask(label=f"inner stages, every {every}", reuse=_grounded(reused[:, None] & _inner_stages(inventory)))
+    reuse = _grounded(reused[:, None] & _inner_stages(inventory, depth))
+    return CacheMask(label=f"inner stages, every {every}" + f", depth {depth}" * (depth > 0), reuse=reuse)
 
 
 def power_law_stage_mask(
@@ -147,17 +168,22 @@ def smooth_cache_masks(inventory: Inventory, errors: Mapping[str, NDArray[np.flo
 
 
 def literature_masks(
-    inventory: Inventory, n_calls: int, errors: Mapping[str, NDArray[np.float64]] = MappingProxyType({})
+    inventory: Inventory,
+    n_calls: int,
+    errors: Mapping[str, NDArray[np.float64]] = MappingProxyType({}),
+    *,
+    guided: bool = False,
 ) -> list[CacheMask]:
     """Masks of all kinds that the inventory has, the kinds taking turns, so that any beginning is a fair sample.
 
-    `errors` are `EdgeCosts.leaf_errors`; without them there is no SmoothCache.
+    `errors` are `EdgeCosts.leaf_errors`; without them there is no SmoothCache, and no T-GATE without `guided`.
     """
     kinds: list[Iterator[CacheMask]] = [
         (fora_mask(inventory, n_calls, n) for n in range(2, max(3, n_calls // 2 + 1))),
         (even_mask(inventory, n_calls, k) for k in _spread(2 * n_calls // 3, n_calls // 10)),
         (early_mask(inventory, n_calls, k) for k in _spread(2 * n_calls // 3, n_calls // 10)),
         (gate_mask(inventory, n_calls, m) for m in _spread(n_calls // 2, n_calls // 8)),
+        (t_gate_mask(inventory, n_calls, m) for m in _spread(3 * n_calls // 4, n_calls // 4) if guided),
         smooth_cache_masks(inventory, errors),
         (step_mask(inventory, n_calls, preset) for preset in get_args(StepMask)),
     ]
@@ -188,12 +214,15 @@ def _spread(high: int, low: int) -> Sequence[int]:
     return range(max(1, high), max(0, low - 1), -stride)
 
 
-def _inner_stages(inventory: Inventory) -> Mask:
+def _inner_stages(inventory: Inventory, depth: int = 0) -> Mask:
     stages = [i for i, site in enumerate(inventory.sites) if site.component == STAGE]
-    if len(stages) < 3:
-        raise ValueError(f"a stage mask needs an inventory with three stages or more; got {len(stages)}")
+    if not 0 <= 2 * depth < len(stages) - 2:
+        raise ValueError(
+            f"a stage mask of depth {depth} needs an inventory with {2 * max(0, depth) + 3} stages or more, and depths "
+            f"are not negative; got {len(stages)} stages"
+        )
     inner = np.zeros(len(inventory), bool)
-    inner[stages[1:-1]] = True
+    inner[stages[depth + 1 : len(stages) - depth - 1]] = True
     return inner
 
 

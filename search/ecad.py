@@ -53,7 +53,7 @@ def planned_and_known(context: SearchContext) -> Iterator[Seed]:
         costs = context.edge_costs()
         errors = costs.leaf_errors
         context = replace(context, edge_costs=lambda: costs)
-    masks = iter(literature_masks(context.inventory, context.n_calls, errors))
+    masks = iter(literature_masks(context.inventory, context.n_calls, errors, guided=context.guided))
     known = ((mask.label, mask.schedule(context.condition.n_steps)) for mask in masks)
     yield from in_turns(planned_schedules(context), guided_plans(context), known)
 

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.search.cache_masks import fora_mask
+from autotune.search.cache_masks import fora_mask, t_gate_mask
 from autotune.search.searcher import SearchContext
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.inventory import Inventory
@@ -15,8 +15,6 @@ from autotune.spaces.schedule import Schedule
 Mask = NDArray[np.bool_]
 
 SELF, CROSS, FEED_FORWARD = "attn1", "attn2", "ff"
-WARM_UP = 2
-"""Calls before T-GATE's self-attentions begin to be reused."""
 
 
 def published_seeds(context: SearchContext) -> Iterator[tuple[str, Schedule]]:
@@ -66,11 +64,11 @@ def _with_cross_attention(inventory: Inventory, n_calls: int) -> Iterator[tuple[
 
 
 def _gated(inventory: Inventory, n_calls: int, gate: int, every: int) -> tuple[str, Mask]:
-    """Self-attention in every n-th call between warm-up and gate; cross-attention up to the gate only."""
-    calls = np.arange(n_calls)
-    resting = (calls >= WARM_UP) & (calls < gate) & ((calls - WARM_UP) % every != 0)
-    reuse = resting[:, None] & _of(inventory, (SELF,))
-    reuse |= (calls >= max(1, gate))[:, None] & _of(inventory, (CROSS,))
+    """Self-attention in every n-th call between warm-up and gate; cross-attention up to the gate only.
+
+    As ECAD has it, both branches go on.
+    """
+    reuse = t_gate_mask(inventory, n_calls, max(1, gate), every).reuse
     return f"T-GATE at {gate}, self-attention every {every}", reuse
 
 

@@ -16,8 +16,10 @@ from autotune.search.cache_masks import (
     smooth_cache_mask,
     stage_mask,
     step_mask,
+    t_gate_mask,
 )
 from autotune.spaces.errors import ScheduleError
+from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.inventory import Inventory, Relation, Site
 
 FLUX = small_flux_inventory()
@@ -85,12 +87,38 @@ def test_gate_freezes_all_attention_of_a_joint_attention_model() -> None:
     assert frozen.tolist() == [site.component == "attn" for site in FLUX.sites]
 
 
+@pytest.mark.parametrize("every", [1, 2])
+def test_t_gate_runs_one_branch_with_frozen_cross_attention_from_the_gate_on(every: int) -> None:
+    mask = t_gate_mask(PIXART, 10, 6, every)
+    for i, site in enumerate(PIXART.sites):
+        resting = [call for call in range(10) if mask.reuse[call, i]]
+        expected = {"attn1": [3, 5] if every == 2 else [], "attn2": [6, 7, 8, 9], "ff": []}
+        assert resting == expected[site.component]
+    assert mask.schedule(10).guidance == (GuidanceAction.BOTH,) * 6 + (GuidanceAction.CONDITIONAL,) * 4
+
+
+def test_t_gate_is_of_the_literature_where_a_branch_can_be_left_out() -> None:
+    assert not any("T-GATE" in mask.label for mask in literature_masks(PIXART, 20))
+    labels = [mask.label for mask in literature_masks(PIXART, 20, guided=True)]
+    assert 3 <= sum("T-GATE" in label for label in labels) < len(labels)
+    assert any("T-GATE" in label for label in labels[:6])
+
+
+def test_a_deeper_stage_mask_leaves_more_stages_running() -> None:
+    sites = tuple(Site(name=f"s{i}", block=f"s{i}", component="stage", macs=1) for i in range(7))
+    unet = Inventory(denoiser_class="UNet2DConditionModel", sites=sites, total_macs=7)
+    assert np.flatnonzero(stage_mask(unet, 4, 2, depth=1).reuse[1]).tolist() == [2, 3, 4]
+    assert stage_mask(unet, 4, 2, depth=1).label == "inner stages, every 2, depth 1"
+    with pytest.raises(ValueError, match="depth 3 needs an inventory with 9 stages or more"):
+        stage_mask(unet, 4, 2, depth=3)
+
+
 def test_stage_mask_keeps_the_outermost_stages_running() -> None:
     unet = unet_inventory()
     reused = {unet.sites[i].name for i in np.flatnonzero(stage_mask(unet, 10, 2).reuse[1])}
     assert reused == {"down_blocks.1", "up_blocks.0"}
     assert not stage_mask(unet, 10, 2).reuse[::2].any()
-    with pytest.raises(ValueError, match="three stages"):
+    with pytest.raises(ValueError, match="3 stages or more"):
         stage_mask(FLUX, 10, 2)
 
 
@@ -101,7 +129,7 @@ def test_power_law_stage_mask_refreshes_the_inner_stages_only() -> None:
     for i, site in enumerate(unet.sites):
         inner = site.name in ("down_blocks.1", "up_blocks.0")
         assert refreshed_calls(mask, i) == ([0, 3, 4, 6] if inner else list(range(10)))
-    with pytest.raises(ValueError, match="three stages"):
+    with pytest.raises(ValueError, match="3 stages or more"):
         power_law_stage_mask(FLUX, 10, 4, centre=4, power=2.0)
 
 
