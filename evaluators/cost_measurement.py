@@ -18,7 +18,7 @@ from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule
 
-VERSION = 3
+VERSION = 4
 
 DEFAULT_EVERY = 3
 """The default run comes again after so many designed ones."""
@@ -87,6 +87,7 @@ def _measured(
         memory=CacheMemory(
             value_bytes=tuple(tuple(size // n_images for size in row) for row in timer.value_bytes()),
             order=timer.order(),
+            difference_bytes=timer.difference_bytes() // n_images if drops else 0,
         ),
         inventory=inventory,
         n_steps=condition.n_steps,

@@ -64,9 +64,12 @@ class GuidanceRuntime:
     def _keep(self, row: int, call: int, conditional: torch.Tensor, unconditional: torch.Tensor) -> None:
         """Store the difference of the branches, if a later row reads it."""
         if self._kept[row]:
-            stored = self._differences.setdefault(call, [])
-            stored.insert(0, (row, conditional - unconditional))
-            del stored[self._kept[row] :]
+            self._differences.setdefault(call, []).insert(0, (row, conditional - unconditional))
+        self._trim(row, call)
+
+    def _trim(self, row: int, call: int) -> None:
+        """Forget the differences that no later row reads."""
+        del self._differences.get(call, [])[self._kept[row] :]
 
     def _unconditional(self, row: int, call: int, conditional: torch.Tensor) -> torch.Tensor:
         """The estimate of the branch that was left out."""
@@ -74,7 +77,9 @@ class GuidanceRuntime:
         weights = guidance_weights(self._column[row], [made for made, _ in stored], row)
         if not weights:
             return conditional
-        return conditional - weighted_sum([tensor for _, tensor in stored[: len(weights)]], weights)
+        estimate = conditional - weighted_sum([tensor for _, tensor in stored[: len(weights)]], weights)
+        self._trim(row, call)
+        return estimate
 
 
 class BatchedGuidance(GuidanceRuntime):

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from autotune.evaluators.branch_store import value_bytes
 from autotune.evaluators.gate import override_call
+from autotune.evaluators.guidance import output_tensor
 from autotune.evaluators.override import Overrides
 from autotune.evaluators.span import Span
+from autotune.evaluators.step_hook import hooked
 from autotune.spaces.inventory import Inventory, Relation
 from autotune.spaces.site_tree import SiteTree
 
@@ -93,6 +95,7 @@ class SiteTimer(StepTimer):
         self._lasted: list[tuple[int, int, Mark, Mark]] = []
         self._order: list[int] = []
         self._sizes: list[list[int]] = [[] for _ in inventory.sites]
+        self._output_bytes = 0
 
     @contextlib.contextmanager
     def watching(self, scheduler: Any) -> Iterator[None]:
@@ -105,10 +108,14 @@ class SiteTimer(StepTimer):
                     module = self._denoiser.get_submodule(path)
                     timed = functools.partial(self._timed, i, first=path == modules[0], last=path == modules[-1])
                     override_call(module, overrides, timed)
-            with super().watching(scheduler):
+            handles = [self._denoiser.register_forward_hook(self._note_output)]
+            with hooked(handles), super().watching(scheduler):
                 yield
         finally:
             overrides.undo()
+
+    def _note_output(self, module: Any, args: Any, output: Any) -> None:
+        self._output_bytes = output_tensor(output).nbytes
 
     def _timed(self, site: int, original: Callable[..., Any], *, first: bool, last: bool) -> Callable[..., Any]:
         @functools.wraps(original)
@@ -141,6 +148,10 @@ class SiteTimer(StepTimer):
         """Bytes of each site's value, one row per network call of a step."""
         n_calls = max(map(len, self._sizes))
         return tuple(tuple(sizes[call] for sizes in self._sizes) for call in range(n_calls))
+
+    def difference_bytes(self) -> int:
+        """Bytes of a difference of the guidance branches: half of a batch of both, or the output of one's own call."""
+        return self._output_bytes // (1 if len(self.value_bytes()) > 1 else 2)
 
     def order(self) -> tuple[int, ...]:
         """The sites in the order in which they end."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from autotune.spaces.cache_plan import cell_use, kept_of_unconditional
 from autotune.spaces.errors import ScheduleError
-from autotune.spaces.guidance_column import dropped_rows
+from autotune.spaces.guidance_column import differences_kept, dropped_rows
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule
 
@@ -17,10 +17,12 @@ class CacheMemory:
 
     `value_bytes` has a row per network call of a step (two where each guidance branch is a call, the conditional one
     first), each with an entry per site; a value of a guided batch covers both branches. `order` lists the sites.
+    `difference_bytes` is the size of a difference of the branches, for one image.
     """
 
     value_bytes: tuple[tuple[int, ...], ...]
     order: tuple[int, ...]
+    difference_bytes: int = 0
 
     def __post_init__(self) -> None:
         n_sites = len(self.order)
@@ -31,15 +33,16 @@ class CacheMemory:
             )
 
     def peak_bytes(self, schedule: Schedule, inventory: Inventory) -> int:
-        """Most bytes that the cached values of one image take at one time; differences of branches are not counted.
+        """Most bytes that cached values and differences of the branches take at one time, of one image.
 
         Raises:
             ScheduleError: the schedule does not fit the inventory.
         """
+        column = schedule.guidance
         if schedule.cache is None:
-            return 0
+            return self.difference_bytes * max(differences_kept(column or ()), default=0)
         use = cell_use(schedule.cache, inventory)
-        dropped = np.array(dropped_rows(schedule.guidance, schedule.cache.n_calls))
+        dropped = np.array(dropped_rows(column, schedule.cache.n_calls))
         branches = use.kept, kept_of_unconditional(use, dropped)
         sizes = np.array(self.value_bytes, np.int64)
         if len(sizes) == 1:
@@ -49,4 +52,9 @@ class CacheMemory:
         changes = np.diff(kept, axis=0, prepend=0)
         # Call by call, and in each site by site: what a site frees makes room for those after it only.
         events = (changes * sizes)[..., list(self.order)]
-        return max(0, int(np.cumsum(events).max()))
+        held = np.cumsum(events).reshape(len(changes), -1)
+        if column is None:
+            return max(0, int(held.max()))
+        after = self.difference_bytes * np.array(differences_kept(column))  # they change as a step's last call ends
+        during = np.insert(after[:-1], 0, 0)
+        return max(0, int(np.maximum(held.max(axis=1) + during, held[:, -1] + after).max()))

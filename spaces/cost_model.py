@@ -42,7 +42,7 @@ class CostModel:
         return self.latency_ms(schedule) / self.latency_ms(Schedule(n_steps=self.n_steps))
 
     def cache_bytes(self, schedule: Schedule) -> int:
-        """Bytes of the values that the schedule's cache stores at its peak, of a whole batch."""
+        """Bytes of cached values and differences of the branches at their peak, of a whole batch."""
         return self.batch_size * self.memory.peak_bytes(schedule, self.inventory)
 
     def completed(self, schedule: Schedule, measurement: Measurement) -> Measurement:
@@ -105,7 +105,11 @@ def cost_model_from_bytes(data: bytes) -> CostModel:
         rows = tuple(tuple(row) for row in memory["value_bytes"])
         return CostModel(
             latency=LatencyModel(**latency),
-            memory=CacheMemory(value_bytes=rows, order=tuple(memory["order"])),
+            memory=CacheMemory(
+                value_bytes=rows,
+                order=tuple(memory["order"]),
+                difference_bytes=memory.get("difference_bytes", 0),  # studies of before keep none
+            ),
             inventory=inventory_from_json(values.pop("inventory")),
             **values,
         )

@@ -128,6 +128,8 @@ def dropped_rows(column: Sequence[GuidanceRow] | None, n_calls: int) -> tuple[bo
 
 def differences_kept(column: Sequence[GuidanceRow]) -> tuple[int, ...]:
     """How many differences must stay stored after each call, since later ones read them."""
+    if not column:
+        return ()
     made = np.array([[row is GuidanceAction.BOTH for row in column]])
     reads = np.array([[n_differences(row) > 0 for row in column]])
     orders = np.array([[max(0, n_differences(row) - 1) for row in column]])

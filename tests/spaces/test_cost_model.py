@@ -94,6 +94,16 @@ def test_the_unconditional_half_lives_until_a_guided_call_reads_it() -> None:
     assert MODEL.memory.peak_bytes(replace(plan, guidance=None), INVENTORY) == 80
 
 
+def test_differences_of_branches_count_while_they_are_kept() -> None:
+    memory = replace(MODEL.memory, difference_bytes=7)
+    both, linear = GuidanceAction.BOTH, GuidanceAction.LINEAR
+    assert memory.peak_bytes(Schedule(n_steps=4, guidance=(both, both, linear, both)), INVENTORY) == 2 * 7
+    # A whole value of call 0 beside the first difference; the second one comes when that value is gone.
+    plan = cached([0] * 3, [0, 0, 1], [0] * 3, [0] * 3, guidance=(both, both, linear, both))
+    assert memory.peak_bytes(plan, INVENTORY) == 80 + 7
+    assert cost_model_from_bytes(replace(MODEL, memory=memory).to_bytes()).memory == memory
+
+
 def test_limits_that_need_no_run_are_known_before() -> None:
     plan = cached([0, 0, 0], [0, 1, 1], [0, 0, 0], [0, 0, 0])
     assert MODEL.violates(plan, [parse_constraint("cache-memory<=299")])
