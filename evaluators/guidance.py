@@ -1,6 +1,7 @@
 """Guidance with one branch: steps that run the conditional branch alone and estimate the other one."""
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ Network = Callable[[tuple[Any, ...], dict[str, Any], bool], Any]
 """Calls the network with these positional and keyword arguments; True if they are the conditional half of a batch."""
 
 
-class GuidanceRuntime:
+class GuidanceRuntime(ABC):
     """Executes one guidance column; see `GuidanceAction`. What branches are is said by the two kinds below.
 
     The pipeline gets both branches in every step, so its own guidance formula runs unchanged. A difference that is
@@ -45,11 +46,11 @@ class GuidanceRuntime:
         """Forget the stored differences."""
         self._differences.clear()
 
+    @abstractmethod
     def run(
         self, network: Network, args: tuple[Any, ...], kwargs: dict[str, Any], *, row: int, call: int, batch: int
     ) -> Any:
         """What the pipeline gets from the `call`-th call of this row, made of `batch` rows of latents."""
-        raise NotImplementedError
 
     def _drops(self, row: int, call: int, n_samples: int) -> bool:
         """Whether the row leaves a branch out, and has the differences of so many samples that it needs."""

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from autotune.search.cache_masks import fora_mask, t_gate_mask
 from autotune.search.searcher import SearchContext
+from autotune.search.seed_queue import in_turns
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule
@@ -50,17 +51,10 @@ def _with_cross_attention(inventory: Inventory, n_calls: int) -> Iterator[tuple[
             yield f"attentions, every {every}", off[every][:, None] & _of(inventory, (SELF, CROSS))
     gates = product(range(10, 21, 2), range(1, 12, 2))
     spread = product((SELF, CROSS, FEED_FORWARD), (3, 11, 19, 27), (3, 11, 19))
-    kinds: list[Iterator[tuple[str, Mask]]] = [
+    yield from in_turns(
         (_gated(inventory, n_calls, round(gate * n_calls / 20), every) for gate, every in gates),
         (_spread(inventory, n_calls, part, blocks / 28, calls / 20) for part, blocks, calls in spread),
-    ]
-    while kinds:
-        for kind in list(kinds):
-            entry = next(kind, None)
-            if entry is None:
-                kinds.remove(kind)
-            else:
-                yield entry
+    )
 
 
 def _gated(inventory: Inventory, n_calls: int, gate: int, every: int) -> tuple[str, Mask]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import TypeVar
 
 from autotune.search.fitness import Fitness
 from autotune.search.searcher import Novelty, Proposal
@@ -10,17 +11,19 @@ from autotune.spaces.schedule import Schedule
 Seed = tuple[str, Schedule]
 """Label and schedule."""
 
+Item = TypeVar("Item")
 
-def in_turns(*sources: Iterator[Seed]) -> Iterator[Seed]:
-    """One seed of each source after the other, as long as any has some."""
+
+def in_turns(*sources: Iterator[Item]) -> Iterator[Item]:
+    """One item of each source after the other, as long as any has some."""
     left = list(sources)
     while left:
         for source in list(left):
-            seed = next(source, None)
-            if seed is None:
+            item = next(source, None)
+            if item is None:
                 left.remove(source)
             else:
-                yield seed
+                yield item
 
 
 class SeedQueue:

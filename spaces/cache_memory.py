@@ -1,4 +1,7 @@
-"""How much memory the stored values of a schedule take at their peak: exactly what the runtime counts."""
+"""How much memory the stored values of a schedule take at their peak: exactly what the runtime counts.
+
+Except for what a history correction keeps of the last refreshes: four tensors of the latents' size.
+"""
 
 from dataclasses import dataclass
 
