@@ -33,7 +33,9 @@ def named(name: str, noise: Noise, n: int) -> Schedule:
 
 
 def same_program(a: SolverProgram, b: SolverProgram, tolerance: float = 1e-12) -> bool:
-    return all(
-        float(np.abs(p - q).max()) <= tolerance * max(1.0, float(np.abs(q).max()))
-        for p, q in ((a.state_coefs, b.state_coefs), (a.output_coefs, b.output_coefs))
-    )
+    if (a.mean_coefs is None) != (b.mean_coefs is None):
+        return False
+    pairs = [(a.state_coefs, b.state_coefs), (a.output_coefs, b.output_coefs), (a.noise_coefs, b.noise_coefs)]
+    if a.mean_coefs is not None and b.mean_coefs is not None:
+        pairs.append((a.mean_coefs, b.mean_coefs))
+    return all(float(np.abs(p - q).max()) <= tolerance * max(1.0, float(np.abs(q).max())) for p, q in pairs)

@@ -152,6 +152,4 @@ def test_canonical_form_compiles_to_the_same_program(case: tuple[Schedule, Known
     canonical = canonical_schedule(plan, inventory)
     assert canonical_schedule(canonical, inventory) == canonical
     first, second = (compile_program(p, noise, prediction) for p in (plan, canonical))
-    np.testing.assert_array_equal(first.noise_coefs, second.noise_coefs)
-    np.testing.assert_array_equal(first.mean_coefs, second.mean_coefs)
     assert same_program(first, second)
