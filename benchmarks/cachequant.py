@@ -6,8 +6,9 @@ both, naively, with the grids of the full run; + DPS as published, the refreshes
 the cache point, and + DPS, by edge costs; + DEC, grids and the paper's corrections fitted under that plan, and DEC with
 history, which is ours; joint, plans, bits and corrections within the bit operations of the naive line and a quarter of
 the bytes, as `PrecisionChoice` chooses them on calibration prompts (fewer bits pay for more refreshes); and the best
-known solver in fewer steps within the same MACs. The same held-out prompts and seeds for all: deviation from the
-converged run; PSNR; alignment; bytes of weights; bit operations; and the Frechet distance of more pictures to CIFAR-10.
+known solver in fewer steps within the latency of the evenly spread reuses, measured in float32. The same held-out
+prompts and seeds for all: deviation from the converged run; PSNR; alignment; bytes of weights; bit operations; and the
+Frechet distance of more pictures to CIFAR-10.
 Quality is that of fake quantization, and never mixed with speed, which is the table of `precision_speed.py`, measured
 at the end.
 
@@ -43,11 +44,11 @@ from autotune.search.searcher import Proposal, Result, SearchContext
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.column_fit import FitColumn
 from autotune.spaces.errors import ScheduleError
-from autotune.spaces.evaluation import Fidelity
+from autotune.spaces.evaluation import Fidelity, median_ratio
 from autotune.spaces.objective import parse_constraint, total_violation
 from autotune.spaces.quantization import Quantization
 from autotune.spaces.schedule import Schedule
-from autotune.spaces.statistics import bootstrap_interval, mean_ratio_interval
+from autotune.spaces.statistics import bootstrap_interval, mean_ratio_interval, ratio_interval
 
 EVERY = 3
 """Calls from one refresh to the next, on average."""
@@ -100,6 +101,7 @@ class Setting:
             own_timesteps=self.worker.own_timesteps,
             guided=self.worker.guided,
         )
+        self.few, self.full = self.calibration.first(4), Schedule(n_steps=n_steps)
         self.edge_costs = functools.cache(lambda: self.worker.edge_costs(self.calibration, 4))
 
     def cached(self, refreshes: Sequence[int], sites: Sequence[int]) -> Schedule:
@@ -122,16 +124,25 @@ class Setting:
         costs = self.worker.segment_costs(self.calibration, 4)
         return planned_refreshes(costs.tables["full-precision", "l1"], n_refreshed, costs.longest)
 
-    def fit(self, schedule: Schedule, column: FitColumn) -> Schedule:
+    def fit(self, schedule: Schedule, column: FitColumn, layer_corrections: bool = True) -> Schedule:
         """With a column fitted on the calibration prompts; as it is where none helps."""
         try:
-            return self.worker.fit(schedule, column, self.calibration).schedule
+            return self.worker.fit(schedule, column, self.calibration, layer_corrections=layer_corrections).schedule
         except ScheduleError:
             return schedule
 
-    def macs(self, schedule: Schedule) -> int:
-        """Multiply-accumulates of an image."""
-        return self.worker._work.macs(schedule)
+    def macs(self, schedule: Schedule) -> float:
+        """Multiply-accumulates over those of the full run."""
+        return self.worker._work.macs(schedule) / self.worker._work.macs(self.full)
+
+    def seconds(self, label: str, schedule: Schedule) -> float:
+        """Measure and print latency over that of the full run, in float32 and in turn with it, and return it."""
+        run = self.worker._time
+        own, full = zip(*((run(schedule, self.few).ms, run(self.full, self.few).ms) for _ in range(7)), strict=True)
+        ratio = median_ratio(own, full)
+        what = {"model": self.where, "bits": 32, "schedule": label}
+        self.bench.row("latency over the full run", ratio, ratio_interval(own, full), **what)
+        return ratio
 
     def line(self, label: str, schedule: Schedule, bits: int, quantization: Quantization | None = None) -> Line:
         """Measure and print a line; a quantization that is given is one that was fitted to another schedule."""
@@ -148,7 +159,7 @@ class Setting:
         quality = worker._workload.quality(samples, worker.reference(self.held_out), self.held_out)
         denoiser = worker._adapter.denoiser_of(worker._pipe)
         weighed, plain = worker._bits.inventory(tables.quantization), worker._bits.plain
-        baseline = worker._work.bit_operations(Schedule(n_steps=self.n_steps), plain)
+        baseline = worker._work.bit_operations(self.full, plain)
         line = Line(
             deviations=quality["deviation"],
             n_bytes=weight_bytes(denoiser, tables.quantization),
@@ -164,8 +175,7 @@ class Setting:
         if self.pictured is not None:
             images = (drawn(batch).images for batch in batches(self.pictured, 100, lambda: False))
             self.bench.row("Frechet distance", frechet_distance(images), **what)
-        macs = self.macs(schedule) / self.macs(Schedule(n_steps=self.n_steps))
-        self.bench.row("MACs over the full run", macs, **what)
+        self.bench.row("MACs over the full run", self.macs(schedule), **what)
         self.bench.row("bit operations over the full run", line.bit_operations, **what)
         self.bench.row("bytes of weights over float32", line.n_bytes / weight_bytes(denoiser), **what)
         return line
@@ -190,7 +200,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def compare(setting: Setting, all_bits: Sequence[int]) -> None:
     """The lines of one model at one number of steps."""
-    bench, worker, full = setting.bench, setting.worker, Schedule(n_steps=setting.n_steps)
+    bench, worker, full = setting.bench, setting.worker, setting.full
     outermost = worker.inventory.outermost
     planners = (setting.even, setting.published, setting.planned)
     even, published, planned = (setting.cached(of(setting.n_refreshed), outermost) for of in planners)
@@ -200,12 +210,12 @@ def compare(setting: Setting, all_bits: Sequence[int]) -> None:
         gain, interval = lowered(lines["cache"], setting.line(f"evenly spread, {label}", setting.fit(even, column), 32))
         name = f"{setting.where}: {label} on evenly spread reuses lowers the deviation by"
         bench.target(name, gain, interval, at_least=0.2)
-    setting.line("fewer steps", fewest(setting, setting.macs(even)), 32)
+    fewer = fewest(setting, setting.seconds("evenly spread", even))
+    setting.seconds("fewer steps", fewer)
+    setting.line("fewer steps", fewer, 32)
     for bits in all_bits:
-        alone = setting.fit(full, PRECISION[bits])
+        alone = setting.fit(full, PRECISION[bits], layer_corrections=False)
         plain = AppliedTables.of(alone, worker.condition, worker.tables.of(alone)).quantization
-        assert plain is not None
-        plain = Quantization({name: replace(layer, gain=None, shift=None) for name, layer in plain.layers.items()})
         lines["quantization"] = setting.line("quantization", full, bits, plain)
         lines["naive"] = setting.line("naive combination", even, bits, plain)
         setting.line("+ DPS as published", published, bits, plain)
@@ -248,20 +258,21 @@ def plans(setting: Setting) -> Iterator[Schedule]:
                     yield setting.cached(refreshes(n), sites)
 
 
-def fewest(setting: Setting, most: int) -> Schedule:
-    """The fewer steps of a known solver within some MACs that come closest on calibration prompts."""
+def fewest(setting: Setting, share: float) -> Schedule:
+    """The fewer steps of a known solver within a share of the full run that come closest on calibration prompts.
+
+    The share is one of latency. That of MACs is a little less than that of latency, for the prompt is encoded and the
+    image decoded whatever the steps: so the rival may take a little longer.
+    """
     found: list[tuple[float, int, Schedule]] = []
-    searcher = FewerStepsSearcher(setting.context, 0)
+    worker, searcher = setting.worker, FewerStepsSearcher(setting.context, 0)
     while asked := searcher.ask(1):
         schedule = asked[0].schedule
-        if 0.8 * most <= setting.macs(schedule) <= most:
-            found.append((calibration_deviation(setting, schedule), len(found), schedule))
+        if 0.8 * share <= setting.macs(schedule) <= share:
+            latents = worker._run(schedule, setting.calibration, None).latents
+            deviation = mean_deviation(latents, worker.reference(setting.calibration).latents)
+            found.append((deviation, len(found), schedule))
     return min(found)[-1]
-
-
-def calibration_deviation(setting: Setting, schedule: Schedule) -> float:
-    latents = setting.worker._run(schedule, setting.calibration, None).latents
-    return mean_deviation(latents, setting.worker.reference(setting.calibration).latents)
 
 
 def lowered(before: Line, after: Line) -> tuple[float, list[float]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from autotune.evaluators.bit_sensitivity import BitSensitivities
 from autotune.evaluators.correction_fit import fit_cache_correction
 from autotune.evaluators.fit_column import fit_column, settings_hash, settings_of
 from autotune.evaluators.image_workload import ImageWorkload
@@ -23,7 +24,7 @@ from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
 
-PROTOCOL = "3"
+PROTOCOL = "4"
 """Version of the fitting code."""
 
 
@@ -38,6 +39,7 @@ class FitJob:
     reference: Callable[[Fidelity], torch.Tensor]
     run: Run
     tables: TableStore
+    sensitivities: BitSensitivities
     artifacts: ArtifactCache | None
 
     def fit(
@@ -49,17 +51,20 @@ class FitJob:
         timeout_s: float | None = None,
         max_image_runs: int | None = None,
         quick: bool = False,
+        layer_corrections: bool = True,
     ) -> ColumnFit:
         """Fit a column to the reference on the prompts of a fidelity, by gradient a quarter of the way if `quick`.
 
-        After `timeout_s`, or before more than `max_image_runs`, it ends with the best so far, which is not kept.
+        `layer_corrections` are those of a quantization, CacheQuant's (a2, b2). After `timeout_s`, or before more than
+        `max_image_runs`, it ends with the best so far, which is not kept.
 
         Raises:
             ScheduleError: the schedule has no solver or no cache, too few steps, too few runs or too little memory.
             EvaluatorError: the fit failed for a reason that is not the schedule's.
         """
         digest = schedule_hash(canonical_schedule(schedule, self.inventory))
-        name = f"fit/{PROTOCOL}/{column}/{settings_hash(column, quick)}/{self.condition.hash}/{fidelity.hash}/{digest}"
+        how = settings_hash(column, quick) if layer_corrections else "no-layer-corrections"
+        name = f"fit/{PROTOCOL}/{column}/{how}/{self.condition.hash}/{fidelity.hash}/{digest}"
         stored = self.artifacts.load(name) if self.artifacts is not None else None
         if stored is not None:
             made = fit_from_bytes(stored)
@@ -70,7 +75,7 @@ class FitJob:
         end = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
         try:
             stop, seed = lambda: time.monotonic() >= end, int(digest[:8], 16)
-            made = self._made(schedule, column, fidelity, stop, max_image_runs, quick, seed)
+            made = self._made(schedule, column, fidelity, stop, max_image_runs, quick, seed, layer_corrections)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             kind = ScheduleError if is_out_of_memory(error) else EvaluatorError
             raise kind(f"the {column} of a schedule can't be fitted: {error}") from error
@@ -87,6 +92,7 @@ class FitJob:
         max_image_runs: int | None,
         quick: bool,
         seed: int,
+        layer_corrections: bool,
     ) -> ColumnFit:
         shared: dict[str, Any] = {"condition": self.condition, "stop": stop, "max_image_runs": max_image_runs}
         if column in CACHE_CORRECTIONS or column in PRECISIONS:
@@ -94,6 +100,7 @@ class FitJob:
             shared |= {"reference": self.reference(fidelity)}
             if column in CACHE_CORRECTIONS:
                 return fit_cache_correction(self.pipe, schedule, lines_only=column is FitColumn.DEC, **shared)
+            shared |= {"sensitivities": self.sensitivities, "layer_corrections": layer_corrections}
             return fit_quantization(self.pipe, schedule, column, **shared)
         if not isinstance(self.workload, ImageWorkload):
             raise ScheduleError(f"the {column} is fitted to a converged run; the samples of a policy have none")

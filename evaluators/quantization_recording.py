@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from autotune.evaluators.affine_quantizer import search_grid
+from autotune.evaluators.affine_quantizer import grid_of, search_grid
 from autotune.evaluators.apply import quantization_runtime_of
 from autotune.evaluators.quantized_layers import LayerCodes, QuantizationRuntime, along, channel_axis
 from autotune.evaluators.step_hook import hooked
@@ -19,6 +19,13 @@ from autotune.evaluators.table_fit import pair_moments
 from autotune.evaluators.value_histogram import Histogram
 from autotune.spaces.cache_correction import PairMoments
 from autotune.spaces.quantization import Grid, LayerQuantization, Quantization
+
+HEADROOM = 1.3
+"""How much wider than what was seen the range of a layer is of which nothing is to be cut off.
+
+Grids of 12 prompts, of other prompts: with it on these layers alone W8A8 deviates from the converged run by .117 on
+mini-sd and .075 on mini-pixart, in 20 steps. On all layers it would be .144, by coarser steps, and .067.
+"""
 
 MAX_ROWS = 4096
 """Tokens or pixels of an output that are compared in one call of a batch, evenly spread."""
@@ -31,9 +38,16 @@ class RangeRecorder:
     some 0.4 GB of FLUX's 500 layers in 50 calls.
     """
 
-    def __init__(self, pipe: Any, layers: Mapping[str, tuple[torch.nn.Module, tuple[int, ...]]]) -> None:
-        """A recorder of layers by name, each with the numbers of channels of its parts."""
-        self._pipe, self._layers = pipe, layers
+    def __init__(
+        self, pipe: Any, layers: Mapping[str, tuple[torch.nn.Module, tuple[int, ...]]], unclipped: Container[str] = ()
+    ) -> None:
+        """A recorder of layers by name, each with the numbers of channels of its parts.
+
+        Of what `unclipped` layers read nothing is cut off. Those that read the sample must be among them:
+        a pixel beyond its grid counts as less noise than there is, too little is removed, and it grows with every step
+        (2 of 32 runs of mini-pixart ended 2.4 and 5.5 times as far from the converged run as that is from 0).
+        """
+        self._pipe, self._layers, self._unclipped = pipe, layers, unclipped
         self._seen: dict[str, dict[int, list[Histogram]]] = defaultdict(dict)
         self._n_calls = 0
 
@@ -59,9 +73,9 @@ class RangeRecorder:
 
         A call in which a layer did not run has those of the one before, or of the first in which it did.
         """
-        return {name: self._grid(rows, bits) for name, rows in self._seen.items()}
+        return {name: self._grid(rows, bits, name in self._unclipped) for name, rows in self._seen.items()}
 
-    def _grid(self, rows: Mapping[int, list[Histogram]], bits: int) -> Grid:
+    def _grid(self, rows: Mapping[int, list[Histogram]], bits: int, unclipped: bool) -> Grid:
         calls = sorted(rows)
         n_parts = len(rows[calls[0]])
         scale, zero = np.empty((2, self._n_calls, n_parts))
@@ -70,8 +84,11 @@ class RangeRecorder:
             seen = [rows[call][part] for call in calls]
             values, counts = (pad_sequence([getattr(h, name) for h in seen], True) for name in ("centres", "counts"))
             low, high = (values.new_tensor([getattr(h, name) for h in seen]) for name in ("low", "high"))
-            found = [made.double().cpu().numpy() for made in search_grid(values, low, high, bits, counts)]
-            scale[:, part], zero[:, part] = (made[nearest] for made in found)
+            if unclipped:
+                found = grid_of(HEADROOM * low, HEADROOM * high, bits)
+            else:
+                found = search_grid(values, low, high, bits, counts)
+            scale[:, part], zero[:, part] = (made.double().cpu().numpy()[nearest] for made in found)
         return Grid(scale, zero)
 
     def _note(self, name: str, row: int, parts: Sequence[torch.Tensor]) -> None:

@@ -13,6 +13,7 @@ from autotune.evaluators.applied_tables import AppliedTables
 from autotune.evaluators.apply import attach, policy_usage, remove
 from autotune.evaluators.baseline_timing import BaselineTiming
 from autotune.evaluators.bit_operations import BitOperations
+from autotune.evaluators.bit_sensitivity import BitSensitivities
 from autotune.evaluators.branch_recording import load_or_record_branches
 from autotune.evaluators.contact_sheet import make_contact_sheet
 from autotune.evaluators.cost_measurement import load_or_measure_costs
@@ -86,14 +87,21 @@ class Worker:
         default = self._workload.reference_schedule(self.condition)
         self._reference_samples = References(self.condition, lambda f: self._run(default, f, None), artifacts)
         self._references: dict[str, Samples] = {}
+
+        def run_latents(
+            schedule: Schedule, some: Fidelity, watcher: Watcher | None, given: AppliedTables | None
+        ) -> torch.Tensor:
+            return self._run(schedule, some, None, watcher, given).latents
+
         self._fits = FitJob(
             pipe=pipe,
             workload=self._workload,
             condition=self.condition,
             inventory=self.inventory,
             reference=lambda fidelity: self.reference(fidelity).latents,
-            run=lambda schedule, some, watcher, given: self._run(schedule, some, None, watcher, given).latents,
+            run=run_latents,
             tables=self.tables,
+            sensitivities=BitSensitivities(pipe, self.condition, self.inventory, run_latents, artifacts),
             artifacts=artifacts,
         )
         self._thumbnails = Thumbnails()
@@ -221,10 +229,17 @@ class Worker:
         timeout_s: float | None = None,
         max_image_runs: int | None = None,
         quick: bool = False,
+        layer_corrections: bool = True,
     ) -> ColumnFit:
         """Fit a column to the reference on the prompts of a fidelity; see `FitJob`."""
         return self._fits.fit(
-            schedule, column, fidelity, timeout_s=timeout_s, max_image_runs=max_image_runs, quick=quick
+            schedule,
+            column,
+            fidelity,
+            timeout_s=timeout_s,
+            max_image_runs=max_image_runs,
+            quick=quick,
+            layer_corrections=layer_corrections,
         )
 
     def contact_sheet(self, schedule: Schedule, fidelity: Fidelity, indices: Sequence[int]) -> bytes:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from autotune.evaluators.affine_quantizer import search_grid
-from autotune.evaluators.quantization_recording import RangeRecorder
+from autotune.evaluators.quantization_recording import HEADROOM, RangeRecorder
 from autotune.evaluators.value_histogram import MAX_BINS, Histogram
 from autotune.spaces.errors import ScheduleError
 
@@ -67,3 +67,14 @@ def test_a_call_in_which_a_cache_skips_a_layer_has_the_grid_of_the_one_before_or
     recorder._note("other", 5, (batches(1)[0],))
     scale = recorder.grids(8)["layer"].scale[:, 0]
     assert scale == pytest.approx(scale[1] * torch.tensor([1.0, 1.0, 1.0, 2.0, 2.0, 2.0]).numpy())
+
+
+def test_nothing_is_cut_off_of_what_the_sample_is_read_by() -> None:
+    """Many small values and a few large ones: the search gives the large ones up, an unclipped layer does not."""
+    values = torch.cat([torch.rand(1, 300_000), torch.tensor([[-3.0, 4.0]])], dim=1)
+    recorder = RangeRecorder(None, {}, unclipped={"first"})
+    for name in ("first", "inner"):
+        recorder._note(name, 0, (values,))
+    reach = {name: float(grid.scale[0, 0]) * (255 - grid.zero[0, 0]) for name, grid in recorder.grids(8).items()}
+    assert reach["first"] == pytest.approx(HEADROOM * 4.0, rel=0.01)
+    assert 1.0 < reach["inner"] < 4.0
