@@ -137,10 +137,9 @@ class Setting:
 
     def seconds(self, label: str, schedule: Schedule) -> float:
         """Measure and print latency over that of the full run, in float32 and in turn with it, and return it."""
-        run = self.worker._time
+        run, what = self.worker._time, {"model": self.where, "bits": 32, "schedule": label}
         own, full = zip(*((run(schedule, self.few).ms, run(self.full, self.few).ms) for _ in range(7)), strict=True)
         ratio = median_ratio(own, full)
-        what = {"model": self.where, "bits": 32, "schedule": label}
         self.bench.row("latency over the full run", ratio, ratio_interval(own, full), **what)
         return ratio
 
@@ -165,13 +164,10 @@ class Setting:
             n_bytes=weight_bytes(denoiser, tables.quantization),
             bit_operations=worker._work.bit_operations(schedule, weighed) / baseline,
         )
-        by_prompt = list(line.deviations)
-        self.bench.row("deviation", line.mean, bootstrap_interval(by_prompt), **what, by_prompt=by_prompt)
-        for figure in ("psnr", "alignment"):
+        for figure in ("deviation", "psnr", "alignment"):
             if figure in quality:
-                values = quality[figure]
-                interval = bootstrap_interval(values)
-                self.bench.row(figure, statistics.fmean(values), interval, **what, by_prompt=list(values))
+                values = list(quality[figure])
+                self.bench.row(figure, statistics.fmean(values), bootstrap_interval(values), **what, by_prompt=values)
         if self.pictured is not None:
             images = (drawn(batch).images for batch in batches(self.pictured, 100, lambda: False))
             self.bench.row("Frechet distance", frechet_distance(images), **what)
@@ -295,8 +291,8 @@ def check(bench: Benchmark, where: str, lines: dict[str, Line]) -> None:
     for before, after in (("naive", "DPS"), ("DPS", "DEC"), ("DEC", "joint")):
         gain, bounds = lowered(lines[before], lines[after])
         bench.target(f"{where}: {after} lowers the deviation of {before} by", gain, bounds, at_least=1e-9)
-    share = lines["joint"].n_bytes / lines["full"].n_bytes
-    bench.target(f"{where}: bytes of weights of joint over float32", share, None, at_most=WEIGHTS)
+    n_bytes = lines["joint"].n_bytes / lines["full"].n_bytes
+    bench.target(f"{where}: bytes of weights of joint over float32", n_bytes, None, at_most=WEIGHTS)
 
 
 if __name__ == "__main__":

@@ -70,10 +70,9 @@ def fit_quantization(
     """
     base = canonical_schedule(schedule.without_tables, inventory)
     train, held_out = split(fidelity)
-    mean_bits, n_train, n_held_out = PRECISIONS[column], len(train.prompts), len(held_out.prompts)
+    mean_bits = PRECISIONS[column]
     mixed = mean_bits not in (LOW, HIGH)
-    image_runs = 5 * n_train + 7 * n_held_out if layer_corrections else n_train + 2 * n_held_out
-    image_runs += sensitivities.image_runs(train) if mixed else 0
+    image_runs = _image_runs(train, held_out, layer_corrections) + (sensitivities.image_runs(train) if mixed else 0)
     if max_image_runs is not None and image_runs > max_image_runs:
         raise ScheduleError(f"the {column} quantization takes {image_runs} image runs; {max_image_runs} are left")
     grids = LayerGrids(pipe, base, inventory, run)
@@ -83,7 +82,7 @@ def fit_quantization(
     tried = [made]
     if layer_corrections:
         tried.append(corrected(made, grids.errors(made, parts(train)), grids.errors(made, parts(held_out))))
-    target = reference[-n_held_out:]
+    target = reference[-len(held_out.prompts) :]
 
     def deviation(quantization: Quantization | None) -> float:
         given = None if quantization is None else AppliedTables(quantization=quantization)
@@ -92,6 +91,12 @@ def fit_quantization(
     after, best = min(((deviation(one), one) for one in tried), key=lambda pair: pair[0])
     fitted = replace(base, quantization=tables.make(COLUMN, base, quantization_tensors(best)))
     return ColumnFit(schedule=fitted, before=deviation(None), after=after, image_runs=image_runs)
+
+
+def _image_runs(train: Fidelity, held_out: Fidelity, layer_corrections: bool) -> int:
+    """Ranges take a run, deviations one each, and errors of layers that each compute thrice four."""
+    n_train, n_held_out = len(train.prompts), len(held_out.prompts)
+    return 5 * n_train + 7 * n_held_out if layer_corrections else n_train + 2 * n_held_out
 
 
 def corrected(made: Quantization, errors: LayerErrors, held_out: LayerErrors) -> Quantization:
