@@ -1,4 +1,14 @@
-"""Fitting a quantization: grids for weights and for the activations of each call, bits per layer, and a correction."""
+"""Fitting a quantization: grids for weights and for the activations of each call, bits per layer, and a correction.
+
+As CacheQuant (Liu et al. 2025, arXiv 2503.01323) has it: asymmetric grids, one per output channel for weights and one
+per call for activations; ranges by the least sum of |x - Q(x)|^2.4; grids of their own for concatenated tensors; the
+schedule's own cache at work; then (a2, b2) per output channel, without the bias. Unlike there, ranges of activations
+are searched once over the values of all runs, not averaged from batch to batch, and nothing is cut off of what layers
+outside of blocks read, the first and the last among them; the correction is of every layer, for all calls, and kept if
+it brings held-out prompts closer; what a softmax returns stays as it is, inside fused attention. The order is another,
+too: there the cache is corrected first, with (a1, b1), and grids are fitted under that; here `fit_cache_correction`
+comes last, and corrects what the quantized network hands out.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -40,15 +50,6 @@ def fit_quantization(
     max_image_runs: int | None = None,
 ) -> ColumnFit:
     """Fit the column `quantization` on three quarters of the prompts, the others tell what it costs.
-
-    As CacheQuant (Liu et al. 2025, arXiv 2503.01323) has it: asymmetric grids, one per output channel for weights and
-    one per call for activations; ranges by the least sum of |x - Q(x)|^2.4; grids of their own for concatenated
-    tensors; the schedule's own cache at work; then (a2, b2) per output channel, without the bias. Unlike there, ranges
-    of activations are searched once over the values of all runs, not averaged from batch to batch, and nothing is cut
-    off of what layers outside of blocks read, the first and the last among them; the correction is of every layer,
-    for all calls, and kept if it brings held-out prompts closer; what a softmax returns stays as it is, inside fused
-    attention. The order is another, too: there the cache is corrected first, with (a1, b1), and grids are fitted under
-    that; here `fit_cache_correction` comes last, and corrects what the quantized network hands out.
 
     Args:
         pipe: the pipeline, without a schedule applied.
