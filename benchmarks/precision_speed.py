@@ -19,7 +19,7 @@ from autotune.evaluators.applied_tables import AppliedTables
 from autotune.evaluators.apply import compile_leaves
 from autotune.evaluators.load import load_model
 from autotune.evaluators.presets import read_prompts
-from autotune.evaluators.real_kernels import use_kernels
+from autotune.evaluators.real_kernels import quantize_layers
 from autotune.evaluators.sampling import Purpose
 from autotune.evaluators.worker import Worker
 from autotune.spaces.column_fit import FitColumn
@@ -78,7 +78,7 @@ def pipeline_of(
         fitted = worker.fit(Schedule(n_steps=2), FitColumn.W8A8, one).schedule
         made = AppliedTables.of(fitted, worker.condition, worker.tables.of(fitted)).quantization
         assert made is not None
-        use_kernels(model.pipe, made, kernel)
+        quantize_layers(model.pipe, made, kernel)
     if compiled:
         compile_leaves(model.pipe)
     worker = Worker(model)

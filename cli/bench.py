@@ -35,6 +35,10 @@ def bench(
     seed: Annotated[int, typer.Option("--seed", help="Which block of fresh seeds.")] = 0,
     repeats: Annotated[int, typer.Option("--repeats", help="Timed runs of each, in turn with the default run.")] = 5,
     metric: options.Metrics = None,
+    kernels: Annotated[
+        str | None,
+        typer.Option("--kernels", help="Measure a quantized schedule with torchao's kernels too: int8 or float8."),
+    ] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = None,
     storage: StorageOption = None,
@@ -58,7 +62,7 @@ def bench(
 
     wanted = BenchOptions(
         model=model, prompts=prompts, n_prompts=n_prompts, seed=seed, repeats=repeats, metrics=tuple(metric or ()),
-        device=device, dtype=dtype, storage=storage,
+        kernels=kernels, device=device, dtype=dtype, storage=storage,
     )  # fmt: skip
     try:
         with warnings.catch_warnings(record=True) as caught:

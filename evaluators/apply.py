@@ -25,7 +25,7 @@ from autotune.evaluators.inventory import list_inventory
 from autotune.evaluators.noise import noise_schedule_of, prediction_of
 from autotune.evaluators.policies import make_policy
 from autotune.evaluators.policy_runtime import PolicyRuntime, PolicyUsage
-from autotune.evaluators.quantized_layers import QuantizationRuntime
+from autotune.evaluators.quantized_layers import KERNELS, QuantizationRuntime
 from autotune.evaluators.solver_scheduler import SolverProgramScheduler
 from autotune.spaces.cache_correction import CacheCorrection
 from autotune.spaces.cache_plan import CachePlan
@@ -116,6 +116,7 @@ def policy_usage(pipe: Any) -> PolicyUsage | None:
 def apply(pipe: Any, source: str | Path | ScheduleFile) -> None:
     """Put a schedule file on a pipeline, if it was made for this model and sampler.
 
+    A pipeline that was given real kernels by `use_kernels` keeps them in place of the schedule's quantization.
     Another dtype, device, resolution or model id warns; where the schedule has tables, another resolution, guidance
     scale or model id is an error. On an error the pipeline is as it was.
 
@@ -166,8 +167,12 @@ def _attach(
     for name in schedule.tables:
         if getattr(tables, name) is None:
             raise ScheduleError(f"{name} needs its table; apply the schedule's file, which has it beside it")
-    quantization = None if tables.quantization is None else QuantizationRuntime(tables.quantization)
-    adapter: Adapter | None = None if quantization is None else find_adapter(pipe)
+    quantization: QuantizationRuntime | None = None
+    adapter: Adapter | None = None
+    if tables.quantization is not None:
+        adapter = find_adapter(pipe)
+        if not hasattr(adapter.denoiser_of(pipe), KERNELS):  # else its layers are quantized already
+            quantization = QuantizationRuntime(tables.quantization)
     cache: CacheRuntime | None = None
     guidance: GuidanceRuntime | None = None
     policy: PolicyRuntime | None = None

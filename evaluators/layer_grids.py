@@ -1,18 +1,19 @@
 """Grids for the weights and activations of a network's layers, found in runs of one schedule."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 from autotune.evaluators.adapters import find_adapter
-from autotune.evaluators.affine_quantizer import search_grid
+from autotune.evaluators.affine_quantizer import on_grid, search_grid
 from autotune.evaluators.applied_tables import AppliedTables
-from autotune.evaluators.quantization_recording import LayerErrors, LossRecorder, RangeRecorder
-from autotune.evaluators.quantized_layers import layers_of
+from autotune.evaluators.quantization_recording import LossRecorder, RangeRecorder
+from autotune.evaluators.quantized_layers import along, layers_of
 from autotune.evaluators.table_fit import Run
 from autotune.spaces.bit_allocation import allocate
+from autotune.spaces.cache_correction import PairMoments
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.quantization import Grid, LayerQuantization, Quantization
@@ -23,52 +24,62 @@ LOW, HIGH = 4, 8
 
 
 class LayerGrids:
-    """Grids of one pipeline's layers under one schedule."""
+    """Grids of one pipeline's layers under one schedule.
+
+    `layers` are all that can be quantized, by module path, and `inner` the names of those in blocks.
+    """
 
     def __init__(self, pipe: Any, base: Schedule, inventory: Inventory, run: Run) -> None:
         adapter = find_adapter(pipe)
         self._pipe, self._base, self._run = pipe, base, run
         denoiser = adapter.denoiser_of(pipe)
-        self._layers = dict(layers_of(denoiser))
+        self.layers = dict(layers_of(denoiser))
         splits = adapter.list_splits(denoiser)
-        width = {name: int(layer.get_parameter("weight").shape[1]) for name, layer in self._layers.items()}
+        width = {name: int(layer.get_parameter("weight").shape[1]) for name, layer in self.layers.items()}
         self._parts = {name: splits.get(name, (n,)) for name, n in width.items()}
         blocks = tuple(f"{site.block}." for site in inventory.sites)
-        self._inner = [name for name in self._layers if name.startswith(blocks)]
+        self.inner = [name for name in self.layers if name.startswith(blocks)]
         self._activation: Mapping[str, Grid] = {}
         self._weight: dict[tuple[str, int], Grid] = {}
 
     def record_ranges(self, some: Iterable[Fidelity]) -> None:
         """Find the grids of activations, in runs of the schedule as it is."""
-        layers = {name: (self._layers[name], parts) for name, parts in self._parts.items()}
-        recorder = RangeRecorder(self._pipe, layers, unclipped=set(layers).difference(self._inner))
+        layers = {name: (self.layers[name], parts) for name, parts in self._parts.items()}
+        recorder = RangeRecorder(self._pipe, layers, unclipped=set(layers).difference(self.inner))
         for batch in some:
             self._run(self._base, batch, recorder, AppliedTables(quantization=Quantization({})))
         self._activation = recorder.grids(HIGH)
 
     def uniform(self, bits: int) -> Quantization:
         """Weights in blocks with so many bits."""
-        return self._of(dict.fromkeys(self._inner, bits))
+        return self._of(dict.fromkeys(self.inner, bits))
 
-    def mixed(self, mean_bits: float, errors: Mapping[str, Sequence[float]]) -> Quantization:
-        """The bits of each layer in blocks that sum to a mean, with the least relative errors of outputs in sum.
+    def mixed(self, mean_bits: float, sensitivities: Mapping[str, float]) -> Quantization:
+        """The bits of each layer in blocks that sum to a mean, with the least sum of sensitivities to `LOW` bits.
 
-        `errors` are those of each layer with `LOW` and with `HIGH` bits.
+        What `HIGH` bits do is some hundred times less, and is left out.
         """
-        names = [name for name in self._inner if name in self._activation and name in errors]
-        n_weights = np.array([self._layers[name].get_parameter("weight").numel() for name in names])
+        names = [name for name in self.inner if name in self._activation and name in sensitivities]
+        n_weights = np.array([self.layers[name].get_parameter("weight").numel() for name in names])
         sizes = n_weights[:, None] * np.array([LOW, HIGH])
-        costs = np.array([errors[name] for name in names])
+        costs = np.array([[sensitivities[name], 0.0] for name in names])
         options = allocate(costs, sizes, int(mean_bits * n_weights.sum()))
         return self._of({name: (LOW, HIGH)[option] for name, option in zip(names, options, strict=True)})
 
-    def errors(self, made: Quantization, some: Iterable[Fidelity], compared: tuple[int, ...] = ()) -> LayerErrors:
-        """What layers lose in runs of a quantization, and would lose with the `compared` bits."""
-        others = {name: [self._layer(name, bits) for bits in compared] for name in self._inner if name in made.layers}
-        recorder = LossRecorder(self._pipe, made, others)
+    def pairs(self, made: Quantization, some: Iterable[Fidelity]) -> Mapping[str, PairMoments]:
+        """What quantized layers return beside what they would, in runs of a quantization."""
+        recorder = LossRecorder(self._pipe, made)
         for batch in some:
             self._run(self._base, batch, recorder, AppliedTables(quantization=made))
-        return recorder.errors
+        return recorder.moments
+
+    def on_grid(self, name: str, bits: int) -> torch.Tensor:
+        """A layer's weights as so many bits stand for them."""
+        own, grid = self.layers[name].get_parameter("weight").detach(), self._weight_grid(name, bits)
+        parts = torch.split(own.float(), list(self._parts[name]), dim=1)
+        grids = zip(*(torch.as_tensor(values) for values in (grid.scale, grid.zero)), strict=True)
+        coded = [on_grid(p, along(0, s, p), along(0, z, p), bits) for p, (s, z) in zip(parts, grids, strict=True)]
+        return torch.cat(coded, dim=1).to(own.dtype)
 
     def _of(self, bits: Mapping[str, int]) -> Quantization:
         return Quantization({name: self._layer(name, bits.get(name, HIGH)) for name in sorted(self._activation)})
@@ -85,7 +96,7 @@ class LayerGrids:
     def _weight_grid(self, name: str, bits: int) -> Grid:
         key = (name, bits)
         if key not in self._weight:
-            weight = self._layers[name].get_parameter("weight").detach().float()
+            weight = self.layers[name].get_parameter("weight").detach().float()
             rows = [part.flatten(1) for part in torch.split(weight, list(self._parts[name]), dim=1)]
             found = [search_grid(row, row.amin(dim=1), row.amax(dim=1), bits) for row in rows]
             scale, zero = (torch.stack(values).double().cpu().numpy() for values in zip(*found, strict=True))

@@ -10,7 +10,7 @@ too: there the cache is corrected first, with (a1, b1), and grids are fitted und
 comes last, and corrects what the quantized network hands out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,10 +20,10 @@ import torch
 from autotune.evaluators.applied_tables import AppliedTables
 from autotune.evaluators.bit_sensitivity import BitSensitivities
 from autotune.evaluators.layer_grids import HIGH, LOW, LayerGrids
-from autotune.evaluators.quantization_recording import LayerErrors
 from autotune.evaluators.quantization_table import COLUMN, quantization_tensors
 from autotune.evaluators.schedule_table import TableStore
 from autotune.evaluators.table_fit import Run, batches, mean_deviation, split
+from autotune.spaces.cache_correction import PairMoments
 from autotune.spaces.column_fit import PRECISIONS, ColumnFit, FitColumn
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import ScheduleError
@@ -82,7 +82,7 @@ def fit_quantization(
     made = grids.mixed(mean_bits, sensitivities.of(train, stop)) if mixed else grids.uniform(round(mean_bits))
     tried = [made]
     if layer_corrections:
-        tried.append(corrected(made, grids.errors(made, parts(train)), grids.errors(made, parts(held_out))))
+        tried.append(corrected(made, grids.pairs(made, parts(train)), grids.pairs(made, parts(held_out))))
     target = reference[-len(held_out.prompts) :]
 
     def deviation(quantization: Quantization | None) -> float:
@@ -100,12 +100,14 @@ def _image_runs(train: Fidelity, held_out: Fidelity, layer_corrections: bool) ->
     return 5 * n_train + 7 * n_held_out if layer_corrections else n_train + 2 * n_held_out
 
 
-def corrected(made: Quantization, errors: LayerErrors, held_out: LayerErrors) -> Quantization:
+def corrected(
+    made: Quantization, pairs: Mapping[str, PairMoments], held_out: Mapping[str, PairMoments]
+) -> Quantization:
     """With (a2, b2) for each layer, by least squares, where they lower the error of held-out runs, too."""
     layers = {}
     for name, layer in made.layers.items():
-        line = errors.moments[name].fit() if name in errors.moments else None
-        others = held_out.moments.get(name)
+        line = pairs[name].fit() if name in pairs else None
+        others = held_out.get(name)
         if line is not None and others is not None and others.error(line) < others.error():
             layer = replace(layer, gain=line.scale, shift=line.shift)
         layers[name] = layer

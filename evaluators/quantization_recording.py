@@ -4,7 +4,6 @@ import contextlib
 import functools
 from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from autotune.evaluators.step_hook import hooked
 from autotune.evaluators.table_fit import pair_moments
 from autotune.evaluators.value_histogram import Histogram
 from autotune.spaces.cache_correction import PairMoments
-from autotune.spaces.quantization import Grid, LayerQuantization, Quantization
+from autotune.spaces.quantization import Grid, Quantization
 
 HEADROOM = 1.3
 """How much wider than what was seen the range of a layer is of which nothing is to be cut off.
@@ -100,32 +99,17 @@ class RangeRecorder:
         self._seen[name][row] = seen
 
 
-@dataclass(frozen=True, slots=True)
-class LayerErrors:
-    """What layers return with and without quantization, from the same input, without the bias.
+class LossRecorder:
+    """Compares what quantized layers return with what they would from the same input; a `Watcher` of quantized runs.
 
-    `moments` are those of pairs (quantized, true) by layer, of the first part alone where there are several.
-    `squares` are sums of squared errors with other bits, by layer and bits, and `sizes` of what is true.
+    `moments` are those of pairs (quantized, true) without the bias, by layer, of the first part alone where there are
+    several.
     """
 
-    moments: dict[str, PairMoments] = field(default_factory=dict)
-    squares: dict[tuple[str, int], float] = field(default_factory=lambda: defaultdict(float))
-    sizes: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-    def relative(self, name: str, bits: int) -> float:
-        """Mean square of the error over that of the output."""
-        return self.squares[name, bits] / self.sizes[name] if self.sizes[name] else 0.0
-
-
-class LossRecorder:
-    """Compares what quantized layers return with what they would; a `Watcher` of runs with a quantization."""
-
-    def __init__(
-        self, pipe: Any, quantization: Quantization, others: Mapping[str, Sequence[LayerQuantization]]
-    ) -> None:
-        """A recorder of the layers of a quantization; `others` are compared with it, by layer."""
-        self.errors = LayerErrors()
-        self._pipe, self._quantization, self._others = pipe, quantization, others
+    def __init__(self, pipe: Any, quantization: Quantization) -> None:
+        """A recorder of the layers of a quantization."""
+        self.moments: dict[str, PairMoments] = {}
+        self._pipe, self._quantization = pipe, quantization
 
     @contextlib.contextmanager
     def watching(self, scheduler: Any) -> Iterator[None]:
@@ -134,8 +118,7 @@ class LossRecorder:
         assert runtime is not None
         handles = []
         for name, codes in runtime.codes.items():
-            others = [LayerCodes(name, codes.module, other) for other in self._others.get(name, ())]
-            note = functools.partial(self._note, runtime, name, codes, others)
+            note = functools.partial(self._note, runtime, name, codes)
             handles.append(codes.module.register_forward_pre_hook(note))
         with hooked(handles):
             yield
@@ -145,7 +128,6 @@ class LossRecorder:
         runtime: QuantizationRuntime,
         name: str,
         codes: LayerCodes,
-        others: Sequence[LayerCodes],
         module: Any,
         args: tuple[torch.Tensor, ...],
     ) -> None:
@@ -161,12 +143,8 @@ class LossRecorder:
         bias = 0.0 if module.bias is None else along(axis, module.bias.detach(), true)
         true = _rows(true - bias, axis)
         pairs = pair_moments(_rows(codes.run(row, forward, values) - bias, axis), true)
-        before = self.errors.moments.get(name)
-        self.errors.moments[name] = pairs if before is None else before + pairs
-        self.errors.sizes[name] += float(true.double().square().sum())
-        for other, layer_there in zip(others, self._others.get(name, ()), strict=True):
-            lost = _rows(other.run(row, forward, values) - bias, axis) - true
-            self.errors.squares[name, layer_there.weight_bits] += float(lost.double().square().sum())
+        before = self.moments.get(name)
+        self.moments[name] = pairs if before is None else before + pairs
 
 
 def _rows(output: torch.Tensor, axis: int) -> torch.Tensor:

@@ -18,6 +18,9 @@ from autotune.spaces.quantization import Grid, LayerQuantization, Quantization
 LAYERS = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 """What can be quantized."""
 
+KERNELS = "_autotune_kernels"
+"""Attribute of a denoiser whose layers compute with real low-precision kernels, which has their name."""
+
 
 def layers_of(denoiser: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
     """Layers that can be quantized, by module path; convolutions in groups stay as they are."""

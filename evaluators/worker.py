@@ -55,7 +55,8 @@ class Worker:
 
     `artifacts` keeps reference runs between processes; without it they are made anew. `timeout_s` limits one
     candidate's run; by default it is 20 times the baseline's, and at least a minute. `rewards` judge the images too,
-    and `meter` tells what timed runs take; both enter the protocol. `tables` are those of schedules.
+    and `meter` tells what timed runs take; both enter the protocol. `tables` are those of schedules. Schedules are
+    compared with the default and the converged runs of another worker, `beside`, if there is one.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Worker:
         timeout_s: float | None = None,
         rewards: Sequence[RewardModel] = (),
         meter: EnergyMeter | None = None,
+        beside: "Worker | None" = None,
     ) -> None:
         self._pipe, self._preset, self._meter = model.pipe, model.preset, meter
         self._workload = make_workload(model, rewards)
@@ -83,10 +85,12 @@ class Worker:
         self._bits = BitOperations(pipe, self.inventory, preset.height, preset.width)
         self.tables = TableStore(self.condition, artifacts)
         self._baseline = Schedule(n_steps=preset.n_steps)
-        self.timing = BaselineTiming(lambda fidelity: self._time(self._baseline, fidelity), preset.batch_size)
         default = self._workload.reference_schedule(self.condition)
+        self.timing = BaselineTiming(lambda fidelity: self._time(self._baseline, fidelity), preset.batch_size)
         self._reference_samples = References(self.condition, lambda f: self._run(default, f, None), artifacts)
         self._references: dict[str, Samples] = {}
+        if beside is not None:
+            self.timing, self._reference_samples = beside.timing, beside._reference_samples
 
         def run_latents(
             schedule: Schedule, some: Fidelity, watcher: Watcher | None, given: AppliedTables | None
@@ -101,7 +105,14 @@ class Worker:
             reference=lambda fidelity: self.reference(fidelity).latents,
             run=run_latents,
             tables=self.tables,
-            sensitivities=BitSensitivities(pipe, self.condition, self.inventory, run_latents, artifacts),
+            sensitivities=BitSensitivities(
+                pipe,
+                self.condition,
+                self.inventory,
+                len(self.own_timesteps(preset.n_steps)),
+                run_latents,
+                artifacts,
+            ),
             artifacts=artifacts,
         )
         self._thumbnails = Thumbnails()

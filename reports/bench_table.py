@@ -22,13 +22,21 @@ _FIGURES = {
     **{name: TITLES.get(name, name) for name in OPTIONAL},
 }
 
+_PRECISION = (
+    "The schedule's quantization is computed in floating point: its quality is that of its grids, and its latency says "
+    "nothing of low precision. Real kernels (--kernels) have a row of their own, of the speed and the quality of their "
+    "own arithmetic."
+)
+
 
 def bench_rows(result: BenchResult) -> list[Row]:
-    """Rows of the default run, the schedule, the rival if there is one (`role`), with the figures of `front_rows`.
+    """Rows of the default run, the schedule, and if there are any kernels and rival (`role`), as `front_rows` has them.
 
     `difference` is the mean error less the rival's, paired by prompt; None where there is no rival, or it is that.
     """
     contestants = [("default", result.default), ("schedule", result.schedule)]
+    if result.kernels is not None:
+        contestants.append(("kernels", result.kernels))
     if result.rival is not None and result.rival is not result.default:
         contestants.append(("rival", result.rival))
     return [_row(role, contestant, result.rival) for role, contestant in contestants]
@@ -120,6 +128,7 @@ def bench_tables(result: BenchResult) -> tuple[TextTable, ...]:
         f"The rival is the {words.least} of {len(result.rivals) + 1} plain runs, among those that are not measurably "
         "slower than the schedule or do no more work. Speed-ups compare; latencies drift with the machine.",
         *result.failures,
+        *([] if result.file.schedule.quantization is None else [_PRECISION]),
         verdict(result),
     ]
     titles = _FIGURES | {"latency_ms": f"ms/{words.run}"}

@@ -4,11 +4,13 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast, get_args
 
 from autotune.evaluators.file_check import check_file
 from autotune.evaluators.inventory import list_inventory
 from autotune.evaluators.load import LoadedModel, load_model, resolve_model
 from autotune.evaluators.presets import Preset, read_prompts
+from autotune.evaluators.real_kernels import Kernel, use_kernels
 from autotune.evaluators.reference import ArtifactCache
 from autotune.evaluators.rewards import asked_metrics
 from autotune.evaluators.run_numbers import check_run_numbers
@@ -53,7 +55,8 @@ class BenchOptions:
     held-out prompts of the model's preset; `n_prompts` how many of them, the first ones. `seed` chooses a block of
     fresh seeds: prompt i is drawn from the noise of seed `FIRST_SEED + BLOCK * seed + i`. Each schedule is timed
     `repeats` times, in turn with the default run. `metrics` are rewards or energy, as `--metric` takes them. `dtype`
-    None is that of the file. `storage` keeps the reference runs, as those of studies.
+    None is that of the file. `kernels`, `int8` or `float8`, measures a quantized schedule with torchao's kernels, too.
+    `storage` keeps the reference runs, as those of studies.
 
     Raises:
         UsageError: a number is out of range, or a metric is not known.
@@ -65,6 +68,7 @@ class BenchOptions:
     seed: int = 0
     repeats: int = REPEATS
     metrics: Sequence[str] = ()
+    kernels: str | None = None
     device: str = "auto"
     dtype: str | None = None
     storage: str | None = None
@@ -76,6 +80,8 @@ class BenchOptions:
             raise UsageError(f"seed must be in 0 .. {MAX_SEED}; got {self.seed}")
         if self.n_prompts is not None and self.n_prompts < 1:
             raise UsageError(f"the number of prompts must be at least 1; got {self.n_prompts}")
+        if self.kernels is not None and self.kernels not in get_args(Kernel):
+            raise UsageError(f"kernels must be one of {', '.join(get_args(Kernel))}; got {self.kernels!r}")
         asked_metrics(self.metrics, (), ())
 
 
@@ -90,19 +96,23 @@ def bench_file(
 
     Raises:
         ScheduleError: the file can't be read, breaks a rule, or belongs to another model or sampler.
-        UsageError: the prompts, the device or the dtype are wrong, or the numbers of the file's condition.
+        UsageError: the prompts, the device or the dtype are wrong, or the numbers of the file's condition; or there are
+            no such kernels here, or nothing for them to do.
         ModelNotFoundError: the weights can't be had, or those of a reward.
         EvaluatorError: the schedule or the default run can't be measured here.
     """
     file = source if isinstance(source, ScheduleFile) else load_schedule_file(source)
     preset = _resolve(options.model, file.condition) if adopted is None else adopted.preset
     _adapt(preset, file.condition)  # wrong numbers are said before the model loads
+    if options.kernels is not None and (adopted is not None or file.schedule.quantization is None):
+        raise UsageError(
+            "kernels take the place of a schedule's quantization in a pipeline that is loaded for them; got "
+            + ("a file without one: autotune quantize makes one" if adopted is None else "a pipeline: leave it out")
+        )
     fidelity = bench_fidelity(preset, options)
     with Database.open(options.storage) as database:
         on_measured("loading the model")
         worker = _worker(options, preset, file, adopted, database.artifacts)
-        for digest, table in file.tables.items():
-            worker.tables.keep(digest, table)
         on_measured(f"converged runs of {len(fidelity.prompts)} prompts")
         worker.reference(fidelity)
         bench = _Bench(worker, fidelity, options.repeats, on_measured)
@@ -110,6 +120,11 @@ def bench_file(
             f"default run, {worker.condition.n_steps} steps", Schedule(n_steps=worker.condition.n_steps)
         )
         schedule = bench.must(str(file.provenance.get("label") or "the schedule"), file.schedule)
+        kernels = None
+        if options.kernels is not None:
+            on_measured(f"loading the model for {options.kernels} kernels")
+            other = _worker(options, preset, file, None, database.artifacts, beside=worker)
+            kernels = bench.must(f"the same with {options.kernels} kernels", file.schedule, other)
         rivals = bench.rivals(schedule)
     return BenchResult(
         source="a schedule" if isinstance(source, ScheduleFile) else Path(source).name,
@@ -120,6 +135,7 @@ def bench_file(
         repeats=options.repeats,
         default=default,
         schedule=schedule,
+        kernels=kernels,
         rivals=rivals,
         failures=tuple(bench.failures),
     )
@@ -150,9 +166,9 @@ class _Bench:
         self._seen: set[tuple[Recipe, int]] = set()
         self.failures: list[str] = []
 
-    def must(self, label: str, schedule: Schedule) -> Contestant:
-        """What came of a schedule without which there is nothing to say."""
-        measured = self._measure(label, schedule)
+    def must(self, label: str, schedule: Schedule, worker: Worker | None = None) -> Contestant:
+        """What came of a schedule without which there is nothing to say, on another worker if it is given."""
+        measured = self._measure(label, schedule, worker)
         if measured is None:
             raise EvaluatorError(f"the bench needs a measurement of its schedule; {self.failures[-1]}")
         return measured
@@ -187,8 +203,8 @@ class _Bench:
         measured = self._measure(recipe.label(n_steps), canonical_schedule(schedule, self._worker.inventory))
         return [] if measured is None else [measured]
 
-    def _measure(self, label: str, schedule: Schedule) -> Contestant | None:
-        outcome = self._worker.score(schedule, self._fidelity, repeats=self._repeats)
+    def _measure(self, label: str, schedule: Schedule, worker: Worker | None = None) -> Contestant | None:
+        outcome = (worker or self._worker).score(schedule, self._fidelity, repeats=self._repeats)
         if isinstance(outcome, Failure):
             self.failures.append(f"{label} failed: {outcome.kind}, {outcome.reason}")
             self._on_measured(self.failures[-1])
@@ -210,21 +226,35 @@ def _resolve(model: str | None, condition: Condition) -> Preset:
 
 
 def _worker(
-    options: BenchOptions, preset: Preset, file: ScheduleFile, adopted: LoadedModel | None, artifacts: ArtifactCache
+    options: BenchOptions,
+    preset: Preset,
+    file: ScheduleFile,
+    adopted: LoadedModel | None,
+    artifacts: ArtifactCache,
+    beside: Worker | None = None,
 ) -> Worker:
-    """The model, checked against the file; its dtype is the file's, or by the preset where that has the same."""
+    """The model, checked against the file; its dtype is the file's, or by the preset where that has the same.
+
+    The model is given kernels if it is compared with another worker's.
+    """
     instruments = load_instruments(options.metrics, options.device)
     condition, dtype = file.condition, options.dtype
     if dtype is None and condition.dtype != preset.dtype:
         dtype = condition.dtype
     model = adopted or load_model(options.model or condition.model, device=options.device, dtype=dtype)
     check_file(model.pipe, file, list_inventory(model.pipe), model.pipe.scheduler)
-    return Worker(
+    made = Worker(
         dataclasses.replace(model, preset=_adapt(model.preset, condition)),
         artifacts=artifacts,
         rewards=instruments.rewards,
         meter=instruments.meter,
+        beside=beside,
     )
+    for digest, table in file.tables.items():
+        made.tables.keep(digest, table)
+    if beside is not None:
+        use_kernels(model.pipe, file, cast(Kernel, options.kernels))
+    return made
 
 
 def _adapt(preset: Preset, condition: Condition) -> Preset:

@@ -23,7 +23,9 @@ class BenchResult:
     """What came of `autotune.search.bench.bench_file`.
 
     `source` is the file's name. `condition` is that of this run, `file.condition` that of the file. `prompts_from` says
-    where the prompts are from. `rivals` are all that were measured, `failures` says why others have no figures.
+    where the prompts are from. `kernels` is the schedule with real low-precision kernels, if they were asked for, whose
+    speed and quality are both their own. `rivals` are all that were measured, `failures` says why others have no
+    figures.
     """
 
     source: str
@@ -34,6 +36,7 @@ class BenchResult:
     repeats: int
     default: Contestant
     schedule: Contestant
+    kernels: Contestant | None = None
     rivals: tuple[Contestant, ...] = ()
     failures: tuple[str, ...] = ()
 

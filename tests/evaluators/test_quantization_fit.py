@@ -10,6 +10,7 @@ import torch
 
 from autotune.evaluators.applied_tables import AppliedTables
 from autotune.evaluators.apply import applied, attach, remove
+from autotune.evaluators.bit_sensitivity import BitSensitivities
 from autotune.evaluators.layer_grids import LayerGrids
 from autotune.evaluators.load import load_model
 from autotune.evaluators.quality import score_deviation
@@ -62,12 +63,12 @@ def test_fewer_bits_lose_more_and_a_correction_wins_some_of_it_back(flux: Worker
     lost = {bits: distance(run_of(flux, BASE, made), plain) for bits, made in ((8, eight), (4, four))}
     assert 0.001 < lost[8] < 0.06
     assert 2 * lost[8] < lost[4] < 0.4
-    errors = grids.errors(four, [PROMPTS])
-    better = corrected(four, errors, errors)
+    pairs = grids.pairs(four, [PROMPTS])
+    better = corrected(four, pairs, pairs)
     assert distance(run_of(flux, BASE, better), plain) < 0.95 * lost[4]
     # Least squares on the same pairs: no layer is worse.
-    again = grids.errors(better, [PROMPTS])
-    assert again.moments["proj_out"].error() <= errors.moments["proj_out"].error() * 1.05
+    again = grids.pairs(better, [PROMPTS])
+    assert again["proj_out"].error() <= pairs["proj_out"].error() * 1.05
 
 
 def test_what_reads_the_sample_has_room_for_prompts_that_were_not_seen(flux: Worker, grids: LayerGrids) -> None:
@@ -84,7 +85,7 @@ def test_the_error_of_a_layer_is_that_of_its_output(flux: Worker, grids: LayerGr
     """The recorder against a naive one, on the first call: x W without the bias, true and on the grids."""
     made, name = grids.uniform(4), "transformer_blocks.0.ff.net.2"
     module = dict(layers_of(flux._pipe.transformer))[name]
-    errors = grids.errors(Quantization({name: made.layers[name]}), [PROMPTS], compared=(4, 8))
+    pairs = grids.pairs(Quantization({name: made.layers[name]}), [PROMPTS])
     inputs: list[torch.Tensor] = []
     handle = module.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
     run_of(flux, BASE, Quantization({name: made.layers[name]}))
@@ -92,28 +93,20 @@ def test_the_error_of_a_layer_is_that_of_its_output(flux: Worker, grids: LayerGr
     layer, weight = made.layers[name], module.get_parameter("weight").detach().double().numpy()
     s, z = layer.weight.scale[0][:, None], layer.weight.zero[0][:, None]
     coded = s * (np.clip(np.round(weight / s) + z, 0, 15) - z)
-    squares, total, rows = 0.0, 0.0, 0
+    squares, rows = 0.0, 0
     for call, values in enumerate(inputs):
         x = values.double().numpy().reshape(-1, values.shape[-1])
         a, b = layer.activation.scale[call, 0], layer.activation.zero[call, 0]
         x_coded = a * (np.clip(np.round(x / a) + b, 0, 255) - b)
         squares += ((x_coded @ coded.T - x @ weight.T) ** 2).sum()
-        total, rows = total + ((x @ weight.T) ** 2).sum(), rows + len(x)
-    assert errors.moments[name].count == rows
-    assert errors.moments[name].error() == pytest.approx(squares / rows, rel=1e-2)
-    assert errors.relative(name, 4) == pytest.approx(squares / total, rel=1e-2)
-    assert errors.relative(name, 8) < errors.relative(name, 4) / 4
+        rows += len(x)
+    assert pairs[name].count == rows
+    assert pairs[name].error() == pytest.approx(squares / rows, rel=1e-2)
 
 
 def test_mixed_bits_keep_their_mean_and_lose_less_than_they_would_at_random(flux: Worker, grids: LayerGrids) -> None:
     plain = run_of(flux, BASE)
-    scored = flux._fits.sensitivities
-    assert scored.image_runs(PROMPTS) == 5 * len(PROMPTS.prompts)
-    errors = scored.of(PROMPTS)
-    assert scored.image_runs(PROMPTS) == 0
-    own = grids.errors(grids.uniform(8), [PROMPTS], compared=(4, 8))  # the default run is this fixture's schedule
-    assert all(errors[name] == [own.relative(name, bits) for bits in (4, 8)] for name in own.sizes)
-    mixed = grids.mixed(6.0, errors)
+    mixed = grids.mixed(6.0, flux._fits.sensitivities.of(PROMPTS))
     sizes = {name: layer.get_parameter("weight").numel() for name, layer in layers_of(flux._pipe.transformer)}
     inner = {name: layer.weight_bits for name, layer in mixed.layers.items() if "blocks." in name}
     assert set(inner.values()) == {4, 8}
@@ -122,6 +115,39 @@ def test_mixed_bits_keep_their_mean_and_lose_less_than_they_would_at_random(flux
     other_way = {name: dataclasses.replace(grids._layer(name, 12 - b)) for name, b in inner.items()}
     others = Quantization({**mixed.layers, **other_way})
     assert distance(run_of(flux, BASE, mixed), plain) < 0.8 * distance(run_of(flux, BASE, others), plain)
+
+
+def test_a_sensitivity_is_what_one_layer_does_to_the_output_of_the_network(flux: Worker, grids: LayerGrids) -> None:
+    """Against runs of one call with that layer's weights alone on their grid, and scored once."""
+    scored, name = flux._fits.sensitivities, "transformer_blocks.0.ff.net.2"
+    n_layers = len(grids.inner)
+    fresh = BitSensitivities(flux._pipe, flux.condition, flux.inventory, N, flux._fits.run, None)
+    assert fresh.image_runs(PROMPTS) == 2 * (1 + n_layers)  # all four calls of two prompts
+    found = fresh.of(PROMPTS)
+    assert fresh.image_runs(PROMPTS) == 0
+    assert found == scored.of(PROMPTS)
+    outputs: list[torch.Tensor] = []
+    inputs: list[dict[str, Any]] = []
+
+    def note(module: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        inputs.append(kwargs)
+        outputs.append(output[0])
+
+    handle = flux._pipe.transformer.register_forward_hook(note, with_kwargs=True)
+    for one in range(2):
+        flux._run(BASE, PROMPTS.only([one]), None)
+    handle.remove()
+    layer = flux._pipe.transformer.get_submodule(name)
+    own = layer.weight.detach().clone()
+    coded = grids.uniform(4).layers[name].weight
+    s, z = (torch.tensor(values[0]).float()[:, None] for values in (coded.scale, coded.zero))
+    with torch.no_grad():
+        layer.weight.copy_((((own / s).round() + z).clamp(0, 15) - z) * s)
+        others = [flux._pipe.transformer(**kwargs)[0] for kwargs in inputs]
+        layer.weight.copy_(own)
+    ratios = [float((a - b).square().sum() / b.square().sum()) for a, b in zip(others, outputs, strict=True)]
+    assert len(ratios) == 2 * N
+    assert found[name] == pytest.approx(sum(ratios), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["mini-flux", "mini-sd"])

@@ -191,13 +191,13 @@ def test_the_correction_of_a_split_layer_is_fitted_to_the_first_part_alone(model
     weight, parts = module.weight.detach(), list_splits(model.pipe.unet)[SPLIT]
     layer = some_layer(weight, parts, bits=8)
     quantization = Quantization({SPLIT: layer})
-    runtime, recorder = QuantizationRuntime(quantization), LossRecorder(model.pipe, quantization, {})
+    runtime, recorder = QuantizationRuntime(quantization), LossRecorder(model.pipe, quantization)
     runtime.enter(0)
     values = torch.randn(2, weight.shape[1], 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        recorder._note(runtime, SPLIT, LayerCodes(SPLIT, module, layer), (), module, (values,))
+        recorder._note(runtime, SPLIT, LayerCodes(SPLIT, module, layer), module, (values,))
     first = torch.nn.functional.conv2d(values[:, : parts[0]], weight[:, : parts[0]], padding=module.padding)
-    found = recorder.errors.moments[SPLIT]
+    found = recorder.moments[SPLIT]
     assert found.count == 2 * 8 * 8
     assert found.y == pytest.approx(first.sum(dim=(0, 2, 3)).numpy(), rel=1e-3, abs=1e-2)
     assert found.yy == pytest.approx(first.square().sum(dim=(0, 2, 3)).numpy(), rel=1e-3)

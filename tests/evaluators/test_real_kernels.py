@@ -7,7 +7,7 @@ import torch
 
 from autotune.evaluators.load import load_model
 from autotune.evaluators.quantized_layers import layers_of
-from autotune.evaluators.real_kernels import use_kernels
+from autotune.evaluators.real_kernels import quantize_layers
 from autotune.spaces.errors import UsageError
 from autotune.spaces.quantization import Grid, LayerQuantization, Quantization
 
@@ -31,7 +31,7 @@ def test_linear_layers_of_8_bits_compute_in_int8_and_come_close() -> None:
     module = pipe.transformer.get_submodule("transformer_blocks.0.attn.to_q")
     x = torch.randn(3, 7, module.in_features, generator=torch.Generator().manual_seed(0))
     exact, n_bytes = module(x), module.weight.element_size()
-    changed = use_kernels(pipe, eight_bits(pipe.transformer))
+    changed = quantize_layers(pipe, eight_bits(pipe.transformer))
     assert "proj_out" not in changed
     assert "transformer_blocks.0.attn.to_q" in changed
     assert type(module.weight).__name__ != "Parameter"
@@ -44,4 +44,4 @@ def test_without_torchao_the_error_says_what_to_install(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "torchao", None)
     pipe = load_model("mini-flux", device="cpu").pipe
     with pytest.raises(UsageError, match=r"pip install 'diffusion-autotune\[kernels\]'"):
-        use_kernels(pipe, eight_bits(pipe.transformer))
+        quantize_layers(pipe, eight_bits(pipe.transformer))
