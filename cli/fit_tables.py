@@ -29,12 +29,22 @@ def register(app: typer.Typer) -> None:
     app.command()(quantize)
 
 
-def correct(file: Source, output: Target, prompts: Prompts = None, device: options.Device = "auto") -> None:
-    """Correct what a schedule's cache hands out: a factor and a shift per channel, fitted on the schedule's own model.
+def correct(
+    file: Source,
+    output: Target,
+    history: Annotated[
+        bool,
+        typer.Option("--history/--no-history", help="Whether earlier values may enter, or CacheQuant's lines alone."),
+    ] = True,
+    prompts: Prompts = None,
+    device: options.Device = "auto",
+) -> None:
+    """Correct what a schedule's cache hands out, per channel, fitted on the schedule's own model.
 
-    The last quarter of the prompts is held out, and tells what the correction brings.
+    CacheQuant's correction is a factor and a shift; the one with history also takes shares of the latents and
+    of earlier outputs. The better is kept, or none. The last quarter of the prompts is held out, and tells what it brings.
     """
-    _fit("cache-correction", file, output, prompts, device)
+    _fit("cache-correction" if history else "dec", file, output, prompts, device)
 
 
 def quantize(
@@ -43,18 +53,28 @@ def quantize(
     precision: Annotated[
         Precision, typer.Option(help="Bits of weights in blocks (of 5 to 7 on average) and of activations.")
     ] = Precision.W8A8,
+    layer_corrections: Annotated[
+        bool,
+        typer.Option(
+            "--layer-corrections/--no-layer-corrections",
+            help="Whether a factor and a shift per output channel may make up for some of the rounding.",
+        ),
+    ] = True,
     prompts: Prompts = None,
     device: options.Device = "auto",
 ) -> None:
     """Quantize the model under a schedule: bits and grids of each layer, fitted in runs of the schedule.
 
     `autotune.apply` shows on any device what that does to quality; it computes in floating point, so nothing gets
-    faster. The last quarter of the prompts is held out, and tells what it costs.
+    faster: for that see `autotune bench --kernels`. The last quarter of the prompts is held out, and tells what this
+    costs.
     """
-    _fit(precision, file, output, prompts, device)
+    _fit(precision, file, output, prompts, device, layer_corrections)
 
 
-def _fit(column: str, file: Path, output: Path, prompts: Path | None, device: str) -> None:
+def _fit(
+    column: str, file: Path, output: Path, prompts: Path | None, device: str, layer_corrections: bool = True
+) -> None:
     from autotune.evaluators.presets import read_prompts
     from autotune.spaces.column_fit import FitColumn
     from autotune.spaces.schedule_file import load_schedule_file, save_schedule_file
@@ -63,7 +83,7 @@ def _fit(column: str, file: Path, output: Path, prompts: Path | None, device: st
     chosen = None if prompts is None else read_prompts(prompts)
     from autotune.evaluators.table_file import fit_file
 
-    fitted, fit = fit_file(content, FitColumn(column), chosen, device=device)
+    fitted, fit = fit_file(content, FitColumn(column), chosen, device=device, layer_corrections=layer_corrections)
     save_schedule_file(output, fitted)
     print(f"deviation on held-out prompts: {fit.before:.4f} before, {fit.after:.4f} after")
     print(f"wrote {output}; in production: autotune.apply(pipe, {str(output)!r})")

@@ -13,7 +13,12 @@ from autotune.spaces.table_identity import TableIdentity
 
 
 def fit_file(
-    file: ScheduleFile, column: FitColumn, prompts: tuple[str, ...] | None = None, *, device: str = AUTO_DEVICE
+    file: ScheduleFile,
+    column: FitColumn,
+    prompts: tuple[str, ...] | None = None,
+    *,
+    device: str = AUTO_DEVICE,
+    layer_corrections: bool = True,
 ) -> tuple[ScheduleFile, ColumnFit]:
     """The file with a table fitted on its own model, and what that brings or costs.
 
@@ -21,9 +26,10 @@ def fit_file(
 
     Args:
         file: of a schedule, for a correction one with a cache; a quantization takes the place of all its tables.
-        column: `CACHE_CORRECTION`, or one of `PRECISIONS`.
+        column: one of `CACHE_CORRECTIONS`, or of `PRECISIONS`.
         prompts: to fit on; by default the model's calibration prompts.
         device: where to run.
+        layer_corrections: whether a quantization may have CacheQuant's (a2, b2).
 
     Raises:
         ScheduleError: the schedule has no cache, or no correction lowers the error.
@@ -48,7 +54,7 @@ def fit_file(
         worker.tables.keep(digest, table)
     prompts = prompts or read_prompts(preset.calibration_prompts)[: preset.n_calibration]
     fidelity = Fidelity(name="calibration", prompts=prompts, seeds=tuple(range(len(prompts))))
-    fit = worker.fit(file.schedule, column, fidelity)
+    fit = worker.fit(file.schedule, column, fidelity, layer_corrections=layer_corrections)
     fitted = ScheduleFile(
         schedule=fit.schedule,
         condition=worker.condition,

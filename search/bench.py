@@ -18,11 +18,18 @@ from autotune.evaluators.worker import Worker
 from autotune.search.fewer_steps import OWN_SAMPLER, RECIPES, Recipe, recipe_schedule
 from autotune.search.searcher import SearchContext
 from autotune.search.worker_setup import load_instruments
-from autotune.spaces.bench_result import BenchResult, Contestant, affordable_calls, is_no_slower, probe_calls
+from autotune.spaces.bench_result import (
+    BenchResult,
+    Contestant,
+    affordable_calls,
+    is_no_slower,
+    probe_calls,
+    rivals_limit,
+)
 from autotune.spaces.condition import Condition
 from autotune.spaces.error_scale import error_text
 from autotune.spaces.errors import EvaluatorError, ModelNotFoundError, UsageError
-from autotune.spaces.evaluation import SUCCESS, Failure, Fidelity
+from autotune.spaces.evaluation import SUCCESS, Failure, Fidelity, Measurement
 from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.schedule_file import ScheduleFile, load_schedule_file
 from autotune.storage.database import Database
@@ -125,7 +132,9 @@ def bench_file(
             on_measured(f"loading the model for {options.kernels} kernels")
             other = _worker(options, preset, file, None, database.artifacts, beside=worker)
             kernels = bench.must(f"the same with {options.kernels} kernels", file.schedule, other)
-        rivals = bench.rivals(schedule)
+            unknown = dataclasses.replace(kernels.measurement, weight_bytes=None, bit_operations=None)  # torchao's own
+            kernels = dataclasses.replace(kernels, measurement=unknown)
+        rivals = bench.rivals(rivals_limit(file, schedule, kernels))
     return BenchResult(
         source="a schedule" if isinstance(source, ScheduleFile) else Path(source).name,
         file=file,
@@ -173,21 +182,21 @@ class _Bench:
             raise EvaluatorError(f"the bench needs a measurement of its schedule; {self.failures[-1]}")
         return measured
 
-    def rivals(self, schedule: Contestant) -> tuple[Contestant, ...]:
-        """Own sampler and recipes in as many calls as the schedule's latency affords; fewer where all are slower.
+    def rivals(self, limit: Measurement) -> tuple[Contestant, ...]:
+        """Own sampler and recipes in as many calls as the latency of a schedule affords; fewer where all are slower.
 
         A first run of the own sampler, in calls as if the network took all the time, tells what calls cost.
         """
-        n_default, share = self._context.n_calls, schedule.measurement.relative_latency
-        n_calls = probe_calls(schedule.measurement, n_default)
+        n_default, share = self._context.n_calls, limit.relative_latency
+        n_calls = probe_calls(limit, n_default)
         measured = self._try(OWN_SAMPLER, n_calls)
-        if measured and not is_no_slower(measured[0].measurement, schedule.measurement):
+        if measured and not is_no_slower(measured[0].measurement, limit):
             probe = measured[0].measurement
             n_calls = affordable_calls(share, n_default, n_calls, probe.relative_latency)
         for n in range(n_calls, max(0, n_calls - 1 - LOWER_TRIES), -1):
             for recipe in (OWN_SAMPLER, *RECIPES[:N_RECIPES]):
                 measured += self._try(recipe, n)
-            if any(is_no_slower(one.measurement, schedule.measurement) for one in measured):
+            if any(is_no_slower(one.measurement, limit) for one in measured):
                 break
         return tuple(measured)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autotune.spaces.condition import Condition
 from autotune.spaces.evaluation import Fidelity, Measurement
@@ -43,10 +43,13 @@ class BenchResult:
     @property
     def rival(self) -> Contestant | None:
         """The least error among the rivals and the default run, of those that are no slower than the schedule."""
-        no_slower = [
-            one for one in (self.default, *self.rivals) if is_no_slower(one.measurement, self.schedule.measurement)
-        ]
+        no_slower = [one for one in (self.default, *self.rivals) if is_no_slower(one.measurement, self.limit)]
         return min(no_slower, key=lambda one: one.measurement.error, default=None)
+
+    @property
+    def limit(self) -> Measurement:
+        """What rivals may take; see `rivals_limit`."""
+        return rivals_limit(self.file, self.schedule, self.kernels)
 
     @property
     def differences(self) -> Mapping[str, tuple[object, object]]:
@@ -68,6 +71,20 @@ def paired_difference(own: Measurement, other: Measurement) -> PairedDifference:
     values = [a - b for a, b in zip(own.errors, other.errors, strict=True)]
     interval = bootstrap_interval(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
     return PairedDifference(mean=math.fsum(values) / len(values), interval=interval)
+
+
+def rivals_limit(file: ScheduleFile, schedule: Contestant, kernels: Contestant | None) -> Measurement:
+    """What a schedule takes, which rivals may take: with real kernels if it was measured with them.
+
+    A quantization that is computed in floating point is slower for that. So without kernels its share of
+    multiply-accumulates stands for its share of latency.
+    """
+    if kernels is not None:
+        return kernels.measurement
+    own = schedule.measurement
+    if file.schedule.quantization is None:
+        return own
+    return replace(own, latency_ms=tuple(own.relative_macs * ms for ms in own.baseline_latency_ms))
 
 
 def is_no_slower(measurement: Measurement, limit: Measurement) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
 from autotune.spaces.schedule_file import load_schedule_file
 
@@ -30,6 +31,10 @@ def test_correct_writes_a_file_with_its_table_that_validates(call: Call) -> None
     assert digest is not None
     assert Path(f"better.{digest[:8]}.safetensors").is_file()
     assert file.schedule.without_tables == load_schedule_file("plain.json").schedule
+    lines = call("correct", "plain.json", "--no-history", "--prompts", "prompts.txt", "-o", "lines.schedule.json")
+    assert lines.code == 0, lines.err
+    own = load_file(next(str(path) for path in Path().glob("lines.*.safetensors")))
+    assert {name.split(".")[-1] for name in own} == {"calls", "scale", "shift"}, sorted(own)
     checked = call("validate", "better.schedule.json", "--format", "json")
     assert json.loads(checked.out)[0]["columns"] == ["cache", "cache_correction"]
     Path(f"better.{digest[:8]}.safetensors").unlink()
@@ -58,6 +63,13 @@ def test_quantize_keeps_the_schedule_and_drops_what_was_fitted_without_it(call: 
     assert load_schedule_file("both.schedule.json").schedule.quantization == file.schedule.quantization
     checked = call("validate", "both.schedule.json", "--format", "json")
     assert json.loads(checked.out)[0]["columns"] == ["cache", "quantization", "cache_correction"]
+    words = ("quantize", "plain.json", "--precision", "w4a8", "--prompts", "prompts.txt", "--no-layer-corrections")
+    assert call(*words, "-o", "bare.schedule.json").code == 0
+    corrected = {
+        name: any(tensor.endswith(".gain") for tensor in load_file(str(path)))
+        for name, path in ((name, next(Path().glob(f"{name}.*.safetensors"))) for name in ("small", "bare"))
+    }
+    assert corrected == {"small": True, "bare": False}
     refused = call("quantize", "plain.json", "--precision", "w2a2", "-o", "x.json")
     assert refused.code == 2
     assert "'w8a8', 'w7a8', 'w6a8', 'w5a8', 'w4a8'" in refused.err

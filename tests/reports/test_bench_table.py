@@ -33,18 +33,27 @@ def measured(
     )
 
 
-def bench(own: Measurement, *rivals: Measurement, claim: dict[str, object] | None = None) -> BenchResult:
+def bench(
+    own: Measurement,
+    *rivals: Measurement,
+    claim: dict[str, object] | None = None,
+    kernels: Measurement | None = None,
+    quantization: str | None = None,
+) -> BenchResult:
     condition = small_flux_condition(small_flux_inventory())
     n = own.n_prompts
     return BenchResult(
         source="a.schedule.json",
-        file=ScheduleFile(schedule=Schedule(n_steps=10), condition=condition, measured=claim or {}),
+        file=ScheduleFile(
+            schedule=Schedule(n_steps=10, quantization=quantization), condition=condition, measured=claim or {}
+        ),
         condition=dataclasses.replace(condition, device="another"),
         fidelity=Fidelity(name="bench", prompts=tuple("abcdef"[:n]), seeds=tuple(range(7, 7 + n))),
         prompts_from="a list",
         repeats=3,
         default=Contestant(label="default run", measurement=measured(1.0, [0.1] * n)),
         schedule=Contestant(label="own", measurement=own),
+        kernels=None if kernels is None else Contestant(label="with kernels", measurement=kernels),
         rivals=tuple(Contestant(label=f"rival {i}", measurement=m) for i, m in enumerate(rivals)),
     )
 
@@ -65,6 +74,23 @@ def test_the_rival_deviates_least_of_those_that_are_no_slower() -> None:
     assert verdict(result).startswith(
         "The schedule deviates 24 % less than the rival (rival 2), which takes no more time"
     )
+
+
+def test_rivals_of_a_quantized_schedule_are_not_held_to_the_time_of_fake_quantization() -> None:
+    """It computes half of the work, and takes longer than the default run for rounding everything."""
+    slow = measured(1.3, [0.05] * 4, work=0.5)
+    rivals = measured(0.7, [0.01] * 4), measured(0.52, [0.03] * 4), measured(0.45, [0.07] * 4)
+    result = bench(slow, *rivals, quantization="a" * 64)
+    assert result.rival is not None
+    assert result.rival.label == "rival 2"
+    real = bench(slow, *rivals, quantization="a" * 64, kernels=measured(0.55, [0.06] * 4))
+    assert real.rival is not None
+    assert real.rival.label == "rival 1"
+    roles = {row["role"]: row for row in bench_rows(real)}
+    assert list(roles) == ["default", "schedule", "kernels", "rival"]
+    assert roles["kernels"]["deviation"] == pytest.approx(0.06)
+    assert roles["schedule"]["deviation"] == pytest.approx(0.05)
+    assert "Real kernels (--kernels) have a row of their own" in " ".join(bench_tables(real)[0].notes)
 
 
 @pytest.mark.parametrize(
