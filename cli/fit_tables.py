@@ -41,8 +41,8 @@ def correct(
 ) -> None:
     """Correct what a schedule's cache hands out, per channel, fitted on the schedule's own model.
 
-    CacheQuant's correction is a factor and a shift; the one with history also takes shares of the latents and
-    of earlier outputs. The better is kept, or none. The last quarter of the prompts is held out, and tells what it brings.
+    CacheQuant's correction is a factor and a shift; the one with history also takes shares of the latents and of
+    earlier outputs. The better is kept, or none. The last quarter of the prompts is held out, and tells what it brings.
     """
     _fit("cache-correction" if history else "dec", file, output, prompts, device)
 

@@ -31,16 +31,16 @@ def test_correct_writes_a_file_with_its_table_that_validates(call: Call) -> None
     assert digest is not None
     assert Path(f"better.{digest[:8]}.safetensors").is_file()
     assert file.schedule.without_tables == load_schedule_file("plain.json").schedule
-    lines = call("correct", "plain.json", "--no-history", "--prompts", "prompts.txt", "-o", "lines.schedule.json")
-    assert lines.code == 0, lines.err
-    own = load_file(next(str(path) for path in Path().glob("lines.*.safetensors")))
-    assert {name.split(".")[-1] for name in own} == {"calls", "scale", "shift"}, sorted(own)
     checked = call("validate", "better.schedule.json", "--format", "json")
     assert json.loads(checked.out)[0]["columns"] == ["cache", "cache_correction"]
     Path(f"better.{digest[:8]}.safetensors").unlink()
     refused = call("validate", "better.schedule.json")
     assert (refused.code, refused.out) == (2, "")
     assert "is missing: copy it there" in refused.err
+    lines = call("correct", "plain.json", "--no-history", "--prompts", "prompts.txt", "-o", "lines.schedule.json")
+    assert lines.code == 0, lines.err
+    own = load_file(next(str(path) for path in Path().glob("lines.*.safetensors")))
+    assert {name.split(".")[-1] for name in own} == {"calls", "scale", "shift"}, sorted(own)
 
 
 @pytest.mark.slow
