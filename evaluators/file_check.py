@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.hardware import device_name
 from autotune.evaluators.noise import noise_schedule_of, prediction_of
 from autotune.evaluators.presets import PRESETS
+from autotune.evaluators.schedule_table import weights_of
+from autotune.evaluators.weight_sample import check_weights
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import ScheduleMismatchError
 from autotune.spaces.inventory import Inventory
@@ -28,6 +31,10 @@ def check_file(pipe: Any, file: ScheduleFile, inventory: Inventory, scheduler: A
     _check_fit(scheduler, file.schedule, file.condition, inventory)
     if file.schedule.tables and (other := _other_model(pipe, file.condition)):
         raise ScheduleMismatchError(f"the tables of a schedule fit one model; {other}: fit them for it")
+    for digest in file.schedule.tables.values():
+        weights = weights_of(file.tables[digest]) if digest in file.tables else None
+        if weights is not None:
+            check_weights(weights, find_adapter(pipe).denoiser_of(pipe))
     for difference in _differences(pipe, file.condition):
         warnings.warn(f"{difference}: speed and quality may differ from what was measured", stacklevel=stacklevel)
 

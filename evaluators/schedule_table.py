@@ -24,6 +24,9 @@ FORMAT = "schedule-table-1"
 HISTORY_FORMAT = "schedule-table-2"
 """Of a table with a history correction, which software that knows the first alone must not read as lines."""
 
+WEIGHTS = "checkpoint.weights"
+"""The tensor of a table that has some weights of the network; tables from before it have none."""
+
 Tensors = Mapping[str, NDArray[np.generic]]
 
 
@@ -66,19 +69,37 @@ def read_table(
             "again, or install the version that wrote it"
         )
     TableIdentity.of(column, schedule, condition).check(header.get("made_for"))
-    return tensors
+    return {name: tensor for name, tensor in tensors.items() if name != WEIGHTS}
+
+
+def weights_of(table: bytes) -> NDArray[np.float32] | None:
+    """The weights that a table has a sample of; None if it has none, or can't be read."""
+    try:
+        found = load(table).get(WEIGHTS)
+    except SafetensorError:
+        return None
+    return None if found is None else found.astype(np.float32)
 
 
 class TableStore:
-    """The tables of one condition: read from the artifacts once, made ones kept there; without artifacts, in memory."""
+    """The tables of one condition: read from the artifacts once, made ones kept there; without artifacts, in memory.
 
-    def __init__(self, condition: Condition, artifacts: "ArtifactCache | None") -> None:
+    `weights` are those that made tables know their checkpoint by, see `autotune.evaluators.weight_sample`.
+    """
+
+    def __init__(
+        self,
+        condition: Condition,
+        artifacts: "ArtifactCache | None",
+        weights: NDArray[np.float32] | None = None,
+    ) -> None:
         self._condition, self._artifacts = condition, artifacts
+        self._sample: Tensors = {} if weights is None else {WEIGHTS: weights}
         self._known: dict[str, bytes] = {}
 
     def make(self, column: str, base: Schedule, tensors: Tensors, version: str = FORMAT) -> str:
         """Make and keep the table of a column, fitted to a canonical schedule without it; its SHA-256."""
-        digest, data = make_table(TableIdentity.of(column, base, self._condition), tensors, version)
+        digest, data = make_table(TableIdentity.of(column, base, self._condition), {**tensors, **self._sample}, version)
         self.keep(digest, data)
         return digest
 

@@ -35,6 +35,7 @@ from autotune.evaluators.segment_recording import load_or_record_segments
 from autotune.evaluators.site_timing import StepTimer
 from autotune.evaluators.thumbnails import Thumbnails
 from autotune.evaluators.trace import StepRecorder, Watcher, load_or_make_trace
+from autotune.evaluators.weight_sample import sample_weights
 from autotune.evaluators.workload import make_workload
 from autotune.spaces.branch_tables import BranchTables
 from autotune.spaces.column_fit import ColumnFit, FitColumn
@@ -83,7 +84,7 @@ class Worker:
         self._work = ScheduleWork(self.inventory, branches, lambda n_steps: len(self.own_timesteps(n_steps)))
         self.condition = condition_of(model, self.inventory.hash, self.own_timesteps(preset.n_steps)[0])
         self._bits = BitOperations(pipe, self.inventory, preset.height, preset.width)
-        self.tables = TableStore(self.condition, artifacts)
+        self.tables = TableStore(self.condition, artifacts, sample_weights(self._adapter.denoiser_of(pipe)))
         self._baseline = Schedule(n_steps=preset.n_steps)
         default = self._workload.reference_schedule(self.condition)
         self.timing = BaselineTiming(lambda fidelity: self._time(self._baseline, fidelity), preset.batch_size)

@@ -63,8 +63,8 @@ def test_quantize_keeps_the_schedule_and_drops_what_was_fitted_without_it(call: 
     assert load_schedule_file("both.schedule.json").schedule.quantization == file.schedule.quantization
     checked = call("validate", "both.schedule.json", "--format", "json")
     assert json.loads(checked.out)[0]["columns"] == ["cache", "quantization", "cache_correction"]
-    words = ("quantize", "plain.json", "--precision", "w4a8", "--prompts", "prompts.txt", "--no-layer-corrections")
-    assert call(*words, "-o", "bare.schedule.json").code == 0
+    bare = ("quantize", "plain.json", "--precision", "w4a8", "--prompts", "prompts.txt", "--no-layer-corrections")
+    assert call(*bare, "-o", "bare.schedule.json").code == 0
     corrected = {
         name: any(tensor.endswith(".gain") for tensor in load_file(str(path)))
         for name, path in ((name, next(Path().glob(f"{name}.*.safetensors"))) for name in ("small", "bare"))

@@ -221,6 +221,27 @@ def test_a_file_brings_the_precision_to_production_and_only_there(flux: Worker, 
         flux.fit(Schedule(n_steps=3), FitColumn.W8A8, PROMPTS, max_image_runs=21)
 
 
+def test_a_table_knows_the_checkpoint_that_it_was_fitted_to(flux: Worker) -> None:
+    """Another checkpoint of the same name and shape is refused; the same one in half precision is not."""
+    made = flux.fit(BASE, FitColumn.W8A8, PROMPTS, layer_corrections=False).schedule
+    file = ScheduleFile(schedule=made, condition=flux.condition, tables=flux.tables.of(made))
+    other = load_model("mini-flux", device="cpu").pipe
+    attach_and_leave(other, file)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in other.transformer.parameters():
+            weight.mul_(1.0 + 0.05 * torch.randn(weight.shape, generator=generator))
+    with pytest.raises(ScheduleMismatchError, match=r"fit one checkpoint; the weights here differ from its by [3-7]\."):
+        attach_and_leave(other, file)
+    with pytest.warns(UserWarning, match="measured in float32, the pipeline is in bfloat16"):
+        attach_and_leave(load_model("mini-flux", device="cpu", dtype="bfloat16").pipe, file)
+
+
+def attach_and_leave(pipe: Any, file: ScheduleFile) -> None:
+    with applied(pipe, file):
+        pass
+
+
 def test_a_cache_is_corrected_under_the_quantization_that_it_has(flux: Worker) -> None:
     table = np.zeros((N, len(flux.inventory)))
     table[1::2, [i for i, site in enumerate(flux.inventory.sites) if site.component == FINAL]] = 1
