@@ -42,6 +42,7 @@ def check_weights(expected: NDArray[np.float32], denoiser: Any) -> None:
     difference = np.linalg.norm(found - expected) / np.linalg.norm(expected) if found.shape == expected.shape else 1.0
     if not difference <= TOLERANCE:
         raise ScheduleMismatchError(
-            f"the tables of a schedule fit one checkpoint; the weights here differ from its by {100 * difference:.1f} % "
+            "the tables of a schedule fit one checkpoint; "
+            f"the weights here differ from its by {100 * difference:.1f} % "
             f"({100 * TOLERANCE:.0f} % may be rounding): fit them for it, with autotune correct or quantize"
         )
