@@ -10,17 +10,15 @@ known solver in fewer steps within the latency of the evenly spread reuses, meas
 prompts and seeds for all: deviation from the converged run; PSNR; alignment; bytes of weights; bit operations; and the
 Frechet distance of more pictures to CIFAR-10.
 Quality is that of fake quantization, and never mixed with speed, which is the table of `precision_speed.py`, measured
-at the end.
-
-Prints a table and takes `--quick` (20 steps, 8 bits, fewer prompts, no Frechet distance), `--seed`, `--device`,
-`--json FILE`; `--models`, `--steps`, `--bits`, `--images` measure a part.
+at the end. Prints a table and takes `--quick` (20 steps, 8 bits, fewer prompts, no Frechet distance), `--seed`,
+`--device`, `--json FILE`; `--models`, `--steps`, `--bits`, `--images` measure a part.
 """
 
 import argparse
 import contextlib
 import functools
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,13 +34,14 @@ from autotune.evaluators.quantized_layers import weight_bytes
 from autotune.evaluators.sampling import Purpose, Samples
 from autotune.evaluators.table_fit import batches, mean_deviation
 from autotune.evaluators.worker import Worker
+from autotune.search.archive import ParetoArchive
 from autotune.search.cache_plans import even_actions, on_sites
 from autotune.search.cachequant import EXPONENT, planned_refreshes, reuse_costs
 from autotune.search.fewer_steps import FewerStepsSearcher
 from autotune.search.precision_choice import PrecisionChoice
 from autotune.search.searcher import Proposal, Result, SearchContext
 from autotune.spaces.cache_action import CacheAction
-from autotune.spaces.column_fit import FitColumn
+from autotune.spaces.column_fit import ColumnFit, FitColumn
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.evaluation import Fidelity, median_ratio
 from autotune.spaces.objective import parse_constraint, total_violation
@@ -58,8 +57,7 @@ WEIGHTS = 0.25
 """Share of the bytes of float32 weights that the joint line may have. Of W8A8 the codes alone are 0.248 of them, and
 grids, biases and norms more than the rest of a quarter, so its bytes are a row without a target."""
 
-N_CHOICES = 6
-"""Schedules that the joint line quantizes, each then also corrected."""
+N_CHOICES = 8  # schedules that the joint line quantizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +67,6 @@ class Line:
     deviations: tuple[float, ...]
     n_bytes: int
     bit_operations: float
-
-    @property
-    def mean(self) -> float:
-        """Mean deviation."""
-        return statistics.fmean(self.deviations)
 
 
 class Setting:
@@ -102,6 +95,7 @@ class Setting:
             guided=self.worker.guided,
         )
         self.few, self.full = self.calibration.first(4), Schedule(n_steps=n_steps)
+        self.plans = functools.cache(lambda: all_plans(self))
         self.edge_costs = functools.cache(lambda: self.worker.edge_costs(self.calibration, 4))
 
     def cached(self, refreshes: Sequence[int], sites: Sequence[int]) -> Schedule:
@@ -124,12 +118,21 @@ class Setting:
         costs = self.worker.segment_costs(self.calibration, 4)
         return planned_refreshes(costs.tables["full-precision", "l1"], n_refreshed, costs.longest)
 
+    def fitted(self, schedule: Schedule, column: FitColumn, layer_corrections: bool = True) -> ColumnFit:
+        """A column fitted on the calibration prompts; ScheduleError where none helps."""
+        return self.worker.fit(schedule, column, self.calibration, layer_corrections=layer_corrections)
+
     def fit(self, schedule: Schedule, column: FitColumn, layer_corrections: bool = True) -> Schedule:
-        """With a column fitted on the calibration prompts; as it is where none helps."""
+        """With a column fitted; as it is where none helps."""
         try:
-            return self.worker.fit(schedule, column, self.calibration, layer_corrections=layer_corrections).schedule
+            return self.fitted(schedule, column, layer_corrections).schedule
         except ScheduleError:
             return schedule
+
+    def scored(self, schedule: Schedule) -> Result:
+        """What came of a schedule on the calibration prompts."""
+        proposal = Proposal(schedule=schedule, family="cachequant", label="")
+        return Result(proposal=proposal, outcome=self.worker.score(schedule, self.calibration))
 
     def macs(self, schedule: Schedule) -> float:
         """Multiply-accumulates over those of the full run."""
@@ -227,38 +230,35 @@ def jointly(setting: Setting, share: float) -> Schedule:
     """Plan, bits and correction within shares of the full run's bit operations and bytes of weights."""
     limits = (parse_constraint(f"bit-operations<={share + 1e-9}"), parse_constraint(f"weights<={WEIGHTS}"))
     choice = PrecisionChoice(replace(setting.context, objectives=("deviation",), constraints=limits))
-
-    def scored(schedule: Schedule) -> Result:
-        proposal = Proposal(schedule=schedule, family="cachequant", label="")
-        return Result(proposal=proposal, outcome=setting.worker.score(schedule, setting.calibration))
-
-    choice.tell([scored(plan) for plan in plans(setting)])
+    choice.tell(setting.plans())
     found: list[Result] = []
-    while len(found) < 2 * N_CHOICES and (chosen := choice.next()) is not None:
-        quantized = setting.fit(chosen.member.schedule, chosen.column)
-        result = scored(quantized)
-        choice.note(result.proposal, chosen)
-        choice.tell([result])
-        found += [result, scored(setting.fit(quantized, FitColumn.CACHE_CORRECTION))]
+    while len(found) < N_CHOICES and (chosen := choice.next()) is not None:
+        found.append(setting.scored(chosen.schedule(setting.fitted)))
+        choice.note(found[-1].proposal, chosen)
+        choice.tell(found[-1:])
     within = [one for one in found if one.measurement is not None and not total_violation(limits, one.measurement)]
     return min(within, key=lambda one: one.measurement.error if one.measurement else np.inf).proposal.schedule
 
 
-def plans(setting: Setting) -> Iterator[Schedule]:
-    """For each kind of cached value and number of refreshes, evenly spread and planned reuses."""
+def all_plans(setting: Setting) -> list[Result]:
+    """Evenly spread and planned reuses, of each kind of value and number of refreshes; those of the front corrected."""
     inventory = setting.worker.inventory
+    front, found = ParetoArchive(("macs", "deviation")), list[Result]()
     for sites in (inventory.outermost,) if setting.bench.arguments.quick else (inventory.outermost, inventory.leaves):
         for refreshes in (setting.even, setting.planned):
             for n in dict.fromkeys(np.geomspace(3, setting.n_calls - 1, 10).round().astype(int).tolist()):
                 with contextlib.suppress(ScheduleError):  # no plan with so many refreshes
-                    yield setting.cached(refreshes(n), sites)
+                    found.append(setting.scored(setting.cached(refreshes(n), sites)))
+                    front.add(found[-1])
+    plain = [member.schedule for member in front.members]
+    corrected = [made for one in plain if (made := setting.fit(one, FitColumn.CACHE_CORRECTION)) != one]
+    return found + [setting.scored(one) for one in corrected]
 
 
 def fewest(setting: Setting, share: float) -> Schedule:
-    """The fewer steps of a known solver within a share of the full run that come closest on calibration prompts.
+    """The known solver whose fewer steps come closest on calibration prompts, of those with so small a share of MACs.
 
-    The share is one of latency. That of MACs is a little less than that of latency, for the prompt is encoded and the
-    image decoded whatever the steps: so the rival may take a little longer.
+    The share is one of latency, of which prompts and pictures take some: the rival may take a little longer.
     """
     found: list[tuple[float, int, Schedule]] = []
     worker, searcher = setting.worker, FewerStepsSearcher(setting.context, 0)
@@ -274,7 +274,8 @@ def fewest(setting: Setting, share: float) -> Schedule:
 def lowered(before: Line, after: Line) -> tuple[float, list[float]]:
     """By which part the deviation is lower, with the interval of paired resampling."""
     low, high = mean_ratio_interval(after.deviations, before.deviations)
-    return 1.0 - after.mean / before.mean, [1.0 - high, 1.0 - low]
+    ratio = statistics.fmean(after.deviations) / statistics.fmean(before.deviations)
+    return 1.0 - ratio, [1.0 - high, 1.0 - low]
 
 
 def check(bench: Benchmark, where: str, lines: dict[str, Line]) -> None:
@@ -286,8 +287,8 @@ def check(bench: Benchmark, where: str, lines: dict[str, Line]) -> None:
         statistics.fmean(surplus), bootstrap_interval(surplus), model=where, by_prompt=surplus,
     )  # fmt: skip
     squares = (naive**2 - cache**2 - alone**2 + full**2).tolist()
-    name = f"{where}: the square of naive is more than the sum of squares of parts by"
-    bench.target(name, statistics.fmean(squares), bootstrap_interval(squares), at_least=1e-9)
+    what = f"{where}: the square of naive is more than the sum of squares of parts by"
+    bench.target(what, statistics.fmean(squares), bootstrap_interval(squares), at_least=1e-9)
     for before, after in (("naive", "DPS"), ("DPS", "DEC"), ("DEC", "joint")):
         gain, bounds = lowered(lines[before], lines[after])
         bench.target(f"{where}: {after} lowers the deviation of {before} by", gain, bounds, at_least=1e-9)

@@ -1,20 +1,23 @@
 """Which schedule to quantize next, and to how many bits: groups and bits solved together, from what was measured."""
 
+import contextlib
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from autotune.search.archive import ParetoArchive
 from autotune.search.searcher import Proposal, Result, SearchContext
-from autotune.spaces.column_fit import PRECISIONS, FitColumn
+from autotune.spaces.column_fit import PRECISIONS, ColumnFit, FitColumn
 from autotune.spaces.error_scale import error_value
+from autotune.spaces.errors import ScheduleError
 from autotune.spaces.evaluation import DEVIATION, Measurement
 from autotune.spaces.objective import PRECISION, objective_value, total_violation
 from autotune.spaces.pareto import hypervolume
+from autotune.spaces.schedule import Schedule
 
 MARGIN = 0.1
 """The hypervolume reaches beyond the worst values of front and choices by this share of their range."""
@@ -31,11 +34,23 @@ def wants_precision(context: SearchContext) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A schedule without tables, what was measured of it, and the precision to try it in."""
+    """A schedule without a quantization, what was measured of it, and the precision to try it in."""
 
     member: Proposal
     measurement: Measurement
     column: FitColumn
+
+    def schedule(self, fit: Callable[[Schedule, FitColumn], ColumnFit]) -> Schedule:
+        """Quantized; corrected anew, if it was corrected and that still helps.
+
+        Raises:
+            ScheduleError: no runs are left to quantize it.
+        """
+        made = fit(self.member.schedule, self.column).schedule
+        if self.member.schedule.cache_correction is not None:
+            with contextlib.suppress(ScheduleError):
+                made = fit(made, FitColumn.CACHE_CORRECTION).schedule
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +90,7 @@ class PrecisionChoice:
             if measurement is None:
                 continue
             self._found.add(result)
-            if not result.proposal.schedule.tables:
+            if result.proposal.schedule.quantization is None:
                 self._plain.add(result)
             chosen = self._asked.pop(result.proposal.schedule_hash, None)
             if chosen is not None:

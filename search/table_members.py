@@ -1,5 +1,6 @@
 """A searcher beside which members of the front are tried again with a table: cache corrected, or quantized."""
 
+import contextlib
 from collections.abc import Sequence
 
 from autotune.search.archive import ParetoArchive
@@ -7,6 +8,7 @@ from autotune.search.precision_choice import PrecisionChoice
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext, Searcher
 from autotune.spaces.column_fit import FitColumn
 from autotune.spaces.errors import ScheduleError
+from autotune.spaces.schedule import Schedule
 
 EVERY = 6
 """Proposals from one schedule with a table to the next: a fit takes as long as three to six evaluations."""
@@ -16,8 +18,8 @@ class TableMembersSearcher:
     """Asks another searcher, and in between proposes schedules with tables: a correction and a precision take turns.
 
     Corrected is the newest member of the front with a cache that has no correction, quantized or not; quantized is what
-    `PrecisionChoice` chooses. The other searcher is told of all results; tables are beyond it, and it goes on from
-    schedules without.
+    `PrecisionChoice` chooses, plain or corrected. The other searcher is told of all results; tables are beyond it, and
+    it goes on from schedules without.
     """
 
     def __init__(
@@ -73,20 +75,20 @@ class TableMembersSearcher:
             if member.schedule_hash in self._with_correction:
                 continue
             self._with_correction.add(member.schedule_hash)
-            if (made := self._with_table(member, FitColumn.CACHE_CORRECTION, "cache corrected")) is not None:
-                return made
+            with contextlib.suppress(ScheduleError):  # nothing to win, or no runs left
+                fit = self._context.fit(schedule, FitColumn.CACHE_CORRECTION)
+                if (made := self._admit(member, fit.schedule, "cache corrected")) is not None:
+                    return made
         return None
 
     def _quantized(self) -> Proposal | None:
         while (chosen := self._choice.next()) is not None:
-            if (made := self._with_table(chosen.member, chosen.column, chosen.column.upper())) is not None:
-                self._choice.note(made, chosen)
-                return made
+            with contextlib.suppress(ScheduleError):  # no runs left
+                schedule = chosen.schedule(self._context.fit)
+                if (made := self._admit(chosen.member, schedule, chosen.column.upper())) is not None:
+                    self._choice.note(made, chosen)
+                    return made
         return None
 
-    def _with_table(self, member: Proposal, column: FitColumn, suffix: str) -> Proposal | None:
-        try:
-            fit = self._context.fit(member.schedule, column)
-        except ScheduleError:  # nothing to win, or no runs left
-            return None
-        return self._novelty.admit(fit.schedule, family=self._family, label=f"{member.label}, {suffix}")
+    def _admit(self, member: Proposal, schedule: Schedule, suffix: str) -> Proposal | None:
+        return self._novelty.admit(schedule, family=self._family, label=f"{member.label}, {suffix}")
