@@ -2,7 +2,8 @@
 
 For each reference model, at 20 and 50 steps of its own sampler: latency over the uncached run's, each run of a schedule
 in turn with one of the uncached run; PSNR of the final latents to the uncached run's and to the converged run's;
-deviation from the converged run. On held-out prompts and seeds; plans are made on four calibration prompts.
+deviation from the converged run; alignment of the pictures. On held-out prompts and seeds; plans are made on four
+calibration prompts.
 
 Prints a table and takes `--quick` (20 steps, fewer prompts), `--seed`, `--device`, `--json FILE`; `--models`,
 `--steps` and `--kinds` measure a part.
@@ -22,6 +23,7 @@ from harness import Benchmark, parse_arguments, spread
 from autotune.evaluators.load import load_model
 from autotune.evaluators.policy_runtime import PolicyUsage
 from autotune.evaluators.presets import read_prompts
+from autotune.evaluators.sampling import Purpose
 from autotune.evaluators.worker import Worker
 from autotune.search.cache_plans import planned_schedules
 from autotune.search.searcher import SearchContext
@@ -49,6 +51,7 @@ class Point:
     kind: str
     latency: float
     deviation: float
+    alignment: float
     psnr_uncached: float
     psnr_converged: float
     branch_calls: int
@@ -100,17 +103,17 @@ def study_of(bench: Benchmark, name: str, n_steps: int) -> None:
     for kind, label, schedule in candidates(worker, context, plans, n_steps):
         if kind not in (bench.arguments.kinds or [kind]):
             continue
-        samples = worker._run(schedule, held_out, None)
-        latents = samples.latents
+        samples = worker._run(schedule, held_out, None, purpose=Purpose.SCORED)
+        latents, quality = samples.latents, worker._workload.quality(samples, worker.reference(held_out), held_out)
         ratios = []
         for _ in range(2 if quick else 3):
             base = worker._run(uncached, timed, None).seconds
             ratios.append(worker._run(schedule, timed, None).seconds / base)
-        difference = (latents - converged).flatten(1).norm(dim=1) / converged.flatten(1).norm(dim=1)
         point = Point(
             kind=kind,
             latency=statistics.median(ratios),
-            deviation=float(difference.mean()),
+            deviation=statistics.fmean(quality["deviation"]),
+            alignment=statistics.fmean(quality["alignment"]),
             psnr_uncached=psnr(latents, plain),
             psnr_converged=psnr(latents, converged),
             branch_calls=branch_calls(schedule, worker, samples.usage),
@@ -118,7 +121,7 @@ def study_of(bench: Benchmark, name: str, n_steps: int) -> None:
         points.append(point)
         where = f"{name} {n_steps}"
         bench.row("latency", point.latency, spread(ratios), model=where, kind=kind, schedule=label)
-        for figure in ("deviation", "psnr_uncached", "psnr_converged", "branch_calls"):
+        for figure in ("deviation", "alignment", "psnr_uncached", "psnr_converged", "branch_calls"):
             bench.row(figure, getattr(point, figure), model=where, kind=kind, schedule=label)
     check(bench, name, n_steps, points)
 
@@ -137,7 +140,9 @@ def check(bench: Benchmark, name: str, n_steps: int, points: list[Point]) -> Non
         bench.target(f"{where}: speed at 33 dB to the uncached run", max(fast, default=1.0), None, at_least=3.0)
     gains = []
     for guided in [point for point in points if point.kind == "guidance"]:
-        equal = [p for p in points if p.kind == "fewer steps" and p.branch_calls <= guided.branch_calls]
+        # A run of both branches in every call has an even number of them: the rival of an odd one has one more.
+        n_branches = guided.branch_calls + guided.branch_calls % 2
+        equal = [p for p in points if p.kind == "fewer steps" and p.branch_calls == n_branches]
         if equal:
             gains.append(guided.psnr_converged - max(p.psnr_converged for p in equal))
             bench.row("dB over fewer steps", gains[-1], model=where, branch_calls=guided.branch_calls)

@@ -8,6 +8,7 @@ from autotune.search.cache_masks import (
     even_mask,
     fora_mask,
     gate_mask,
+    power_law_stage_mask,
     smooth_cache_masks,
     stage_mask,
     step_mask,
@@ -34,7 +35,8 @@ def candidates(
     """Kind, label and schedule of all that is compared."""
     inventory, n_calls, condition = context.inventory, context.n_calls, worker.condition
     noise = condition.noise_schedule
-    for n in range(4, n_steps + 1, max(1, n_steps // 20)):
+    # Every number of steps where guidance has branches to leave out, so that a rival of equally many is always there.
+    for n in range(4, n_steps + 1, 1 if context.guided else max(1, n_steps // 20)):
         if n < n_steps:
             yield "fewer steps", f"own sampler, {n} steps", Schedule(n_steps=n)
         time_grid = uniform_lambda(noise, n, t_start=condition.start_timestep)
@@ -49,6 +51,11 @@ def candidates(
     masks += [("cache-dit", step_mask(inventory, n_calls, preset)) for preset in ("slow", "medium", "fast", "ultra")]
     if sum(site.component == STAGE for site in inventory.sites) >= 3:
         masks += [("DeepCache", stage_mask(inventory, n_calls, every)) for every in (2, 3, 5)]
+        laws = [
+            power_law_stage_mask(inventory, n_calls, round(n_calls / k), centre=n_calls // 3, power=1.3)
+            for k in (2, 3, 5)
+        ]
+        masks += [("DeepCache", mask) for mask in laws]
     if context.edge_costs is not None:
         masks += [("SmoothCache", mask) for mask in smooth_cache_masks(inventory, context.edge_costs().leaf_errors)]
     for kind, mask in masks:
