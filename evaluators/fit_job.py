@@ -24,7 +24,7 @@ from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
 
-PROTOCOL = "4"
+PROTOCOL = "5"
 """Version of the fitting code."""
 
 

@@ -5,9 +5,9 @@ per call for activations; ranges by the least sum of |x - Q(x)|^2.4; grids of th
 schedule's own cache at work; then (a2, b2) per output channel, without the bias. Unlike there, ranges of activations
 are searched once over the values of all runs, not averaged from batch to batch, and nothing is cut off of what layers
 outside of blocks read, the first and the last among them; the correction is of every layer, for all calls, and kept if
-it brings held-out prompts closer; what a softmax returns stays as it is, inside fused attention. The order is another,
-too: there the cache is corrected first, with (a1, b1), and grids are fitted under that; here `fit_cache_correction`
-comes last, and corrects what the quantized network hands out.
+it brings held-out prompts closer; what a softmax returns stays as it is, inside fused attention. There grids are fitted
+with the cache corrected by (a1, b1); here under the plain cache, and `fit_cache_correction` comes last, fitted as there
+without rounding, and kept where it helps under it.
 """
 
 from collections.abc import Callable, Mapping

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load
 
 from autotune.evaluators.applied_tables import AppliedTables
 from autotune.evaluators.apply import applied, attach, remove
@@ -251,6 +252,12 @@ def test_a_cache_is_corrected_under_the_quantization_that_it_has(flux: Worker) -
     assert both.schedule.quantization == quantized.quantization
     assert both.schedule.cache_correction
     assert both.after < both.before
+    # It is what is fitted without rounding, chosen and measured with it.
+    exact = flux.fit(cached, FitColumn.CACHE_CORRECTION, PROMPTS)
+    found, expected = (load(flux.tables.of(one.schedule)[str(one.schedule.cache_correction)]) for one in (both, exact))
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], expected[name]) for name in found)
+    assert both.after != exact.after
     outcome = flux.score(both.schedule, PROMPTS)
     assert isinstance(outcome, Measurement)
     assert outcome.macs < outcome.baseline_macs
