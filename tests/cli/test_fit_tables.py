@@ -40,7 +40,7 @@ def test_correct_writes_a_file_with_its_table_that_validates(call: Call) -> None
     lines = call("correct", "plain.json", "--no-history", "--prompts", "prompts.txt", "-o", "lines.schedule.json")
     assert lines.code == 0, lines.err
     own = load_file(next(str(path) for path in Path().glob("lines.*.safetensors")))
-    assert {name.split(".")[-1] for name in own} == {"calls", "scale", "shift"}, sorted(own)
+    assert {name.split(".")[-1] for name in own} == {"calls", "scale", "shift", "weights"}, sorted(own)
 
 
 @pytest.mark.slow
