@@ -119,7 +119,10 @@ def bench_file(
     fidelity = bench_fidelity(preset, options)
     with Database.open(options.storage) as database:
         on_measured("loading the model")
-        worker = _worker(options, preset, file, adopted, database.artifacts)
+        worker, other = _worker(options, preset, file, adopted, database.artifacts), None
+        if options.kernels is not None:  # what it lacks is said before minutes of runs
+            on_measured(f"loading the model for {options.kernels} kernels")
+            other = _worker(options, preset, file, None, database.artifacts, beside=worker)
         on_measured(f"converged runs of {len(fidelity.prompts)} prompts")
         worker.reference(fidelity)
         bench = _Bench(worker, fidelity, options.repeats, on_measured)
@@ -128,9 +131,7 @@ def bench_file(
         )
         schedule = bench.must(str(file.provenance.get("label") or "the schedule"), file.schedule)
         kernels = None
-        if options.kernels is not None:
-            on_measured(f"loading the model for {options.kernels} kernels")
-            other = _worker(options, preset, file, None, database.artifacts, beside=worker)
+        if other is not None:
             kernels = bench.must(f"the same with {options.kernels} kernels", file.schedule, other)
             unknown = dataclasses.replace(kernels.measurement, weight_bytes=None, bit_operations=None)  # torchao's own
             kernels = dataclasses.replace(kernels, measurement=unknown)
