@@ -67,8 +67,7 @@ class BitSensitivities:
         """
         known = self._find(fidelity)
         if known is None:
-            layers = {name: (self._grids.layers[name], self._grids.on_grid(name, LOW)) for name in self._grids.inner}
-            recorder = _OutputErrors(self._pipe, layers, self._rows(), self._n_calls)
+            recorder = _OutputErrors(self._pipe, self._grids, self._rows(), self._n_calls)
             for batch in batches(self._some(fidelity), 1, stop):
                 self._run(Schedule(n_steps=self._condition.n_steps), batch, recorder, None)
             self._known[fidelity.hash] = known = recorder.errors
@@ -94,22 +93,17 @@ class BitSensitivities:
 
 
 class _OutputErrors:
-    """Compares what a network puts out with what it would with other weights in one layer; a `Watcher`.
+    """Compares what a network puts out with what it would with `LOW` bits in one layer; a `Watcher`.
 
+    One layer's weights are made at a time, so that the network is not there twice.
     `errors` are sums over the rows of a run that are looked at, and over runs. Where branches are calls of their own, a
     row is one of them.
     """
 
-    def __init__(
-        self,
-        pipe: Any,
-        layers: Mapping[str, tuple[torch.nn.Module, torch.Tensor]],
-        rows: frozenset[int],
-        n_calls: int,
-    ) -> None:
-        self.errors = dict.fromkeys(layers, 0.0)
+    def __init__(self, pipe: Any, grids: LayerGrids, rows: frozenset[int], n_calls: int) -> None:
+        self.errors = dict.fromkeys(grids.inner, 0.0)
         self._denoiser = find_adapter(pipe).denoiser_of(pipe)
-        self._layers, self._rows, self._n_calls = layers, rows, n_calls
+        self._grids, self._rows, self._n_calls = grids, rows, n_calls
         self._row = 0
 
     @contextlib.contextmanager
@@ -124,9 +118,10 @@ class _OutputErrors:
             return
         true = output_tensor(output).double()
         size = float(true.square().sum())
-        for name, (layer, weight) in self._layers.items():
+        for name in self._grids.inner:
+            layer = self._grids.layers[name]
             own = layer._parameters["weight"]
-            layer._parameters["weight"] = weight  # type: ignore[assignment]
+            layer._parameters["weight"] = self._grids.on_grid(name, LOW)  # type: ignore[assignment]
             try:
                 other = output_tensor(denoiser.forward(*args, **kwargs)).double()
             finally:

@@ -25,7 +25,7 @@ def sample_weights(denoiser: Any) -> NDArray[np.float32] | None:
         return None
     if any(weight.is_meta or not weight.is_floating_point() for weight in weights):
         return None
-    places = [torch.linspace(0, weight.numel() - 1, N_VALUES).long() for weight in weights]
+    places = [torch.arange(N_VALUES) * (weight.numel() - 1) // (N_VALUES - 1) for weight in weights]
     values = [weight.flatten()[place.to(weight.device)] for weight, place in zip(weights, places, strict=True)]
     return torch.cat([some.to("cpu", torch.float32) for some in values]).numpy()
 
