@@ -223,6 +223,8 @@ def test_a_file_with_a_policy_gives_the_same_latents_on_a_new_pipeline(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # another folder, and smaller images
         autotune.apply(fresh, tmp_path / "p.json")
-        assert torch.equal(run(fresh, kwargs), expected)
+        # Not to the last bit: weights lie elsewhere in memory, and matrix products may sum in another order there.
+        torch.testing.assert_close(run(fresh, kwargs), expected, rtol=1e-4, atol=1e-5)
     autotune.remove(fresh)
-    assert torch.equal(run(fresh, kwargs), plain)
+    assert (expected - plain).abs().max() > 1e-2, "the policy does something"
+    torch.testing.assert_close(run(fresh, kwargs), plain, rtol=1e-4, atol=1e-5)
