@@ -22,7 +22,7 @@ from autotune.evaluators.presets import read_prompts
 from autotune.evaluators.real_kernels import quantize_layers
 from autotune.evaluators.sampling import Purpose
 from autotune.evaluators.worker import Worker
-from autotune.spaces.column_fit import FitColumn
+from autotune.spaces.column_fit import Precision
 from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.schedule import Schedule
@@ -75,7 +75,7 @@ def pipeline_of(
         worker = Worker(model)
         chosen = read_prompts(model.preset.calibration_prompts)[:1]
         one = Fidelity(name="calibration", prompts=chosen, seeds=(0,))
-        fitted = worker.fit(Schedule(n_steps=2), FitColumn.W8A8, one).schedule
+        fitted = worker.fit(Schedule(n_steps=2), Precision(8.0), one).schedule
         made = AppliedTables.of(fitted, worker.condition, worker.tables.of(fitted)).quantization
         assert made is not None
         quantize_layers(model.pipe, made, kernel)

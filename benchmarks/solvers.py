@@ -26,7 +26,7 @@ from autotune.search.dispatcher import Dispatcher, Request
 from autotune.search.heartbeat import Heartbeat
 from autotune.search.s3 import S3Searcher, S3Settings
 from autotune.search.searcher import Proposal, Result, SearchContext
-from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.column_fit import ColumnFit, FitColumn, FitTarget
 from autotune.spaces.compensation_regression import CompensationRegression, RatioSample
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
@@ -168,7 +168,7 @@ class Cells:
         n_prompts = len(self._calibration.prompts)
         n_images = self._rivals.n_images(n)
 
-        def fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
+        def fit(schedule: Schedule, column: FitTarget) -> ColumnFit:
             nonlocal n_images
             left = MAX_IMAGES - n_images - n_prompts  # what it makes is to be scored
             made = self._worker.fit(schedule, column, self._calibration, max_image_runs=left)
@@ -240,7 +240,7 @@ class Cells:
         assert base is not None
         return base, self._fit(base, FitColumn.COMPENSATION).schedule
 
-    def _fit(self, schedule: Schedule, column: FitColumn) -> ColumnFit:
+    def _fit(self, schedule: Schedule, column: FitTarget) -> ColumnFit:
         try:
             return self._worker.fit(schedule, column, self._calibration)
         except ScheduleError:  # too few steps

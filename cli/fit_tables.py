@@ -1,26 +1,18 @@
 """The commands that fit a table to a schedule file: correct and quantize."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autotune.cli import options
 
+if TYPE_CHECKING:
+    from autotune.spaces.column_fit import FitTarget
+
 Source = Annotated[Path, typer.Argument(metavar="FILE", help="Schedule file.")]
 Target = Annotated[Path, typer.Option("-o", "--output", help="Schedule file to write, its table beside it.")]
 Prompts = Annotated[Path | None, typer.Option("--prompts", help="Text file, a prompt per line, to fit on.")]
-
-
-class Precision(StrEnum):
-    """What `quantize` can make of weights in blocks."""
-
-    W8A8 = "w8a8"
-    W7A8 = "w7a8"
-    W6A8 = "w6a8"
-    W5A8 = "w5a8"
-    W4A8 = "w4a8"
 
 
 def register(app: typer.Typer) -> None:
@@ -44,15 +36,20 @@ def correct(
     CacheQuant's correction is a factor and a shift; the one with history also takes shares of the latents and of
     earlier outputs. The better is kept, or none. The last quarter of the prompts is held out, and tells what it brings.
     """
-    _fit("cache-correction" if history else "dec", file, output, prompts, device)
+    from autotune.spaces.column_fit import FitColumn
+
+    _fit(FitColumn.CACHE_CORRECTION if history else FitColumn.DEC, file, output, prompts, device)
 
 
 def quantize(
     file: Source,
     output: Target,
     precision: Annotated[
-        Precision, typer.Option(help="Bits of weights in blocks (of 5 to 7 on average) and of activations.")
-    ] = Precision.W8A8,
+        str,
+        typer.Option(
+            help="Bits of weights in blocks and of activations: w8a8, w4a8, or on average between, as w6.25a8."
+        ),
+    ] = "w8a8",
     layer_corrections: Annotated[
         bool,
         typer.Option(
@@ -69,21 +66,22 @@ def quantize(
     faster: for that see `autotune bench --kernels`. The last quarter of the prompts is held out, and tells what this
     costs.
     """
-    _fit(precision, file, output, prompts, device, layer_corrections)
+    from autotune.spaces.column_fit import precision_of
+
+    _fit(precision_of(precision), file, output, prompts, device, layer_corrections)
 
 
 def _fit(
-    column: str, file: Path, output: Path, prompts: Path | None, device: str, layer_corrections: bool = True
+    column: "FitTarget", file: Path, output: Path, prompts: Path | None, device: str, layer_corrections: bool = True
 ) -> None:
     from autotune.evaluators.presets import read_prompts
-    from autotune.spaces.column_fit import FitColumn
     from autotune.spaces.schedule_file import load_schedule_file, save_schedule_file
 
     content = load_schedule_file(file)
     chosen = None if prompts is None else read_prompts(prompts)
     from autotune.evaluators.table_file import fit_file
 
-    fitted, fit = fit_file(content, FitColumn(column), chosen, device=device, layer_corrections=layer_corrections)
+    fitted, fit = fit_file(content, column, chosen, device=device, layer_corrections=layer_corrections)
     save_schedule_file(output, fitted)
     print(f"deviation on held-out prompts: {fit.before:.4f} before, {fit.after:.4f} after")
     print(f"wrote {output}; in production: autotune.apply(pipe, {str(output)!r})")

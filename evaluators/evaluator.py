@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from autotune.spaces.branch_tables import BranchTables
-from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.column_fit import ColumnFit, FitTarget
 from autotune.spaces.condition import Condition
 from autotune.spaces.cost_model import CostModel
 from autotune.spaces.edge_costs import EdgeCosts, EdgeSource
@@ -52,7 +52,7 @@ class Evaluator(Protocol):
     def fit(
         self,
         schedule: Schedule,
-        column: FitColumn,
+        column: FitTarget,
         fidelity: Fidelity,
         *,
         timeout_s: float | None = None,

@@ -15,7 +15,7 @@ from autotune.evaluators.fit_parameters import parameters_of
 from autotune.evaluators.gradient_fit import FitSettings, Prompts, fit_parameters
 from autotune.evaluators.gradient_run import ProgramTensors, run_with_gradient
 from autotune.evaluators.solver_scheduler import SolverProgramScheduler
-from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.column_fit import ColumnFit, FitColumn, FitTarget
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.schedule import Schedule
@@ -130,9 +130,9 @@ def settings_of(column: FitColumn, quick: bool, seed: int = 0) -> FitSettings:
     return replace(settings, evaluations=QUICK_EVALUATIONS, n_train=QUICK_TRAIN[column], seed=seed)
 
 
-def settings_hash(column: FitColumn, quick: bool) -> str:
+def settings_hash(column: FitTarget, quick: bool) -> str:
     """What tells fits by other settings apart; those of tables are the code's version."""
-    settings = settings_of(column, quick) if column in SETTINGS else None
+    settings = settings_of(column, quick) if isinstance(column, FitColumn) and column in SETTINGS else None
     return hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
 
 

@@ -17,7 +17,7 @@ from autotune.evaluators.reference import ArtifactCache
 from autotune.evaluators.schedule_table import TableStore
 from autotune.evaluators.table_fit import Run
 from autotune.evaluators.workload import Workload
-from autotune.spaces.column_fit import CACHE_CORRECTIONS, PRECISIONS, ColumnFit, FitColumn, fit_from_bytes
+from autotune.spaces.column_fit import CACHE_CORRECTIONS, ColumnFit, FitColumn, FitTarget, Precision, fit_from_bytes
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import EvaluatorError, ScheduleError
 from autotune.spaces.evaluation import Fidelity
@@ -45,7 +45,7 @@ class FitJob:
     def fit(
         self,
         schedule: Schedule,
-        column: FitColumn,
+        column: FitTarget,
         fidelity: Fidelity,
         *,
         timeout_s: float | None = None,
@@ -86,7 +86,7 @@ class FitJob:
     def _made(
         self,
         schedule: Schedule,
-        column: FitColumn,
+        column: FitTarget,
         fidelity: Fidelity,
         stop: Callable[[], bool],
         max_image_runs: int | None,
@@ -95,10 +95,10 @@ class FitJob:
         layer_corrections: bool,
     ) -> ColumnFit:
         shared: dict[str, Any] = {"condition": self.condition, "stop": stop, "max_image_runs": max_image_runs}
-        if column in CACHE_CORRECTIONS or column in PRECISIONS:
+        if column in CACHE_CORRECTIONS or isinstance(column, Precision):
             shared |= {"inventory": self.inventory, "fidelity": fidelity, "run": self.run, "tables": self.tables}
             shared |= {"reference": self.reference(fidelity)}
-            if column in CACHE_CORRECTIONS:
+            if not isinstance(column, Precision):
                 return fit_cache_correction(self.pipe, schedule, lines_only=column is FitColumn.DEC, **shared)
             shared |= {"sensitivities": self.sensitivities, "layer_corrections": layer_corrections}
             return fit_quantization(self.pipe, schedule, column, **shared)

@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 from autotune.evaluators.evaluator import Evaluator
 from autotune.spaces.branch_tables import BranchTables
-from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.column_fit import ColumnFit, FitTarget
 from autotune.spaces.cost_model import CostModel
 from autotune.spaces.edge_costs import EdgeCosts, EdgeSource
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
@@ -35,7 +35,7 @@ class FitJob:
     """
 
     schedule: Schedule
-    column: FitColumn
+    column: FitTarget
     fidelity: Fidelity
     timeout_s: float | None = None
     max_image_runs: int | None = None

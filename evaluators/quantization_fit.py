@@ -24,7 +24,7 @@ from autotune.evaluators.quantization_table import COLUMN, quantization_tensors
 from autotune.evaluators.schedule_table import TableStore
 from autotune.evaluators.table_fit import Run, batches, mean_deviation, split
 from autotune.spaces.cache_correction import PairMoments
-from autotune.spaces.column_fit import PRECISIONS, ColumnFit, FitColumn
+from autotune.spaces.column_fit import ColumnFit, Precision
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.evaluation import Fidelity
@@ -36,7 +36,7 @@ from autotune.spaces.schedule import Schedule, canonical_schedule
 def fit_quantization(
     pipe: Any,
     schedule: Schedule,
-    column: FitColumn,
+    precision: Precision,
     *,
     condition: Condition,
     inventory: Inventory,
@@ -54,7 +54,7 @@ def fit_quantization(
     Args:
         pipe: the pipeline, without a schedule applied.
         schedule: tables that it has are left out.
-        column: one of `PRECISIONS`.
+        precision: bits of weights.
         condition: of the schedule.
         inventory: the sites; layers in none of their blocks keep 8 bits.
         fidelity: prompts and seeds, of which the last quarter is held out; fewer than four are both.
@@ -71,11 +71,11 @@ def fit_quantization(
     """
     base = canonical_schedule(schedule.without_tables, inventory)
     train, held_out = split(fidelity)
-    mean_bits = PRECISIONS[column]
+    mean_bits = precision.mean_bits
     mixed = mean_bits not in (LOW, HIGH)
     image_runs = _image_runs(train, held_out, layer_corrections) + (sensitivities.image_runs(train) if mixed else 0)
     if max_image_runs is not None and image_runs > max_image_runs:
-        raise ScheduleError(f"the {column} quantization takes {image_runs} image runs; {max_image_runs} are left")
+        raise ScheduleError(f"the {precision} quantization takes {image_runs} image runs; {max_image_runs} are left")
     grids = LayerGrids(pipe, base, inventory, run)
     parts = partial(batches, batch_size=condition.batch_size, stop=stop)
     grids.record_ranges(parts(train))

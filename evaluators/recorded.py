@@ -19,7 +19,7 @@ from autotune.spaces.branch_tables import BranchTables
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_memory import CacheMemory
 from autotune.spaces.cache_plan import plan_macs
-from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.column_fit import ColumnFit, FitTarget
 from autotune.spaces.cost_model import CostModel
 from autotune.spaces.edge_costs import EdgeCosts, EdgeSource
 from autotune.spaces.errors import EvaluatorError
@@ -113,7 +113,7 @@ class RecordedEvaluator:
     def fit(
         self,
         schedule: Schedule,
-        column: FitColumn,
+        column: FitTarget,
         fidelity: Fidelity,
         *,
         timeout_s: float | None = None,

@@ -6,7 +6,7 @@ from autotune.evaluators.hardware import AUTO_DEVICE
 from autotune.evaluators.load import load_model
 from autotune.evaluators.presets import read_prompts
 from autotune.evaluators.worker import Worker
-from autotune.spaces.column_fit import PRECISIONS, ColumnFit, FitColumn
+from autotune.spaces.column_fit import ColumnFit, FitTarget, Precision
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.schedule_file import ScheduleFile
 from autotune.spaces.table_identity import TableIdentity
@@ -14,7 +14,7 @@ from autotune.spaces.table_identity import TableIdentity
 
 def fit_file(
     file: ScheduleFile,
-    column: FitColumn,
+    column: FitTarget,
     prompts: tuple[str, ...] | None = None,
     *,
     device: str = AUTO_DEVICE,
@@ -26,7 +26,7 @@ def fit_file(
 
     Args:
         file: of a schedule, for a correction one with a cache; a quantization takes the place of all its tables.
-        column: one of `CACHE_CORRECTIONS`, or of `PRECISIONS`.
+        column: one of `CACHE_CORRECTIONS`, or a precision.
         prompts: to fit on; by default the model's calibration prompts.
         device: where to run.
         layer_corrections: whether a quantization may have CacheQuant's (a2, b2).
@@ -47,7 +47,7 @@ def fit_file(
         batch_size=condition.batch_size,
     )
     worker = Worker(dataclasses.replace(model, preset=preset))
-    name = "quantization" if column in PRECISIONS else "cache_correction"
+    name = "quantization" if isinstance(column, Precision) else "cache_correction"
     made_for = TableIdentity.of(name, file.schedule, condition)
     TableIdentity.of(name, file.schedule, worker.condition).check(made_for.to_json())
     for digest, table in file.tables.items():

@@ -27,7 +27,7 @@ from autotune.evaluators.tabulated_errors import (
 )
 from autotune.spaces.branch_tables import BranchTables
 from autotune.spaces.cache_memory import CacheMemory
-from autotune.spaces.column_fit import CACHE_CORRECTIONS, PRECISIONS, ColumnFit, FitColumn
+from autotune.spaces.column_fit import CACHE_CORRECTIONS, ColumnFit, FitColumn, FitTarget, Precision
 from autotune.spaces.condition import Condition
 from autotune.spaces.cost_model import CostModel
 from autotune.spaces.edge_costs import EdgeCosts, EdgeSource
@@ -136,7 +136,7 @@ class TabulatedEvaluator:
     def fit(
         self,
         schedule: Schedule,
-        column: FitColumn,
+        column: FitTarget,
         fidelity: Fidelity,
         *,
         timeout_s: float | None = None,
@@ -151,8 +151,8 @@ class TabulatedEvaluator:
         image_runs = FIT_RUNS // 4 if quick else FIT_RUNS
         if max_image_runs is not None and max_image_runs < image_runs:
             raise ScheduleError(f"the fit takes {image_runs} image runs; {max_image_runs} are left")
-        if column in CACHE_CORRECTIONS or column in PRECISIONS:
-            name = "quantization" if column in PRECISIONS else "cache_correction"
+        if column in CACHE_CORRECTIONS or isinstance(column, Precision):
+            name = "quantization" if isinstance(column, Precision) else "cache_correction"
             fitted = schedule.before_table(name)
             made: Any = {name: hashlib.sha256(f"{column}{schedule_hash(fitted)}".encode()).hexdigest()}
             fitted = replace(fitted, **made)

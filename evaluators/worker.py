@@ -38,7 +38,7 @@ from autotune.evaluators.trace import StepRecorder, Watcher, load_or_make_trace
 from autotune.evaluators.weight_sample import sample_weights
 from autotune.evaluators.workload import make_workload
 from autotune.spaces.branch_tables import BranchTables
-from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.column_fit import ColumnFit, FitTarget
 from autotune.spaces.cost_model import CostModel
 from autotune.spaces.edge_costs import EdgeCosts, EdgeSource
 from autotune.spaces.errors import EvaluatorError, ScheduleError
@@ -235,7 +235,7 @@ class Worker:
     def fit(
         self,
         schedule: Schedule,
-        column: FitColumn,
+        column: FitTarget,
         fidelity: Fidelity,
         *,
         timeout_s: float | None = None,

@@ -1,17 +1,18 @@
 """Which schedule to quantize next, and to how many bits: groups and bits solved together, from what was measured."""
 
+import bisect
 import contextlib
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from autotune.search.archive import ParetoArchive
 from autotune.search.searcher import Proposal, Result, SearchContext
-from autotune.spaces.column_fit import PRECISIONS, ColumnFit, FitColumn
+from autotune.spaces.column_fit import PRECISIONS, ColumnFit, FitColumn, FitTarget, Precision
 from autotune.spaces.error_scale import error_value
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.evaluation import DEVIATION, Measurement
@@ -21,6 +22,15 @@ from autotune.spaces.schedule import Schedule
 
 MARGIN = 0.1
 """The hypervolume reaches beyond the worst values of front and choices by this share of their range."""
+
+WIDTHS = tuple(Precision(4.0 + i / 16) for i in range(65))
+"""What a limit may be used up with."""
+
+APART = 0.25
+"""Two widths of one schedule that are tried differ by so many bits."""
+
+LEAST_ADDED = 1e-12
+"""The squared error that numbers which are not quantized are taken to add."""
 
 FLOAT_BITS = {"float32": 32.0, "bfloat16": 16.0, "float16": 16.0}
 """Of a number that is not quantized, by the condition's dtype."""
@@ -38,15 +48,15 @@ class Chosen:
 
     member: Proposal
     measurement: Measurement
-    column: FitColumn
+    precision: Precision
 
-    def schedule(self, fit: Callable[[Schedule, FitColumn], ColumnFit]) -> Schedule:
+    def schedule(self, fit: Callable[[Schedule, FitTarget], ColumnFit]) -> Schedule:
         """Quantized; corrected anew, if it was corrected and that still helps.
 
         Raises:
             ScheduleError: no runs are left to quantize it.
         """
-        made = fit(self.member.schedule, self.column).schedule
+        made = fit(self.member.schedule, self.precision).schedule
         if self.member.schedule.cache_correction is not None:
             with contextlib.suppress(ScheduleError):
                 made = fit(made, FitColumn.CACHE_CORRECTION).schedule
@@ -68,20 +78,25 @@ class PrecisionChoice:
     What comes of them is predicted. Bytes and bit operations change by the median factors of the pairs that were
     measured in this precision, and the square of the deviation grows by their median, since rounding has nothing to do
     with what a cache or a solver did wrong. A precision without pairs is taken to quantize the same share of bytes and
-    operations as the others do, all before the first pair, and to cost no more than the next higher one with pairs, so
-    that it is tried soon. All other figures are taken to stay.
+    operations as the others do, all before the first pair. What it adds lies between those of the next precisions with
+    pairs, by logarithm; below all of them it is that of the least bits, so that fewer are tried soon. All other figures
+    are taken to stay.
+
+    Precisions are `PRECISIONS`, and for each schedule the widest that the limits allow, where that is none of them.
     """
 
     def __init__(self, context: SearchContext) -> None:
         self._objectives, self._limits = context.objectives, context.constraints
         self._float_bits = FLOAT_BITS.get(context.condition.dtype, 32.0)
         others = [limit for limit in self._limits if limit.metric not in PRECISION]
-        lowered = [PRECISION[limit.metric] for limit in self._limits if limit.metric in PRECISION]
+        self._lowered = [limit for limit in self._limits if limit.metric in PRECISION]
+        lowered = [PRECISION[limit.metric] for limit in self._lowered]
         self._plain = ParetoArchive(tuple(dict.fromkeys((*self._objectives, *lowered))), others)
         self._found = ParetoArchive(self._objectives, self._limits)
-        self._pairs: dict[FitColumn, list[_Pair]] = defaultdict(list)
+        self._pairs: dict[Precision, list[_Pair]] = defaultdict(list)
         self._asked: dict[str, Chosen] = {}
-        self._tried: set[tuple[str, FitColumn]] = set()
+        self._tried: dict[str, set[Precision]] = defaultdict(set)
+        self._over: set[tuple[str, Precision]] = set()
 
     def tell(self, results: Sequence[Result]) -> None:
         """Learn from results."""
@@ -94,16 +109,16 @@ class PrecisionChoice:
                 self._plain.add(result)
             chosen = self._asked.pop(result.proposal.schedule_hash, None)
             if chosen is not None:
-                self._pairs[chosen.column].append(_pair(chosen.measurement, measurement))
+                self._pairs[chosen.precision].append(_pair(chosen.measurement, measurement))
+                if total_violation(self._limits, measurement):
+                    self._over.add((chosen.member.schedule_hash, chosen.precision))
 
     def next(self) -> Chosen | None:
         """The schedule and precision that promise most and were not chosen before; None if none promises anything."""
         choices = [
-            (Chosen(member, measurement, column), predicted)
+            (Chosen(member, measurement, precision), predicted)
             for member, measurement in zip(self._plain.members, self._plain.measurements, strict=True)
-            for column in PRECISIONS
-            if (member.schedule_hash, column) not in self._tried
-            and total_violation(self._limits, predicted := self._predicted(measurement, column)) == 0.0
+            for precision, predicted in self._allowed(member, measurement)
         ]
         if not choices:
             return None
@@ -116,12 +131,35 @@ class PrecisionChoice:
         if volumes[most] <= hypervolume(front, corner):
             return None
         chosen = choices[most][0]
-        self._tried.add((chosen.member.schedule_hash, chosen.column))
+        self._tried[chosen.member.schedule_hash].add(chosen.precision)
         return chosen
 
     def note(self, proposal: Proposal, chosen: Chosen) -> None:
         """Remember what a proposal was made of, to learn from its result."""
         self._asked[proposal.schedule_hash] = chosen
+
+    def _allowed(self, member: Proposal, measurement: Measurement) -> Iterator[tuple[Precision, Measurement]]:
+        """What is left to try of a schedule within the limits, and what is predicted of it."""
+        tried = self._tried[member.schedule_hash]
+        for precision in (*PRECISIONS, *self._widest(member, measurement)):
+            if precision not in tried:
+                predicted = self._predicted(measurement, precision)
+                if total_violation(self._limits, predicted) == 0.0:
+                    yield precision, predicted
+
+    def _widest(self, member: Proposal, measurement: Measurement) -> list[Precision]:
+        """The precision that uses up a limit that the widest of all goes over; none close to another one."""
+
+        def goes_over(precision: Precision) -> bool:
+            return total_violation(self._lowered, self._predicted(measurement, precision)) > 0.0
+
+        n_within = bisect.bisect_left(WIDTHS, True, key=goes_over)
+        if n_within in (0, len(WIDTHS)):
+            return []
+        widest, key = WIDTHS[n_within - 1], member.schedule_hash
+        others = {*PRECISIONS, *self._tried[key]}
+        within = [one for one in others if one <= widest and (key, one) not in self._over]
+        return [] if any(widest.mean_bits - one.mean_bits < APART for one in within) else [widest]
 
     def _point(self, measurement: Measurement) -> list[float]:
         """All objectives, those that are errors by their logarithm."""
@@ -131,9 +169,8 @@ class PrecisionChoice:
             values.append(objective_value(name, measurement) if error is None else math.log10(error))
         return values
 
-    def _predicted(self, plain: Measurement, column: FitColumn) -> Measurement:
-        bits = PRECISIONS[column]
-        pairs = self._pairs.get(column) or [self._expected(bits)]
+    def _predicted(self, plain: Measurement, precision: Precision) -> Measurement:
+        pairs = self._pairs.get(precision) or [self._expected(precision.mean_bits)]
         added = statistics.median(pair.added for pair in pairs)
         quality = dict(plain.quality)
         if DEVIATION in quality:
@@ -147,15 +184,15 @@ class PrecisionChoice:
 
     def _expected(self, bits: float) -> _Pair:
         """What a precision without pairs is taken to do."""
-        known = [(PRECISIONS[column], pair) for column, pairs in self._pairs.items() for pair in pairs]
+        known = [(precision.mean_bits, pair) for precision, pairs in self._pairs.items() for pair in pairs]
         weights = [(1.0 - pair.weights) / (1.0 - self._weights(other)) for other, pair in known]
         operations = [(1.0 - pair.bit_operations) / (1.0 - self._bit_operations(other)) for other, pair in known]
-        least = min((other for other, _ in known if other > bits), default=None)
-        added = [pair.added for other, pair in known if other == least]
+        added = {p.mean_bits: statistics.median(pair.added for pair in self._pairs[p]) for p in sorted(self._pairs)}
+        logs = [math.log(max(value, LEAST_ADDED)) for value in (*added.values(), 0.0)]
         return _Pair(
             1.0 - statistics.median(weights or [1.0]) * (1.0 - self._weights(bits)),
             1.0 - statistics.median(operations or [1.0]) * (1.0 - self._bit_operations(bits)),
-            statistics.median(added or [0.0]),
+            math.exp(np.interp(bits, (*added, self._float_bits), logs)),
         )
 
     def _weights(self, bits: float) -> float:

@@ -7,7 +7,7 @@ from typing import Protocol, Self
 
 from autotune.search.hash_index import HashIndex
 from autotune.spaces.branch_tables import BranchTables
-from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.column_fit import ColumnFit, FitTarget
 from autotune.spaces.condition import Condition
 from autotune.spaces.cost_model import CostModel
 from autotune.spaces.edge_costs import EdgeCosts
@@ -21,7 +21,7 @@ from autotune.spaces.study_record import Candidate
 from autotune.spaces.trace import Trace
 
 
-def _refuse_fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
+def _refuse_fit(schedule: Schedule, column: FitTarget) -> ColumnFit:
     raise UsageError(f"the {column} can't be fitted here: there is no evaluator that does it; choose another family")
 
 
@@ -44,8 +44,8 @@ class SearchContext:
     own_timesteps: Callable[[int], tuple[float, ...]]
     objectives: tuple[str, ...] = ("latency", "deviation")
     constraints: tuple[Constraint, ...] = ()
-    fit: Callable[[Schedule, FitColumn], ColumnFit] = _refuse_fit
-    quick_fit: Callable[[Schedule, FitColumn], ColumnFit] = _refuse_fit
+    fit: Callable[[Schedule, FitTarget], ColumnFit] = _refuse_fit
+    quick_fit: Callable[[Schedule, FitTarget], ColumnFit] = _refuse_fit
     trace: Callable[[], Trace] | None = None
     edge_costs: Callable[[], EdgeCosts] | None = None
     branch_tables: Callable[[], BranchTables] | None = None

@@ -19,7 +19,7 @@ from autotune.search.spending import Spending
 from autotune.search.study_plan import StudyPlan
 from autotune.search.within_budget import BudgetSpentError
 from autotune.spaces.branch_tables import BranchTables
-from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.column_fit import ColumnFit, FitTarget
 from autotune.spaces.cost_model import CostModel
 from autotune.spaces.edge_costs import EdgeCosts, replayed_calls
 from autotune.spaces.evaluation import Measurement
@@ -86,7 +86,7 @@ class SearcherJobs:
                 "raise --network-calls, or choose another family or objective"
             )
 
-    def fit(self, schedule: Schedule, column: FitColumn, reserve_s: float, *, quick: bool = False) -> ColumnFit:
+    def fit(self, schedule: Schedule, column: FitTarget, reserve_s: float, *, quick: bool = False) -> ColumnFit:
         """Fit a column on the calibration prompts, in the time that is left less a reserve; its calls count.
 
         It leaves as many network calls as it takes to score what comes of it. A gradient once begun is not interrupted,

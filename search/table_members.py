@@ -85,7 +85,7 @@ class TableMembersSearcher:
         while (chosen := self._choice.next()) is not None:
             with contextlib.suppress(ScheduleError):  # no runs left
                 schedule = chosen.schedule(self._context.fit)
-                if (made := self._admit(chosen.member, schedule, chosen.column.upper())) is not None:
+                if (made := self._admit(chosen.member, schedule, str(chosen.precision).upper())) is not None:
                     self._choice.note(made, chosen)
                     return made
         return None

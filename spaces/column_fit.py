@@ -1,18 +1,19 @@
 """Fitting a column of a schedule to runs of the network: what is asked, and what comes back."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from types import MappingProxyType
+from typing import TypeAlias
 
-from autotune.spaces.errors import StorageError
+from autotune.spaces.errors import StorageError, UsageError
 from autotune.spaces.schedule import Schedule, schedule_to_json
 from autotune.spaces.schedule_json import schedule_from_json
 
 
 class FitColumn(StrEnum):
-    """The columns that can be fitted."""
+    """The columns that can be fitted; `quantization` is asked for by a `Precision`."""
 
     SOLVER = "solver"
     """The times, and the factors in the rows: slope, curvature and gains; orders and views stay."""
@@ -24,28 +25,45 @@ class FitColumn(StrEnum):
     """What the cache hands out, or the output that comes of it, by least squares; a table, which the schedule names."""
     DEC = "dec"
     """The same by CacheQuant's factors and shifts alone, without a history."""
-    W8A8 = "w8a8"
-    """Weights and activations of 8 bits: a table, with the grids and corrections of each layer."""
-    W7A8 = "w7a8"
-    """Weights of 4 or 8 bits, 7 on average, the layers chosen by what 4 bits do to each."""
-    W6A8 = "w6a8"
-    """The same with 6 bits on average."""
-    W5A8 = "w5a8"
-    """The same with 5 bits on average."""
-    W4A8 = "w4a8"
-    """Weights of 4 bits in blocks, and the rest of 8."""
 
 
-PRECISIONS: Mapping[FitColumn, float] = MappingProxyType(
-    {
-        FitColumn.W8A8: 8.0,
-        FitColumn.W7A8: 7.0,
-        FitColumn.W6A8: 6.0,
-        FitColumn.W5A8: 5.0,
-        FitColumn.W4A8: 4.0,
-    }
-)
-"""Mean bits of a weight in blocks, of the fits that make the column `quantization`."""
+@dataclass(frozen=True, slots=True, order=True)
+class Precision:
+    """A fit that makes the column `quantization`: activations of 8 bits, and weights of so many on average.
+
+    Weights in blocks have 4 or 8 bits, the layers chosen by what 4 bits do to each; all others have 8.
+
+    Raises:
+        UsageError: there are no weights of so few or so many bits.
+    """
+
+    mean_bits: float
+
+    def __post_init__(self) -> None:
+        if not 4.0 <= self.mean_bits <= 8.0:
+            raise UsageError(f"weights have 4 to 8 bits on average; got {self.mean_bits:g}")
+
+    def __str__(self) -> str:
+        return f"w{self.mean_bits:g}a8"
+
+
+def precision_of(name: str) -> Precision:
+    """The precision of a name like w8a8 or w6.25a8.
+
+    Raises:
+        UsageError: it is no such name.
+    """
+    match = re.fullmatch(r"w(\d(?:\.\d+)?)a8", name.lower())
+    if match is None:
+        raise UsageError(f"a precision is w8a8, w4a8, or one between like w6.25a8; got {name!r}")
+    return Precision(float(match[1]))
+
+
+FitTarget: TypeAlias = FitColumn | Precision
+"""What can be asked for."""
+
+PRECISIONS = tuple(Precision(bits) for bits in (8.0, 7.0, 6.0, 5.0, 4.0))
+"""Those that are tried where no budget asks for another."""
 
 CACHE_CORRECTIONS = frozenset({FitColumn.CACHE_CORRECTION, FitColumn.DEC})
 """The fits that make the column `cache_correction`."""

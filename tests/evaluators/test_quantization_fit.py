@@ -19,7 +19,7 @@ from autotune.evaluators.quantization_fit import corrected
 from autotune.evaluators.quantized_layers import LayerCodes, channel_axis, layers_of, weight_bytes
 from autotune.evaluators.worker import Worker
 from autotune.spaces.cache_plan import CachePlan
-from autotune.spaces.column_fit import FitColumn
+from autotune.spaces.column_fit import FitColumn, Precision
 from autotune.spaces.errors import ScheduleError, ScheduleMismatchError
 from autotune.spaces.evaluation import Fidelity, Measurement
 from autotune.spaces.inventory import FINAL
@@ -160,7 +160,7 @@ def test_bit_operations_are_those_of_the_layers_that_run(name: str, monkeypatch:
     table = np.zeros((len(worker.own_timesteps(N)), len(worker.inventory)), int)
     table[1, worker.inventory.outermost] = 1
     table[3, list(worker.inventory.leaves)[::2]] = 1
-    schedule = worker.fit(Schedule(n_steps=N, cache=CachePlan.from_array(table)), FitColumn.W6A8, one).schedule
+    schedule = worker.fit(Schedule(n_steps=N, cache=CachePlan.from_array(table)), Precision(5.3), one).schedule
     saved: list[int] = []
     original = LayerCodes._with_codes
 
@@ -180,7 +180,7 @@ def test_bit_operations_are_those_of_the_layers_that_run(name: str, monkeypatch:
 
 def test_a_file_brings_the_precision_to_production_and_only_there(flux: Worker, tmp_path: Path) -> None:
     pipe = flux._pipe
-    fit = flux.fit(BASE, FitColumn.W8A8, PROMPTS)
+    fit = flux.fit(BASE, Precision(8.0), PROMPTS)
     assert fit.image_runs == 5 * 3 + 7
     assert 0.8 * fit.before < fit.after < 1.5 * fit.before + 0.02
     assert fit.after != fit.before
@@ -219,12 +219,12 @@ def test_a_file_brings_the_precision_to_production_and_only_there(flux: Worker, 
     with pytest.raises(ScheduleMismatchError, match="table of quantization fits one n steps"):
         AppliedTables.of(longer, flux.condition, file.tables)
     with pytest.raises(ScheduleError, match="takes 22 image runs; 21 are left"):
-        flux.fit(Schedule(n_steps=3), FitColumn.W8A8, PROMPTS, max_image_runs=21)
+        flux.fit(Schedule(n_steps=3), Precision(8.0), PROMPTS, max_image_runs=21)
 
 
 def test_a_table_knows_the_checkpoint_that_it_was_fitted_to(flux: Worker) -> None:
     """Another checkpoint of the same name and shape is refused; the same one in half precision is not."""
-    made = flux.fit(BASE, FitColumn.W8A8, PROMPTS, layer_corrections=False).schedule
+    made = flux.fit(BASE, Precision(8.0), PROMPTS, layer_corrections=False).schedule
     file = ScheduleFile(schedule=made, condition=flux.condition, tables=flux.tables.of(made))
     other = load_model("mini-flux", device="cpu").pipe
     attach_and_leave(other, file)
@@ -247,7 +247,7 @@ def test_a_cache_is_corrected_under_the_quantization_that_it_has(flux: Worker) -
     table = np.zeros((N, len(flux.inventory)))
     table[1::2, [i for i, site in enumerate(flux.inventory.sites) if site.component == FINAL]] = 1
     cached = Schedule(n_steps=N, cache=CachePlan.from_array(table))
-    quantized = flux.fit(cached, FitColumn.W8A8, PROMPTS).schedule
+    quantized = flux.fit(cached, Precision(8.0), PROMPTS).schedule
     both = flux.fit(quantized, FitColumn.CACHE_CORRECTION, PROMPTS)
     assert both.schedule.quantization == quantized.quantization
     assert both.schedule.cache_correction

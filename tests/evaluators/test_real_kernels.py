@@ -14,7 +14,7 @@ from autotune.evaluators.quality import score_deviation
 from autotune.evaluators.quantized_layers import layers_of
 from autotune.evaluators.real_kernels import quantize_layers
 from autotune.evaluators.worker import Worker
-from autotune.spaces.column_fit import FitColumn
+from autotune.spaces.column_fit import Precision
 from autotune.spaces.errors import ScheduleError, UsageError
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.quantization import Grid, LayerQuantization, Quantization
@@ -65,7 +65,7 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of four steps of mini-flux in 8 bits."""
     model = load_model("mini-flux", device="cpu")
     worker = Worker(dataclasses.replace(model, preset=dataclasses.replace(model.preset, n_steps=N)))
-    schedule = worker.fit(Schedule(n_steps=N), FitColumn.W8A8, PROMPTS).schedule
+    schedule = worker.fit(Schedule(n_steps=N), Precision(8.0), PROMPTS).schedule
     path = tmp_path_factory.mktemp("file") / "quantized.json"
     tables = worker.tables.of(schedule)
     save_schedule_file(path, ScheduleFile(schedule=schedule, condition=worker.condition, tables=tables))

@@ -12,7 +12,7 @@ from autotune.search.families import make_searcher
 from autotune.search.fewer_steps import FewerStepsSearcher
 from autotune.search.fitted import N_FITTED, CompensationSearcher, DistillSearcher
 from autotune.search.searcher import Proposal, Result, SearchContext
-from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.column_fit import ColumnFit, FitTarget
 from autotune.spaces.compensation_regression import RatioSample, leave_one_out_error
 from autotune.spaces.errors import ScheduleError, StorageError, UsageError
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
@@ -47,7 +47,7 @@ def test_ratios_are_fitted_at_a_few_counts_and_predicted_at_the_others(context: 
 def test_a_predicted_candidate_says_how_well_ratios_are_predicted(context: SearchContext) -> None:
     """Where a fit is left out, as `leave_one_out_error` has it; here the ratios of one count differ."""
 
-    def fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
+    def fit(schedule: Schedule, column: FitTarget) -> ColumnFit:
         ratios = (1.0, 1.0, *(1.2 if schedule.n_steps == 7 else 1.0 for _ in range(schedule.n_steps - 2)))
         return ColumnFit(schedule=replace(schedule, compensation=ratios), before=0.2, after=0.1, image_runs=10)
 
@@ -99,7 +99,7 @@ def test_without_an_evaluator_that_fits_it_is_a_usage_error(family: str, evaluat
 
 @pytest.mark.parametrize("family", ["dc", "solver-distill"])
 def test_a_damaged_stored_fit_is_not_taken_for_too_few_steps(family: str, evaluator: TabulatedEvaluator) -> None:
-    def damaged(schedule: Schedule, column: FitColumn) -> ColumnFit:
+    def damaged(schedule: Schedule, column: FitTarget) -> ColumnFit:
         raise StorageError("a stored fit can't be read")
 
     context = SearchContext(
@@ -115,7 +115,7 @@ def test_a_damaged_stored_fit_is_not_taken_for_too_few_steps(family: str, evalua
 class FittingEvaluator(TabulatedEvaluator):
     """Keeps fits as the worker does, counts those that it makes, and breaks down at its n-th score."""
 
-    def __init__(self, kept: dict[tuple[Schedule, FitColumn], ColumnFit], n_scores: int | None = None) -> None:
+    def __init__(self, kept: dict[tuple[Schedule, FitTarget], ColumnFit], n_scores: int | None = None) -> None:
         super().__init__()
         self.kept, self.n_left = kept, n_scores
         self.n_made = 0
@@ -124,7 +124,7 @@ class FittingEvaluator(TabulatedEvaluator):
     def fit(
         self,
         schedule: Schedule,
-        column: FitColumn,
+        column: FitTarget,
         fidelity: Fidelity,
         *,
         timeout_s: float | None = None,
@@ -187,7 +187,7 @@ def test_a_study_that_broke_down_goes_on_with_the_fits_that_it_has(
     budget = Budget(evaluations=20)
     whole = FittingEvaluator({})
     expected = run(whole, "undisturbed", budget=budget, family=family)
-    kept: dict[tuple[Schedule, FitColumn], ColumnFit] = {}
+    kept: dict[tuple[Schedule, FitTarget], ColumnFit] = {}
     broken = FittingEvaluator(kept, n_scores)
     study = plan(budget=budget, family=family)
     database = open_study("broken", study, broken)

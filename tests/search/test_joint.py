@@ -14,7 +14,7 @@ from autotune.search.searcher import Proposal, Result, SearchContext, Searcher
 from autotune.search.table_evolution import TableEvolution
 from autotune.search.within_budget import BudgetSpentError
 from autotune.spaces.cache_plan import CachePlan
-from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.column_fit import ColumnFit, FitTarget
 from autotune.spaces.edge_costs import EdgeCosts
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.schedule import Schedule
@@ -177,7 +177,7 @@ def test_fits_leave_turns_to_the_other_arms_and_edges_are_measured_once(
 ) -> None:
     asked: list[str] = []
 
-    def fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
+    def fit(schedule: Schedule, column: FitTarget) -> ColumnFit:
         asked.append("fit")
         return evaluator.fit(schedule, column, FIDELITY)
 

@@ -8,7 +8,7 @@ from autotune.search.cache_plans import even_actions, on_sites
 from autotune.search.refits import Refits
 from autotune.search.searcher import Proposal, Result, SearchContext
 from autotune.spaces.cache_plan import CachePlan
-from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.column_fit import ColumnFit, FitColumn, FitTarget
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
 from autotune.spaces.objective import Constraint
@@ -42,9 +42,9 @@ class Fits:
 
     def __init__(self, evaluator: TabulatedEvaluator) -> None:
         self._evaluator = evaluator
-        self.made: list[tuple[Schedule, FitColumn]] = []
+        self.made: list[tuple[Schedule, FitTarget]] = []
 
-    def __call__(self, schedule: Schedule, column: FitColumn) -> ColumnFit:
+    def __call__(self, schedule: Schedule, column: FitTarget) -> ColumnFit:
         self.made.append((schedule, column))
         return self._evaluator.fit(schedule, column, FIDELITY)
 
@@ -112,9 +112,9 @@ def test_a_fit_is_carried_on_as_long_as_that_stands_on_the_front_and_fitted_ther
 def test_what_comes_closest_with_its_number_of_steps_is_fitted_even_if_fewer_do_as_well(
     context: SearchContext, evaluator: TabulatedEvaluator
 ) -> None:
-    tried: set[tuple[int, str]] = set()
+    tried: set[tuple[int, FitTarget]] = set()
 
-    def fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
+    def fit(schedule: Schedule, column: FitTarget) -> ColumnFit:
         tried.add((schedule.n_steps, column))
         raise ScheduleError("no memory")
 
@@ -138,7 +138,7 @@ def test_times_and_factors_are_fitted_again_as_long_as_that_pays(
 ) -> None:
     starts: list[Schedule] = []
 
-    def fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
+    def fit(schedule: Schedule, column: FitTarget) -> ColumnFit:
         if column is not FitColumn.SOLVER:
             raise ScheduleError("times and factors alone")
         starts.append(schedule)
@@ -173,7 +173,7 @@ def test_coefficients_are_fitted_again_as_long_as_that_pays(
     nudge = ProgramCorrection(timesteps=(0.0,) * n, states=rows, outputs=rows)
     nothing = ProgramCorrection(timesteps=(0.0,) * n, states=_zeros(n), outputs=_zeros(n))
 
-    def fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
+    def fit(schedule: Schedule, column: FitTarget) -> ColumnFit:
         if column is not FitColumn.CORRECTION:
             raise ScheduleError("corrections alone")
         correction = (schedule.correction or nothing).plus(nudge)
@@ -199,7 +199,7 @@ def _zeros(n: int) -> tuple[tuple[float, ...], ...]:
 
 
 def test_what_can_not_be_fitted_is_passed_over(context: SearchContext, evaluator: TabulatedEvaluator) -> None:
-    def fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
+    def fit(schedule: Schedule, column: FitTarget) -> ColumnFit:
         raise ScheduleError("no memory")
 
     refits = Refits(replace(context, quick_fit=fit))
@@ -234,7 +234,7 @@ def test_fits_at_fewer_and_at_more_steps_let_expect_more_between_them(
     """
     starts: list[int] = []
 
-    def fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
+    def fit(schedule: Schedule, column: FitTarget) -> ColumnFit:
         if schedule.cache is not None:
             assert 7 in starts
             raise ScheduleError("not under a cache")
@@ -270,7 +270,7 @@ def test_a_fit_that_changes_nothing_makes_the_next_one_promise_less(
     def promises(first: Callable[[Schedule], ColumnFit]) -> float:
         promised: list[float] = []
 
-        def fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
+        def fit(schedule: Schedule, column: FitTarget) -> ColumnFit:
             promised.append(refits.expected_gain)  # by what was not fitted yet
             return first(schedule)
 

@@ -13,7 +13,7 @@ from autotune.search.s3 import LAG, S3Searcher, S3Settings
 from autotune.search.s3_presets import GITS_DISCOUNT
 from autotune.search.searcher import Proposal, Result, SearchContext
 from autotune.spaces.cache_plan import CachePlan
-from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.column_fit import ColumnFit, FitColumn, FitTarget
 from autotune.spaces.evaluation import Failure, FailureKind
 from autotune.spaces.objective import parse_constraint
 from autotune.spaces.schedule import Schedule, canonical_schedule
@@ -184,7 +184,7 @@ def test_the_best_schedule_is_fitted_now_and_then_and_never_twice() -> None:
     asked: list[Schedule] = []
     given: list[Schedule] = []
 
-    def fit(schedule: Schedule, column: FitColumn) -> ColumnFit:
+    def fit(schedule: Schedule, column: FitTarget) -> ColumnFit:
         assert column is FitColumn.SOLVER
         made = evaluator.fit(schedule, column, FIDELITY)
         asked.append(schedule)

@@ -8,7 +8,7 @@ from autotune.search import searcher_jobs
 from autotune.search.budget import Budget
 from autotune.search.clock import SimulatedClock
 from autotune.search.progress import Phase
-from autotune.spaces.column_fit import ColumnFit, FitColumn
+from autotune.spaces.column_fit import ColumnFit, FitColumn, FitTarget
 from autotune.spaces.edge_costs import EdgeCosts, EdgeSource, replayed_calls
 from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
@@ -113,7 +113,7 @@ def test_the_network_calls_of_a_trace_count(open_study: OpenStudy, plan: MakePla
 class GreedyEvaluator(TabulatedEvaluator):
     """Its fits take all the runs that they may."""
 
-    def fit(self, schedule: Schedule, column: FitColumn, fidelity: Fidelity, **limits: Any) -> ColumnFit:
+    def fit(self, schedule: Schedule, column: FitTarget, fidelity: Fidelity, **limits: Any) -> ColumnFit:
         made = super().fit(schedule, column, fidelity)
         return replace(made, image_runs=limits["max_image_runs"])
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from autotune.spaces.column_fit import ColumnFit, fit_from_bytes
-from autotune.spaces.errors import StorageError
+from autotune.spaces.column_fit import ColumnFit, fit_from_bytes, precision_of
+from autotune.spaces.errors import StorageError, UsageError
 from autotune.spaces.program_correction import ProgramCorrection
 from autotune.spaces.schedule import Schedule
 
@@ -27,6 +27,17 @@ def fit_of(**changes: object) -> ColumnFit:
 def test_bytes_keep_all_but_whether_it_was_stopped(columns: dict[str, object]) -> None:
     fit = fit_of(**columns)
     assert fit_from_bytes(fit.to_bytes()) == fit
+
+
+@pytest.mark.parametrize("name", ["w8a8", "w4a8", "w6.25a8", "w5.0625a8"])
+def test_a_precision_has_a_name(name: str) -> None:
+    assert str(precision_of(name)) == str(precision_of(name.upper())) == name
+
+
+@pytest.mark.parametrize("name", ["w2a8", "w9a8", "w8a4", "w8", "int8", "w6.a8", "w-6a8", ""])
+def test_other_names_are_refused_with_what_there_is(name: str) -> None:
+    with pytest.raises(UsageError, match=r"4 to 8 bits on average; got|or one between like w6\.25a8; got"):
+        precision_of(name)
 
 
 def test_its_cost_is_counted_in_network_calls() -> None:
