@@ -29,6 +29,10 @@ WIDTHS = tuple(Precision(4.0 + i / 16) for i in range(65))
 APART = 0.25
 """Two widths of one schedule that are tried differ by so many bits."""
 
+PRIOR_SHARE = 0.97
+"""Of all bytes, and of all bit operations, what a quantization is taken to reach before one was tried: a first try that
+goes over a limit would be lost."""
+
 LEAST_ADDED = 1e-12
 """The squared error that numbers which are not quantized are taken to add."""
 
@@ -78,9 +82,9 @@ class PrecisionChoice:
     What comes of them is predicted. Bytes and bit operations change by the median factors of the pairs that were
     measured in this precision, and the square of the deviation grows by their median, since rounding has nothing to do
     with what a cache or a solver did wrong. A precision without pairs is taken to quantize the same share of bytes and
-    operations as the others do, all before the first pair. What it adds lies between those of the next precisions with
-    pairs, by logarithm; below all of them it is that of the least bits, so that fewer are tried soon. All other figures
-    are taken to stay.
+    operations as the others do, and `PRIOR_SHARE` before the first pair, or all where nothing would fit. What it adds
+    lies between those of the next precisions with pairs, by logarithm; below all of them it is that of the least bits,
+    so that fewer are tried soon. All other figures are taken to stay.
 
     Precisions are `PRECISIONS`, and for each schedule the widest that the limits allow, where that is none of them.
     """
@@ -97,6 +101,8 @@ class PrecisionChoice:
         self._asked: dict[str, Chosen] = {}
         self._tried: dict[str, set[Precision]] = defaultdict(set)
         self._over: set[tuple[str, Precision]] = set()
+        self._plain_within: bool | None = None
+        self._prior_share = PRIOR_SHARE
 
     def tell(self, results: Sequence[Result]) -> None:
         """Learn from results."""
@@ -107,19 +113,24 @@ class PrecisionChoice:
             self._found.add(result)
             if result.proposal.schedule.quantization is None:
                 self._plain.add(result)
+                self._plain_within = bool(self._plain_within) or total_violation(self._lowered, measurement) == 0.0
             chosen = self._asked.pop(result.proposal.schedule_hash, None)
             if chosen is not None:
                 self._pairs[chosen.precision].append(_pair(chosen.measurement, measurement))
                 if total_violation(self._limits, measurement):
                     self._over.add((chosen.member.schedule_hash, chosen.precision))
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether no schedule that was measured keeps to the limits of bytes and bit operations without."""
+        return self._plain_within is False
+
     def next(self) -> Chosen | None:
         """The schedule and precision that promise most and were not chosen before; None if none promises anything."""
-        choices = [
-            (Chosen(member, measurement, precision), predicted)
-            for member, measurement in zip(self._plain.members, self._plain.measurements, strict=True)
-            for precision, predicted in self._allowed(member, measurement)
-        ]
+        choices = self._choices()
+        if not choices and not self._pairs:
+            self._prior_share = 1.0
+            choices = self._choices()
         if not choices:
             return None
         front = np.array([self._point(m) for m in self._found.measurements]).reshape(-1, len(self._objectives))
@@ -137,6 +148,13 @@ class PrecisionChoice:
     def note(self, proposal: Proposal, chosen: Chosen) -> None:
         """Remember what a proposal was made of, to learn from its result."""
         self._asked[proposal.schedule_hash] = chosen
+
+    def _choices(self) -> list[tuple[Chosen, Measurement]]:
+        return [
+            (Chosen(member, measurement, precision), predicted)
+            for member, measurement in zip(self._plain.members, self._plain.measurements, strict=True)
+            for precision, predicted in self._allowed(member, measurement)
+        ]
 
     def _allowed(self, member: Proposal, measurement: Measurement) -> Iterator[tuple[Precision, Measurement]]:
         """What is left to try of a schedule within the limits, and what is predicted of it."""
@@ -190,8 +208,8 @@ class PrecisionChoice:
         added = {p.mean_bits: statistics.median(pair.added for pair in self._pairs[p]) for p in sorted(self._pairs)}
         logs = [math.log(max(value, LEAST_ADDED)) for value in (*added.values(), 0.0)]
         return _Pair(
-            1.0 - statistics.median(weights or [1.0]) * (1.0 - self._weights(bits)),
-            1.0 - statistics.median(operations or [1.0]) * (1.0 - self._bit_operations(bits)),
+            1.0 - statistics.median(weights or [self._prior_share]) * (1.0 - self._weights(bits)),
+            1.0 - statistics.median(operations or [self._prior_share]) * (1.0 - self._bit_operations(bits)),
             math.exp(np.interp(bits, (*added, self._float_bits), logs)),
         )
 

@@ -13,6 +13,9 @@ from autotune.spaces.schedule import Schedule
 EVERY = 6
 """Proposals from one schedule with a table to the next: a fit takes as long as three to six evaluations."""
 
+EVERY_IF_NEEDED = 2
+"""The same where a limit is met by quantized schedules only."""
+
 
 class TableMembersSearcher:
     """Asks another searcher, and in between proposes schedules with tables: a correction and a precision take turns.
@@ -38,7 +41,8 @@ class TableMembersSearcher:
         """Up to `n` proposals, those with tables first when their turn has come."""
         proposals: list[Proposal] = []
         while len(proposals) < n:
-            fitted = self._fitted() if self._n_since >= EVERY else None
+            every = EVERY_IF_NEEDED if self._quantized in self._turns and self._choice.is_needed else EVERY
+            fitted = self._fitted() if self._n_since >= every else None
             if fitted is None:
                 asked = self._searcher.ask(n - len(proposals))
                 self._n_since += len(asked)

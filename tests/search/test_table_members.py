@@ -11,7 +11,7 @@ from autotune.search.budget import Budget
 from autotune.search.families import make_searcher
 from autotune.search.precision_choice import wants_precision
 from autotune.search.searcher import Proposal, Result, SearchContext
-from autotune.search.table_members import EVERY, TableMembersSearcher
+from autotune.search.table_members import EVERY, EVERY_IF_NEEDED, TableMembersSearcher
 from autotune.spaces.column_fit import PRECISIONS, FitColumn
 from autotune.spaces.errors import StorageError
 from autotune.spaces.objective import parse_constraint
@@ -72,6 +72,20 @@ def test_corrections_and_precisions_take_turns_where_weights_count_and_none_lose
     for proposal in with_tables:
         kept = proposal.schedule.quantization is None or "corrected" not in proposal.label.rsplit(", ")[-1]
         assert kept or proposal.schedule.cache_correction
+
+
+@pytest.mark.parametrize(("limit", "every"), [("weights<=0.9", EVERY_IF_NEEDED), ("weights<=1", EVERY)])
+def test_schedules_are_quantized_more_often_where_no_other_keeps_to_the_limit(
+    context: SearchContext, evaluator: TabulatedEvaluator, limit: str, every: int
+) -> None:
+    about = replace(context, constraints=(parse_constraint(limit),))
+    searcher = TableMembersSearcher(make_searcher("ecad", about, 0), about, "ecad", quantize=True)
+    places = []
+    for place in range(3 * (every + 1)):
+        (proposal,) = searcher.ask(1)
+        places += [place] if proposal.schedule.quantization else []
+        searcher.tell([result(proposal, evaluator)])
+    assert places[:2] == [every, 2 * every + 1] if limit == "weights<=0.9" else places == []
 
 
 def test_a_study_with_corrections_resumes_as_if_it_had_not_stopped(
