@@ -4,7 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from autotune.evaluators.load import load_model
 from autotune.spaces.schedule_file import load_schedule_file
 from autotune.storage.database import Database
 
@@ -49,6 +51,31 @@ def test_transfer_and_resume(n_steps: int, file: Path, prompts: Path, tmp_path: 
     with Database.open(place.storage) as database:
         again = database.load_study("moved")
     assert [c.schedule_hash for c in again.candidates[:4]] == [c.schedule_hash for c in record.candidates]
+
+
+@pytest.mark.slow
+def test_another_checkpoint_of_the_same_architecture(file: Path, prompts: Path, tmp_path: Path) -> None:
+    """One whose weights differ by some percent, such as a fine-tuned one: the schedule is carried over as it is."""
+    pipe = load_model("mini-flux", device="cpu").pipe
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in pipe.transformer.parameters():
+            weight.mul_(1.0 + 0.03 * torch.randn(weight.shape, generator=generator))
+    pipe.save_pretrained(tmp_path / "tuned")
+    place, source = Place(tmp_path), load_schedule_file(file).schedule
+    where = ("--storage", place.storage, "--out", tmp_path / "out", "--quiet")
+    words = ("--evaluations", 3, "--objective", "macs,deviation", "--prompts", prompts, "--study", "moved")
+    done = place.run("transfer", file, "--model", tmp_path / "tuned", *words, *where)
+    assert done.code == 0, done.err
+    with Database.open(place.storage) as database:
+        record = database.load_study("moved")
+    assert record.condition.model != "mini-flux"
+    moved = record.candidates[1]
+    assert (moved.family, moved.label, moved.schedule) == ("given", "given: source.json", source)
+    assert moved.held_out is not None
+    assert moved.held_out.measurement is not None
+    for text in ("mini-flux, 20 steps, 32x32, guidance 1", "refined", "there"):
+        assert text in done.out
 
 
 def test_another_model_is_refused_before_anything_is_made(file: Path, call: Call, tmp_path: Path) -> None:
