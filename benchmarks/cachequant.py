@@ -16,6 +16,7 @@ fewer prompts, no Frechet distance), `--seed`, `--device`, `--json FILE`, and wh
 import argparse
 import contextlib
 import functools
+import itertools
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +38,7 @@ from autotune.search.archive import ParetoArchive
 from autotune.search.cache_plans import even_actions, on_sites
 from autotune.search.cachequant import EXPONENT, planned_refreshes, reuse_costs
 from autotune.search.fewer_steps import FewerStepsSearcher
-from autotune.search.precision_choice import PrecisionChoice
+from autotune.search.precision_choice import Chosen, PrecisionChoice
 from autotune.search.searcher import Proposal, Result, SearchContext
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.column_fit import ColumnFit, FitColumn, FitTarget, Precision
@@ -48,11 +49,9 @@ from autotune.spaces.quantization import Quantization
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.statistics import bootstrap_interval, mean_ratio_interval, ratio_interval
 
-EVERY = 3
-"""Calls from one refresh to the next, on average."""
-
+EVERY = 3  # calls from one refresh to the next, on average
 WEIGHTS = 0.25  # share of the bytes of float32 weights, 4x smaller; W8A8 takes .263 to .266, its codes alone .248
-N_CHOICES = 10  # schedules that the joint line quantizes
+N_CHOICES = 7  # schedules that a joint line quantizes, beside those of the joint lines before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +67,12 @@ class Setting:
     """One model at one number of steps."""
 
     def __init__(self, bench: Benchmark, name: str, n_steps: int) -> None:
-        quick, seed = bench.arguments.quick, bench.arguments.seed
+        quick, first = bench.arguments.quick, 10_000 * (1 + bench.arguments.seed)
         model = load_model(name, device=bench.arguments.device)
         self.worker = Worker(replace(model, preset=replace(model.preset, n_steps=n_steps)))
         self.bench, self.n_steps, self.where = bench, n_steps, f"{name} {n_steps}"
         chosen, others = (read_prompts(p) for p in (model.preset.calibration_prompts, model.preset.held_out_prompts))
         chosen, others = (chosen[:8], others[:8]) if quick else (chosen, others * 2)
-        first = 10_000 * (1 + seed)
         self.calibration = Fidelity(name="calibration", prompts=chosen, seeds=tuple(range(len(chosen))))
         self.held_out = Fidelity(name="held_out", prompts=others, seeds=tuple(range(first, first + len(others))))
         n_images = 0 if quick else bench.arguments.images
@@ -90,6 +88,7 @@ class Setting:
             guided=self.worker.guided,
         )
         self.few, self.full = self.calibration.first(4), Schedule(n_steps=n_steps)
+        self.found: list[tuple[Chosen, Result]] = []
         self.plans = functools.cache(lambda: all_plans(self))
         self.edge_costs = functools.cache(lambda: self.worker.edge_costs(self.calibration, 4))
 
@@ -154,18 +153,17 @@ class Setting:
 
         samples = drawn(self.held_out)
         quality = worker._workload.quality(samples, worker.reference(self.held_out), self.held_out)
-        denoiser = worker._adapter.denoiser_of(worker._pipe)
-        weighed, plain = worker._bits.inventory(tables.quantization), worker._bits.plain
-        baseline = worker._work.bit_operations(self.full, plain)
+        denoiser, weighed = worker._adapter.denoiser_of(worker._pipe), worker._bits.inventory(tables.quantization)
+        baseline = worker._work.bit_operations(self.full, worker._bits.plain)
         line = Line(
             deviations=quality["deviation"],
             n_bytes=weight_bytes(denoiser, tables.quantization),
             bit_operations=worker._work.bit_operations(schedule, weighed) / baseline,
         )
-        for figure in ("deviation", "psnr", "alignment"):
-            if figure in quality:
-                values = list(quality[figure])
-                self.bench.row(figure, statistics.fmean(values), bootstrap_interval(values), **what, by_prompt=values)
+        for figure, values in quality.items():
+            if figure in ("deviation", "psnr", "alignment"):
+                interval = bootstrap_interval(values)
+                self.bench.row(figure, statistics.fmean(values), interval, **what, by_prompt=list(values))
         if self.pictured is not None:
             images = (drawn(batch).images for batch in batches(self.pictured, 100, lambda: False))
             self.bench.row("Frechet distance", frechet_distance(images), **what)
@@ -229,13 +227,16 @@ def jointly(setting: Setting, operations: float, n_bytes: float) -> Schedule:
     limits = (parse_constraint(f"bit-operations<={operations + 1e-9}"), parse_constraint(f"weights<={n_bytes + 1e-9}"))
     choice = PrecisionChoice(replace(setting.context, objectives=("deviation",), constraints=limits))
     choice.tell(setting.plans())
-    found: list[Result] = []
-    while len(found) < N_CHOICES and (chosen := choice.next()) is not None:
-        found.append(setting.scored(chosen.schedule(setting.fitted)))
-        choice.note(found[-1].proposal, chosen)
-        choice.tell(found[-1:])
-    within = [one for one in found if one.measurement is not None and not total_violation(limits, one.measurement)]
-    return min(within, key=lambda one: one.measurement.error if one.measurement else np.inf).proposal.schedule
+    for chosen, result in setting.found:  # within other budgets
+        choice.note(result.proposal, chosen)
+        choice.tell([result])
+    for chosen in itertools.islice(iter(choice.next, None), N_CHOICES):
+        setting.found.append((chosen, setting.scored(chosen.schedule(setting.fitted))))
+        choice.note(setting.found[-1][1].proposal, chosen)
+        choice.tell([setting.found[-1][1]])
+    outcomes = [(one.proposal.schedule, one.measurement) for _, one in setting.found]
+    within = [(made.error, schedule) for schedule, made in outcomes if made and not total_violation(limits, made)]
+    return min(within, key=lambda one: one[0])[1]
 
 
 def all_plans(setting: Setting) -> list[Result]:
@@ -248,9 +249,8 @@ def all_plans(setting: Setting) -> list[Result]:
                 with contextlib.suppress(ScheduleError):  # no plan with so many refreshes
                     found.append(setting.scored(setting.cached(refreshes(n), sites)))
                     front.add(found[-1])
-    plain = [member.schedule for member in front.members]
-    corrected = [made for one in plain if (made := setting.fit(one, FitColumn.CACHE_CORRECTION)) != one]
-    return found + [setting.scored(one) for one in corrected]
+    corrected = ((one.schedule, setting.fit(one.schedule, FitColumn.CACHE_CORRECTION)) for one in front.members)
+    return found + [setting.scored(made) for plain, made in corrected if made != plain]
 
 
 def fewest(setting: Setting, share: float) -> Schedule:

@@ -146,7 +146,8 @@ class PrecisionChoice:
         return chosen
 
     def note(self, proposal: Proposal, chosen: Chosen) -> None:
-        """Remember what a proposal was made of, to learn from its result."""
+        """Remember what a proposal was made of, to learn from its result, and not to choose it again."""
+        self._tried[chosen.member.schedule_hash].add(chosen.precision)
         self._asked[proposal.schedule_hash] = chosen
 
     def _choices(self) -> list[tuple[Chosen, Measurement]]:
