@@ -19,15 +19,18 @@ JOINT = "joint"
 class FamilyRow:
     """One family in numbers.
 
-    `best` counts its own non-dominated candidates, `beaten` those of them that some fewer-steps run dominates (None for
+    `calls` are the network calls that measuring its candidates took, without those of fits and traces. `best`
+    counts its own non-dominated candidates, `beaten` those of them that some fewer-steps run dominates (None for
     the fewer-steps family itself, and where no fewer-steps run was measured). `hypervolume` is that of the family
     alone, on the values that the front plot shows. `added` is what its candidates added to the hypervolume of all
-    that came before them, on the calibration values, and `share` that as a part of the whole; the families are tried
-    one after the other, so the earlier one has it easier. `arms` are the searches that the joint search draws from.
+    that came before them, on the calibration values, and `share` that as a part of the whole; the families are
+    tried one after the other, so the earlier one has it easier. `arms` are the searches that the joint search draws
+    from.
     """
 
     family: str
     tried: int
+    calls: int
     failed: int
     on_front: int
     best: int
@@ -93,6 +96,7 @@ class _Table:
         return FamilyRow(
             family=name,
             tried=len(tried),
+            calls=sum(m.network_calls * m.n_prompts for c in tried if (m := c.calibration.measurement) is not None),
             failed=sum(c.calibration.measurement is None for c in tried),
             on_front=sum(c.schedule_hash in self._on_front for c in tried),
             best=len(best),

@@ -100,19 +100,20 @@ def _schedules(picks: Sequence[PickSection]) -> list[str]:
 
 
 def _families(families: Sequence[FamilyRow], words: Wording) -> str:
-    header = ("family", "tried", "on the front", "hypervolume added", "hypervolume alone", "failed", "best of its own",
-              "of these dominated by fewer steps")  # fmt: skip
+    header = ("family", "tried", "calls", "on the front", "hypervolume added", "hypervolume alone", "failed",
+              "best of its own", "of these dominated by fewer steps")  # fmt: skip
     lines = []
     for row, indent in ((r, i) for family in families for r, i in ((family, ""), *((a, "- ") for a in family.arms))):
         added = f"{row.added:.3f} ({row.share:.0%})"
         beaten = number_text("beaten", None) if row.beaten is None else str(row.beaten)
         lines.append(
-            (indent + row.family, str(row.tried), str(row.on_front), added, f"{row.hypervolume:.3f}", str(row.failed),
-             str(row.best), beaten)
+            (indent + row.family, str(row.tried), f"{row.calls:,}", str(row.on_front), added, f"{row.hypervolume:.3f}",
+             str(row.failed), str(row.best), beaten)
         )  # fmt: skip
     note = (
         "Added is the hypervolume that a family's schedules brought beyond all that were tried before them, on "
-        f"calibration {words.units}; who comes first has it easier. What is missing to 100% came from the default run."
+        f"calibration {words.units}; who comes first has it easier. What is missing to 100% came from the default run. "
+        "Calls are network calls of measuring; those of fits and traces come on top."
     )
     return _table(header, lines, text=("family",)) + "\n" + note
 

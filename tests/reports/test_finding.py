@@ -67,6 +67,17 @@ def test_the_speed_of_quantized_schedules_is_said_to_be_no_kernels(record: Study
     )
 
 
+def test_the_calls_of_measuring_are_counted_by_family(record: StudyRecord) -> None:
+    """Of all prompts, and none of a candidate that failed."""
+    study = study_of(record, [("fewer-steps", 0.4, 0.05), ("ecad", 0.3, 0.04), ("ecad", 0.2, 0.04)])
+    measured = study.candidates[1].calibration.measurement
+    assert measured is not None
+    failed = dataclasses.replace(study.candidates[2].calibration, outcome=None)
+    candidates = (*study.candidates[:2], dataclasses.replace(study.candidates[2], calibration=failed))
+    rows = {row.family: row for row in families(dataclasses.replace(study, candidates=candidates))}
+    assert rows["ecad"].calls == measured.network_calls * len(measured.quality["deviation"])
+
+
 def test_a_study_without_fewer_steps_says_that_the_rival_is_missing(record: StudyRecord) -> None:
     assert "No fewer-steps run was measured" in texts(study_of(record, [("ecad", 0.3, 0.04)]))
 
