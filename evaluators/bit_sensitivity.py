@@ -48,7 +48,7 @@ class BitSensitivities:
     ) -> None:
         """Sensitivities in runs of `n_calls`; `artifacts` keep them between processes."""
         self._pipe, self._condition, self._n_calls, self._run = pipe, condition, n_calls, run
-        self._grids = LayerGrids(pipe, Schedule(n_steps=condition.n_steps), inventory, run)
+        self.grids = LayerGrids(pipe, Schedule(n_steps=condition.n_steps), inventory, run)
         self._artifacts = artifacts
         self._known: dict[str, dict[str, float]] = {}
 
@@ -57,7 +57,7 @@ class BitSensitivities:
         if self._find(fidelity) is not None:
             return 0
         rows = self._rows()
-        return round(len(self._some(fidelity).prompts) * (1 + len(self._grids.inner) * len(rows) / self._n_calls))
+        return round(len(self._some(fidelity).prompts) * (1 + len(self.grids.inner) * len(rows) / self._n_calls))
 
     def of(self, fidelity: Fidelity, stop: Callable[[], bool] = lambda: False) -> Mapping[str, float]:
         """The squared error of the network's output over its square, by layer in blocks.
@@ -67,7 +67,7 @@ class BitSensitivities:
         """
         known = self._find(fidelity)
         if known is None:
-            recorder = _OutputErrors(self._pipe, self._grids, self._rows(), self._n_calls)
+            recorder = _OutputErrors(self._pipe, self.grids, self._rows(), self._n_calls)
             for batch in batches(self._some(fidelity), 1, stop):
                 self._run(Schedule(n_steps=self._condition.n_steps), batch, recorder, None)
             self._known[fidelity.hash] = known = recorder.errors

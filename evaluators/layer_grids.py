@@ -26,10 +26,18 @@ LOW, HIGH = 4, 8
 class LayerGrids:
     """Grids of one pipeline's layers under one schedule.
 
-    `layers` are all that can be quantized, by module path, and `inner` the names of those in blocks.
+    `layers` are all that can be quantized, by module path, and `inner` the names of those in blocks. `weight_grids`,
+    by layer and bits, are those of weights, which no schedule changes: others of the pipeline may share them.
     """
 
-    def __init__(self, pipe: Any, base: Schedule, inventory: Inventory, run: Run) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        base: Schedule,
+        inventory: Inventory,
+        run: Run,
+        weight_grids: dict[tuple[str, int], Grid] | None = None,
+    ) -> None:
         adapter = find_adapter(pipe)
         self._pipe, self._base, self._run = pipe, base, run
         denoiser = adapter.denoiser_of(pipe)
@@ -40,7 +48,7 @@ class LayerGrids:
         blocks = tuple(f"{site.block}." for site in inventory.sites)
         self.inner = [name for name in self.layers if name.startswith(blocks)]
         self._activation: Mapping[str, Grid] = {}
-        self._weight: dict[tuple[str, int], Grid] = {}
+        self.weight_grids = {} if weight_grids is None else weight_grids
 
     def record_ranges(self, some: Iterable[Fidelity]) -> None:
         """Find the grids of activations, in runs of the schedule as it is."""
@@ -95,10 +103,10 @@ class LayerGrids:
 
     def _weight_grid(self, name: str, bits: int) -> Grid:
         key = (name, bits)
-        if key not in self._weight:
+        if key not in self.weight_grids:
             weight = self.layers[name].get_parameter("weight").detach().float()
             rows = [part.flatten(1) for part in torch.split(weight, list(self._parts[name]), dim=1)]
             found = [search_grid(row, row.amin(dim=1), row.amax(dim=1), bits) for row in rows]
             scale, zero = (torch.stack(values).double().cpu().numpy() for values in zip(*found, strict=True))
-            self._weight[key] = Grid(scale, zero)
-        return self._weight[key]
+            self.weight_grids[key] = Grid(scale, zero)
+        return self.weight_grids[key]

@@ -76,7 +76,7 @@ def fit_quantization(
     image_runs = _image_runs(train, held_out, layer_corrections) + (sensitivities.image_runs(train) if mixed else 0)
     if max_image_runs is not None and image_runs > max_image_runs:
         raise ScheduleError(f"the {precision} quantization takes {image_runs} image runs; {max_image_runs} are left")
-    grids = LayerGrids(pipe, base, inventory, run)
+    grids = LayerGrids(pipe, base, inventory, run, sensitivities.grids.weight_grids)
     parts = partial(batches, batch_size=condition.batch_size, stop=stop)
     grids.record_ranges(parts(train))
     made = grids.mixed(mean_bits, sensitivities.of(train, stop)) if mixed else grids.uniform(round(mean_bits))

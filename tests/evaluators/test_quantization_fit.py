@@ -178,6 +178,15 @@ def test_bit_operations_are_those_of_the_layers_that_run(name: str, monkeypatch:
     assert outcome.baseline_bit_operations == outcome.baseline_macs * 32 * 32
 
 
+def test_the_grids_of_weights_are_searched_once_for_all_schedules(flux: Worker) -> None:
+    known = flux._fits.sensitivities.grids.weight_grids
+    flux.fit(BASE, Precision(8.0), PROMPTS.first(1), layer_corrections=False)
+    before = dict(known)
+    assert before
+    flux.fit(Schedule(n_steps=2), Precision(8.0), PROMPTS.first(1), layer_corrections=False)
+    assert known == before
+
+
 def test_a_file_brings_the_precision_to_production_and_only_there(flux: Worker, tmp_path: Path) -> None:
     pipe = flux._pipe
     fit = flux.fit(BASE, Precision(8.0), PROMPTS)
