@@ -103,7 +103,8 @@ def compare(bench: Benchmark, name: str) -> None:
             final[kind] = held_out_hypervolume(worker, course.results, held_out)
             bench.row("hypervolume on calibration prompts", course.curve[-1], model=name, search=kind, seed=seed)
             bench.row("hypervolume on held-out prompts", final[kind], model=name, search=kind, seed=seed)
-            bench.rows.append({"model": name, "search": kind, "seed": seed, "figure": "curve", "value": course.curve})
+            curve = {"figure": "curve", "value": course.curve, "interval": None}
+            bench.rows.append({"model": name, "search": kind, "seed": seed, **curve})
         shares.append(courses["ours"].first_at(courses["published"].curve[-1]))
         ratios.append(final["ours"] / final["published"])
         ends.append(final["ours"])
