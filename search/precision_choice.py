@@ -128,7 +128,7 @@ class PrecisionChoice:
     def next(self) -> Chosen | None:
         """The schedule and precision that promise most and were not chosen before; None if none promises anything."""
         choices = self._choices()
-        if not choices and not self._pairs:
+        if not choices and not self._pairs and len(self._plain):
             self._prior_share = 1.0
             choices = self._choices()
         if not choices:
