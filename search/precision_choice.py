@@ -117,7 +117,7 @@ class PrecisionChoice:
             chosen = self._asked.pop(result.proposal.schedule_hash, None)
             if chosen is not None:
                 self._pairs[chosen.precision].append(_pair(chosen.measurement, measurement))
-                if total_violation(self._limits, measurement):
+                if total_violation(self._lowered, measurement):
                     self._over.add((chosen.member.schedule_hash, chosen.precision))
 
     @property
