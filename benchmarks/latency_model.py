@@ -1,9 +1,9 @@
 """How well the latency model predicts: random schedules of all kinds, predicted and measured end to end.
 
 For each reference model: the seconds that measuring the model takes, then schedules with random cells on leaves and on
-spans, reuses and forecasts, dropped guidance branches, fewer steps and own solvers. Each timed run follows one of the
-default run; the latency is the median of their ratios. Figures are the error of the predicted relative latency, and the
-rank correlation (Spearman) of predicted and measured.
+spans, reuses and forecasts, dropped guidance branches, fewer steps and own solvers. Each timed run is made in lockstep
+with a default run, on a second pipeline; the latency is the median of their ratios. Figures are the error of the
+predicted relative latency, the spread of the ratios, and the rank correlation (Spearman) of predicted and measured.
 
 Prints a table and takes `--quick` (fewer schedules and repeats), `--seed`, `--device`, `--json FILE`; `--models` and
 `--batch` measure a part.
@@ -15,9 +15,11 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from harness import Benchmark, parse_arguments, spread
+from lockstep import Turns, lockstep_seconds
 from scipy.stats import spearmanr
 
 from autotune.evaluators.load import load_model
@@ -55,21 +57,23 @@ def check(bench: Benchmark, name: str) -> None:
     """All figures of one model."""
     arguments = bench.arguments
     model = load_model(name, device=arguments.device)
-    worker = Worker(model)
+    worker, beside = Worker(model), Worker(load_model(name, device=arguments.device))
     prompts = read_prompts(model.preset.calibration_prompts)[: arguments.batch]
     fidelity = Fidelity(name="calibration", prompts=prompts, seeds=tuple(range(len(prompts))))
     began = time.perf_counter()
     costs = worker.cost_model(fidelity)
     bench.row("seconds to measure the model", time.perf_counter() - began, model=name)
     default = Schedule(n_steps=model.preset.n_steps)
+    beside._run(replace(default, n_steps=2), fidelity, None)  # warm-up
     n_schedules = arguments.schedules or (15 if arguments.quick else 50)
     errors: dict[str, list[float]] = defaultdict(list)
     pairs = []
     for kind, schedule in random_schedules(worker, n_schedules, arguments.seed):
         ratios = []
         for _ in range(3 if arguments.quick else 5):
-            baseline = worker._run(default, fidelity, None).seconds
-            ratios.append(worker._run(schedule, fidelity, None).seconds / baseline)
+            runs = [partial(timed, beside, default, fidelity), partial(timed, worker, schedule, fidelity)]
+            baseline, seconds = lockstep_seconds(runs, [n_rows(worker, default), n_rows(worker, schedule)])
+            ratios.append(seconds / baseline)
         measured, predicted = statistics.median(ratios), costs.relative_latency(schedule)
         pairs.append((predicted, measured))
         errors[kind].append(predicted / measured - 1.0)
@@ -80,6 +84,16 @@ def check(bench: Benchmark, name: str) -> None:
     bench.row("worst relative error", max(sizes), model=name)
     bench.target(f"{name}: median relative error", statistics.median(sizes), spread(sizes), at_most=0.03)
     bench.target(f"{name}: rank correlation", float(spearmanr(*zip(*pairs, strict=True))[0]), None, at_least=0.98)
+
+
+def timed(worker: Worker, schedule: Schedule, fidelity: Fidelity, turns: Turns) -> float:
+    """Seconds of a run, the waiting for others among them."""
+    return worker._run(schedule, fidelity, None, turns).seconds
+
+
+def n_rows(worker: Worker, schedule: Schedule) -> int:
+    """Steps of the scheduler in a run."""
+    return schedule.n_steps if schedule.time is not None else len(worker.own_timesteps(schedule.n_steps))
 
 
 def random_schedules(worker: Worker, n: int, seed: int) -> Iterator[tuple[str, Schedule]]:

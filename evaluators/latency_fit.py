@@ -15,8 +15,8 @@ from autotune.spaces.schedule import Schedule
 
 Array = NDArray[np.float64]
 
-ROUNDS = 4
-"""Rounds in which the coefficients are fitted and outliers left out."""
+ROUNDS = 6
+"""Rounds in which the coefficients are fitted, speeds and weights found, and outliers left out."""
 
 NOISE = 0.02
 """Typical noise of a call, as a share of it: what priors are weighed with."""
@@ -29,6 +29,9 @@ STORE_DOUBT = 0.005
 
 N_STORE = 6
 """Coefficients of reads, terms of forecasts and writes, by number and by size."""
+
+CHEAPEST = 0.05
+"""The weight of calls that take less, as a share of one that computes all, is that of such a call."""
 
 OUTLIER = 4.0
 """Residuals beyond so many times their typical size are left out."""
@@ -61,9 +64,10 @@ class SiteFigures:
 def fit_latency(runs: Sequence[TimedRun], figures: SiteFigures, inventory: Inventory, n_images: int) -> LatencyModel:
     """The model that fits the calls of all runs best.
 
-    The device's speed at each run is that of the default runs around it, so that one that warms up or is shared does
-    no harm; what a run's own calls that compute all say of it counts as far as it differs from the other runs'. (They
-    are no unit by themselves, since they store what later calls read.)
+    A run's speed is what its calls that compute all take, over what the model says of them (they are no unit by
+    themselves, since they store what later calls read); that of a run without such calls lies between its neighbours'.
+    So a device that warms up or is shared does little harm. A call's noise grows with its time: squares of residuals
+    are weighed by its inverse, so that cheap calls count.
 
     Args:
         runs: the default one first, once or more often, and those of `designed_schedules` around it.
@@ -76,15 +80,17 @@ def fit_latency(runs: Sequence[TimedRun], figures: SiteFigures, inventory: Inven
     columns = _Columns(figures, inventory, unit)
     tables = [columns.of(run) for run in runs]
     inputs = np.concatenate([table[1:] for table in tables])
-    speeds = _speeds_between_default_runs(runs)
     plain = [_is_plain(run, inventory) for run in runs]
+    predicted = [np.ones(len(table) - 1) for table in tables]
     kept = np.ones(len(inputs), bool)
     for _ in range(ROUNDS):
-        timed = np.concatenate([run.call_seconds / speed for run, speed in zip(runs, speeds * unit, strict=True)])
-        coefficients = columns.solve(inputs[kept], timed[kept])
-        residuals = np.abs(inputs @ coefficients - timed)
+        speeds = _speeds(runs, plain, predicted) / unit
+        timed = np.concatenate([run.call_seconds / (speed * unit) for run, speed in zip(runs, speeds, strict=True)])
+        weights = np.maximum(np.concatenate(predicted), CHEAPEST) ** -0.5
+        coefficients = columns.solve(inputs[kept], timed[kept], weights[kept])
+        predicted = [table[1:] @ coefficients for table in tables]
+        residuals = np.abs(np.concatenate(predicted) - timed) * weights
         kept = residuals <= OUTLIER * 1.4826 * max(float(np.median(residuals)), 1e-4)
-        speeds = speeds * _own_speeds(runs, speeds * unit, plain, [table[1:] @ coefficients for table in tables])
     outside = [
         (run.seconds - float(run.call_seconds.sum())) / (speed * unit) - float(table[0] @ coefficients)
         for run, speed, table in zip(runs, speeds, tables, strict=True)
@@ -112,24 +118,11 @@ def _is_plain(run: TimedRun, inventory: Inventory) -> NDArray[np.bool_]:
     return np.asarray(plain[1:])
 
 
-def _speeds_between_default_runs(runs: Sequence[TimedRun]) -> Array:
-    """Seconds of a default call at each run over their median, between default runs interpolated: (n_runs,)."""
-    known = [i for i, run in enumerate(runs) if _is_default(run)]
-    seconds = np.array([np.median(runs[i].call_seconds) for i in known])
-    return np.asarray(np.interp(np.arange(len(runs)), known, seconds / np.median(seconds)))
-
-
-def _own_speeds(
-    runs: Sequence[TimedRun], units: Array, plain: Sequence[NDArray[np.bool_]], predicted: Sequence[Array]
-) -> Array:
-    """Factors on the speeds of designed runs, 1 in the middle, by their calls that compute all: (n_runs,)."""
-    factors = np.ones(len(runs))
-    designed = [i for i, run in enumerate(runs) if not _is_default(run) and plain[i].any()]
-    for i in designed:
-        factors[i] = np.median(runs[i].call_seconds[plain[i]] / predicted[i][plain[i]]) / units[i]
-    if designed:
-        factors[designed] /= np.median(factors[designed])
-    return factors
+def _speeds(runs: Sequence[TimedRun], plain: Sequence[NDArray[np.bool_]], predicted: Sequence[Array]) -> Array:
+    """Seconds of each run's calls that compute all over the predicted; without any, between the neighbours': (n,)."""
+    known = [i for i in range(len(runs)) if plain[i].any()]
+    own = [np.exp(np.log(runs[i].call_seconds[plain[i]] / predicted[i][plain[i]]).mean()) for i in known]
+    return np.asarray(np.interp(np.arange(len(runs)), known, own))
 
 
 class _Columns:
@@ -156,13 +149,14 @@ class _Columns:
         times = use.runs * np.where(half[:, None], self._half_site, self._site)
         return np.column_stack([~half, half, *stored, times @ self._member])
 
-    def solve(self, inputs: Array, timed: Array) -> Array:
+    def solve(self, inputs: Array, timed: Array, weights: Array) -> Array:
         """Non-negative coefficients, those of the components near 1, those of stored values near 0."""
-        weights = np.zeros(inputs.shape[1])
-        weights[2 : 2 + N_STORE] = NOISE / STORE_DOUBT
-        weights[2 + N_STORE :] = NOISE / SITE_DOUBT
-        expected = np.where(np.arange(len(weights)) < 2 + N_STORE, 0.0, weights)
-        solution, _ = nnls(np.vstack([inputs, np.diag(weights)]), np.concatenate([timed, expected]))
+        priors = np.zeros(inputs.shape[1])
+        priors[2 : 2 + N_STORE] = NOISE / STORE_DOUBT
+        priors[2 + N_STORE :] = NOISE / SITE_DOUBT
+        expected = np.where(np.arange(len(priors)) < 2 + N_STORE, 0.0, priors)
+        rows = np.vstack([weights[:, None] * inputs, np.diag(priors)])
+        solution, _ = nnls(rows, np.concatenate([weights * timed, expected]))
         return np.asarray(solution, np.float64)
 
     def model(self, coefficients: Array, *, outside: float, solver: float, unit_ms: float) -> LatencyModel:

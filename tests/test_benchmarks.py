@@ -76,3 +76,35 @@ def test_committed_results_have_the_form_that_is_promised(path: Path) -> None:
     assert {"benchmark", "commit", "hardware", "versions", "seconds", "rows", "targets"} <= set(data)
     assert all({"figure", "value", "interval"} <= set(row) for row in data["rows"])
     assert all(set(target) == {"name", "target", "value", "interval", "met"} for target in data["targets"])
+
+
+LOCKSTEP = """
+import functools, sys, time, types
+sys.path.insert(0, {folder!r})
+from lockstep import lockstep_seconds
+
+order = []
+
+def run(name, n_steps, turns):
+    scheduler = types.SimpleNamespace(step=lambda: order.append(name))
+    began = time.perf_counter()
+    with turns.watching(scheduler):
+        for _ in range(n_steps):
+            time.sleep(0.05)
+            scheduler.step()
+    return time.perf_counter() - began
+
+seconds = lockstep_seconds([functools.partial(run, "a", 6), functools.partial(run, "b", 3)], [6, 3])
+print("".join(order), *seconds)
+"""
+
+
+def test_runs_in_lockstep_take_turns_and_do_not_count_each_others_time(tmp_path: Path) -> None:
+    script = tmp_path / "turns.py"
+    script.write_text(LOCKSTEP.format(folder=str(BENCHMARKS)))
+    result = run(script)
+    assert result.returncode == 0, result.stderr
+    order, first, second = result.stdout.split()
+    assert order == "abaabaaba"
+    assert 0.3 <= float(first) < 0.44  # 0.45 are those of both
+    assert 0.15 <= float(second) < 0.29
