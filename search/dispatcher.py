@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from autotune.evaluators.job import Job, JobValue, ScoreJob
 from autotune.evaluators.pool import Done, WorkerPool
 from autotune.search.ladder import merged
-from autotune.spaces.cost_model import CostModel
+from autotune.spaces.cost_model import CostModel, default_completed
 from autotune.spaces.errors import EvaluatorError
 from autotune.spaces.evaluation import Evaluation, Failure, FailureKind, Fidelity, Measurement, evaluation_key
 from autotune.spaces.evaluation_request import EvaluationRequest
@@ -118,9 +118,13 @@ class Dispatcher:
         return ended
 
     def _completed(self, measured: Measured) -> Measured:
-        if self.cost_model is None or not isinstance(measured.outcome, Measurement):
+        schedule, outcome = measured.request.schedule, measured.outcome
+        if not isinstance(outcome, Measurement):
             return measured
-        return replace(measured, outcome=self.cost_model.completed(measured.request.schedule, measured.outcome))
+        if self.cost_model is not None:
+            return replace(measured, outcome=self.cost_model.completed(schedule, outcome))
+        is_default = schedule == Schedule(n_steps=self._pool.condition.n_steps)
+        return replace(measured, outcome=default_completed(outcome)) if is_default else measured
 
     def await_worker(self) -> None:
         """Wait until a worker is free; at times all of them are being replaced."""

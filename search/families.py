@@ -15,6 +15,7 @@ class Family:
 
     `columns` are fields of `Schedule`; `target` is `module:class`, imported when it is made. With
     `needs_convergence` it fits or learns from a converged run; samplers that draw noise at every step have none.
+    `extra_objectives` are minimised besides latency and quality unless a study names its objectives.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Family:
     method: str
     target: str
     needs_convergence: bool = False
+    extra_objectives: tuple[str, ...] = ()
 
 
 _ALL = (
@@ -36,6 +38,7 @@ _ALL = (
         columns=("cache", "guidance"),
         method="NSGA-II on cache actions and guidance branches, from plans and known patterns on",
         target="autotune.search.ecad:EcadSearcher",
+        extra_objectives=("cache-memory",),
     ),
     Family(
         name="ecad-published",

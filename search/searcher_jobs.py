@@ -170,7 +170,7 @@ class SearcherJobs:
     def cost_model(self) -> CostModel:
         """The study's cost model, measured once on calibration prompts; the network calls count."""
         if self._costs is None:
-            artifacts, name, n = self._database.artifacts, self._plan.name, self._affordable_images or self._n_timed
+            artifacts, name, n = self._database.artifacts, self._plan.name, self._affordable_images or self._fewest
             self._spend(self._cost_calls(n), "a cost model")
             self._costs = load_costs(artifacts, name)
             if self._costs is None:
@@ -188,7 +188,7 @@ class SearcherJobs:
     def _affordable_images(self) -> int | None:
         """How many images a cost model may draw together as a small part of every budget: a batch, or a quarter."""
         budget = self._plan.budget
-        for n in dict.fromkeys((self._n_timed, max(min(MIN_TIMED, self._n_timed), self._n_timed // 4))):
+        for n in dict.fromkeys((self._n_timed, self._fewest)):
             costs = [
                 (self._cost_calls(n), budget.network_calls),
                 (COST_MODEL_RUNS, budget.evaluations),
@@ -201,6 +201,10 @@ class SearcherJobs:
     @property
     def _n_timed(self) -> int:
         return min(self._pool.condition.batch_size, len(self._plan.calibration.prompts))
+
+    @property
+    def _fewest(self) -> int:
+        return max(min(MIN_TIMED, self._n_timed), self._n_timed // 4)
 
     def _cost_calls(self, n_images: int) -> int:
         return COST_MODEL_RUNS * n_images * len(self._pool.own_timesteps(self._pool.condition.n_steps))

@@ -10,7 +10,7 @@ from autotune.evaluators.presets import PRESETS, Preset, read_prompts
 from autotune.evaluators.rewards import asked_metrics
 from autotune.evaluators.run_numbers import check_run_numbers
 from autotune.search.budget import Budget, parse_duration
-from autotune.search.families import check_family
+from autotune.search.families import FAMILIES, check_family
 from autotune.search.ladder import LadderSettings
 from autotune.search.study_plan import StudyPlan
 from autotune.spaces.errors import UsageError
@@ -106,11 +106,11 @@ def make_settings(
     """Checked settings of a study.
 
     `budget` is a wall time such as `2h`, `cost` money at `price` per worker and hour; several budgets may be given, the
-    first one to be used up ends the search. `objectives` are latency and the preset's quality by default. Without
-    `ladder` no candidate is stopped before it has seen all prompts. With `correct` cache schedules of the front are
-    tried once more, corrected. `prompts` is a text file with one prompt per line, of which every second one is held
-    out; a line that comes again counts once, but for a policy. `metrics` are measured besides the usual ones, such as
-    `clip-score`, `hps=FOLDER` or `energy`; those of objectives and constraints need not be named.
+    first one to be used up ends the search. `objectives` are latency, the preset's quality and the family's extra ones
+    by default. Without `ladder` no candidate is stopped before it has seen all prompts. With `correct` cache schedules
+    of the front are tried once more, corrected. `prompts` is a text file with one prompt per line, of which every
+    second one is held out; a line that comes again counts once, but for a policy. `metrics` are measured besides the
+    usual ones, such as `clip-score`, `hps=FOLDER` or `energy`; those of objectives and constraints need not be named.
 
     Raises:
         UsageError: an argument is wrong; the message names it.
@@ -119,7 +119,7 @@ def make_settings(
     check_run_numbers(steps=steps, resolution=resolution, guidance=guidance)
     if seed < 0:
         raise UsageError(f"seed must be at least 0; got {seed}")
-    names = parse_objectives(objectives or f"latency,{preset.quality}")
+    names = parse_objectives(objectives or ",".join(("latency", preset.quality, *FAMILIES[family].extra_objectives)))
     choices = asked_metrics(metrics, names, [parse_constraint(text) for text in constraints])
     calibration, held_out = _split_prompts(preset, prompts)
     return Settings(

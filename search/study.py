@@ -128,8 +128,6 @@ class StudyLoop:
 
     def _search(self, exploration: Exploration) -> bool:
         """Try candidates until the budget is used; True if interrupted."""
-        if needs_cost_model(self._plan.objectives, self._plan.constraints):
-            self._dispatcher.cost_model = self._jobs.cost_model()
         self._progress.on_phase(Phase.BASELINE, 1)
         default = canonical_schedule(Schedule(n_steps=self._pool.condition.n_steps), self._pool.inventory)
         label = f"default, {default.n_steps} steps"
@@ -143,6 +141,8 @@ class StudyLoop:
         self._verification.note_baseline(measured)
         self._jobs.note_baseline(self._baseline)
         self._most_reserve_s = MAX_RESERVE_SHARE * self._spending.left_s
+        if needs_cost_model(self._plan.objectives, self._plan.constraints):
+            self._dispatcher.cost_model = self._jobs.cost_model()
         context = SearchContext(
             condition=self._pool.condition,
             inventory=self._pool.inventory,

@@ -242,8 +242,8 @@ class Database:
             StorageError: there is no such study (the message names near ones), or a row can't be read.
         """
         record = self.sessions.read(lambda connection: study_loading.load(connection, study, numbers))
-        model = load_costs(self.artifacts, study)
-        return record if model is None else replace(record, candidates=tuple(with_costs(record.candidates, model)))
+        costs = load_costs(self.artifacts, study)
+        return replace(record, candidates=tuple(with_costs(record.candidates, costs)))
 
     def iterate_candidates(self, study: str, page: int = 500) -> Iterator[Candidate]:
         """The candidates with a final evaluation, by number, `page` of them in memory at a time.

@@ -3,9 +3,9 @@
 import dataclasses
 from collections.abc import Iterable, Iterator
 
-from autotune.spaces.cost_model import CostModel, cost_model_from_bytes
+from autotune.spaces.cost_model import CostModel, cost_model_from_bytes, default_completed
 from autotune.spaces.evaluation import Evaluation, Measurement
-from autotune.spaces.schedule import Schedule
+from autotune.spaces.front import BASELINE
 from autotune.spaces.study_record import Candidate
 from autotune.storage.artifacts import ArtifactStore
 
@@ -22,16 +22,16 @@ def load_costs(artifacts: ArtifactStore, study: str) -> CostModel | None:
 
 
 def with_costs(candidates: Iterable[Candidate], model: CostModel | None) -> Iterator[Candidate]:
-    """The candidates, their measurements completed by the model."""
+    """The candidates, their measurements completed by the model; without one only those of the default run."""
     for candidate in candidates:
-        if model is None:
+        if model is None and candidate.family != BASELINE:
             yield candidate
             continue
         held_out = candidate.held_out
         yield dataclasses.replace(
             candidate,
-            calibration=_completed(candidate.calibration, candidate.schedule, model),
-            held_out=None if held_out is None else _completed(held_out, candidate.schedule, model),
+            calibration=_completed(candidate.calibration, candidate, model),
+            held_out=None if held_out is None else _completed(held_out, candidate, model),
         )
 
 
@@ -39,8 +39,9 @@ def _name(study: str) -> str:
     return f"study-costs/{study}"
 
 
-def _completed(evaluation: Evaluation, schedule: Schedule, model: CostModel) -> Evaluation:
+def _completed(evaluation: Evaluation, candidate: Candidate, model: CostModel | None) -> Evaluation:
     outcome = evaluation.outcome
-    if isinstance(outcome, Measurement):
-        return dataclasses.replace(evaluation, outcome=model.completed(schedule, outcome))
-    return evaluation
+    if not isinstance(outcome, Measurement):
+        return evaluation
+    complete = default_completed(outcome) if model is None else model.completed(candidate.schedule, outcome)
+    return dataclasses.replace(evaluation, outcome=complete)

@@ -104,6 +104,23 @@ def test_a_study_ranks_by_the_model_and_its_front_reads_back(
     assert len(fronts[0]) >= 3
 
 
+def test_a_study_that_ends_before_its_cost_model_has_a_front(
+    open_study: OpenStudy, plan: Callable[..., StudyPlan]
+) -> None:
+    class Interrupted(TabulatedEvaluator):
+        def cost_model(self, fidelity: Fidelity) -> CostModel:
+            raise KeyboardInterrupt
+
+    study = plan(Budget(evaluations=45), objectives=("latency", "deviation", "cache-memory"))
+    database = open_study("ended", study, Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        make_loop(study, Interrupted(), database, SimulatedClock()).run()
+    (default,) = study_front(database.load_study(study.name))
+    measurement = default.calibration.measurement
+    assert measurement is not None
+    assert (measurement.modelled_latency, measurement.cache_bytes) == (1.0, 0)
+
+
 def test_lucky_timings_are_not_on_the_front_of_a_study(open_study: OpenStudy, plan: Callable[..., StudyPlan]) -> None:
     study = plan(Budget(evaluations=120), objectives=("latency", "deviation"))
     database = open_study("noisy", study, TabulatedEvaluator(latency_noise=0.5))

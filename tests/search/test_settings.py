@@ -35,3 +35,9 @@ def test_metrics_are_kept_with_the_folders_of_their_weights(tmp_path: Path, monk
     assert settings_from_json(json.loads(json.dumps(dataclasses.asdict(made)))) == made
     with pytest.raises(UsageError, match="image-reward is not available"):
         settings(objectives="latency,image-reward")
+
+
+def test_a_family_may_have_objectives_besides_latency_and_quality() -> None:
+    assert settings(family="ecad").objectives == ("latency", "deviation", "cache-memory")
+    assert settings(family="joint").objectives == ("latency", "deviation")
+    assert settings(family="ecad", objectives="macs,psnr").objectives == ("macs", "psnr")
