@@ -69,13 +69,17 @@ class Benchmark:
         *,
         at_most: float | None = None,
         at_least: float | None = None,
+        above: float = 0.0,
     ) -> None:
-        """Note a target that an issue sets, met or not; a gain of `at_least` must have an interval above 0."""
+        """Note a target that an issue sets, met or not.
+
+        What is to be `at_least` so much must have an interval `above` what is no gain: 0, or 1 for a ratio.
+        """
         if at_least is None:
             met, target = at_most is None or value <= at_most, f"<= {at_most}"
         else:
             met, target = (
-                value >= at_least and (interval is None or interval[0] > 0.0 or at_least <= 0.0),
+                value >= at_least and (interval is None or interval[0] > above or at_least <= above),
                 f">= {at_least}",
             )
         self.targets.append({"name": name, "target": target, "value": value, "interval": interval, "met": met})
