@@ -32,14 +32,13 @@ def designed_schedules(condition: Condition, inventory: Inventory, n_calls: int,
     leaves, outermost = list(inventory.leaves), list(inventory.outermost)
     spans = [i for i in range(len(inventory)) if i not in set(leaves)]
     default = Schedule(n_steps=condition.n_steps)
-    kinds = [(leaves, READS[:1]), (outermost, READS), (leaves, READS), ([*spans, *leaves], READS)]
-    kinds += kinds[:1]
-    for sites, reads in kinds:
+    kinds = [(leaves, READS[:1]), (leaves, READS), ([*spans, *leaves], READS)]
+    for sites, reads in (*kinds, (outermost, READS), *kinds):
         plan = _random_plan(rng, n_calls, len(inventory), sites, reads)
         yield replace(default, cache=plan)
     if drops:
         rows = [GuidanceAction.BOTH, GuidanceAction.STORED, GuidanceAction.CONDITIONAL, GuidanceAction.LINEAR]
-        for sites, reads in ((leaves, READS[:1]), ([*outermost, *leaves], READS)):
+        for sites, reads in (([], READS), (leaves, READS[:1]), ([*outermost, *leaves], READS)):
             column = [rows[int(k)] if i % PLAIN_EVERY else rows[0] for i, k in enumerate(rng.integers(1, 4, n_calls))]
             plan = _random_plan(rng, n_calls, len(inventory), sites, reads)
             yield replace(default, cache=plan, guidance=tuple(column))

@@ -1,6 +1,6 @@
 """The cost-model job: timers on default runs, then a few designed runs that a latency model is fitted to."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,10 +18,7 @@ from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule
 
-VERSION = 4
-
-DEFAULT_EVERY = 3
-"""The default run comes again after so many designed ones."""
+VERSION = 5
 
 Run = Callable[[Schedule, StepTimer], float]
 """Executes a schedule on the timed batch while a timer watches; the seconds that it took."""
@@ -81,7 +78,7 @@ def _measured(
         moved=_moved(pipe, adapter, inventory),
     )
     designs = designed_schedules(condition, inventory, n_calls, drops=drops)
-    runs = [_timed(schedule, run, clock) for schedule in with_default_runs(default, designs)]
+    runs = [_timed(schedule, run, clock) for schedule in (default, *designs, default)]
     return CostModel(
         latency=fit_latency(runs, figures, inventory, n_images),
         memory=CacheMemory(
@@ -94,16 +91,6 @@ def _measured(
         n_calls=n_calls,
         batch_size=n_images,
     )
-
-
-def with_default_runs(default: Schedule, designs: Iterable[Schedule]) -> Iterator[Schedule]:
-    """The default run first, after every `DEFAULT_EVERY` designed ones, and last."""
-    yield default
-    for i, design in enumerate(designs, 1):
-        yield design
-        if i % DEFAULT_EVERY == 0:
-            yield default
-    yield default
 
 
 def _timed(schedule: Schedule, run: Run, clock: DeviceClock) -> TimedRun:

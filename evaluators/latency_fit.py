@@ -70,7 +70,7 @@ def fit_latency(runs: Sequence[TimedRun], figures: SiteFigures, inventory: Inven
     are weighed by its inverse, so that cheap calls count.
 
     Args:
-        runs: the default one first, once or more often, and those of `designed_schedules` around it.
+        runs: the default one, once or more often, and those of `designed_schedules`.
         figures: the sites.
         inventory: the sites.
         n_images: images of each run.
@@ -95,8 +95,9 @@ def fit_latency(runs: Sequence[TimedRun], figures: SiteFigures, inventory: Inven
         (run.seconds - float(run.call_seconds.sum())) / (speed * unit) - float(table[0] @ coefficients)
         for run, speed, table in zip(runs, speeds, tables, strict=True)
     ]
-    own = float(np.median([run.step_seconds for run in runs if run.schedule.solver is None]))
-    other = [run.step_seconds for run in runs if run.schedule.solver is not None]
+    steps = [(run.step_seconds / speed, run.schedule.solver) for run, speed in zip(runs, speeds, strict=True)]
+    own = float(np.median([seconds for seconds, solver in steps if solver is None]))
+    other = [seconds for seconds, solver in steps if solver is not None]
     return columns.model(
         coefficients,
         outside=max(0.0, float(np.median(outside))),

@@ -8,7 +8,6 @@ import torch
 from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.apply import attach, remove
 from autotune.evaluators.cost_designs import designed_schedules
-from autotune.evaluators.cost_measurement import with_default_runs
 from autotune.evaluators.inventory import list_inventory
 from autotune.evaluators.latency_fit import SiteFigures, TimedRun, fit_latency
 from autotune.evaluators.site_timing import DeviceClock, SiteTimer
@@ -145,7 +144,7 @@ def test_the_fit_finds_the_times_that_made_the_runs(write_ms: float) -> None:
     )  # fmt: skip
     default = Schedule(n_steps=n_calls)
     designs = designed_schedules(condition, inventory, n_calls, drops=False)
-    schedules = list(with_default_runs(default, designs))
+    schedules = [default, *designs, default]
     speeds = np.linspace(0.8, 1.3, len(schedules)) * rng.uniform(0.97, 1.03, len(schedules))
     runs = [timed(true, schedule, inventory, n_images, speed) for schedule, speed in zip(
         schedules, speeds, strict=True)]  # fmt: skip
