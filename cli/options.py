@@ -33,7 +33,7 @@ Objective = Annotated[
     typer.Option(
         "--objective",
         help="What to optimise, a cost first: latency, energy, macs...; deviation, psnr, clip-score...  "
-        "[default: latency and deviation, of a policy latency and success; with --family ecad cache-memory, too]",
+        "[default: latency and deviation, of a policy latency and success; of ecad, from 10m on, cache-memory too]",
     ),
 ]
 Constraints = Annotated[

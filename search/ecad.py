@@ -17,6 +17,7 @@ from autotune.search.published_seeds import has_cross_attention, published_seeds
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
 from autotune.search.seed_queue import Seed, SeedQueue, in_turns
 from autotune.search.variation import PublishedVariation, StructuredVariation, Variation
+from autotune.search.within_budget import BudgetSpentError
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.evaluation import Measurement
 from autotune.spaces.schedule import Schedule
@@ -46,13 +47,17 @@ def _published(grid: GeneGrid) -> Variation:
 def planned_and_known(context: SearchContext) -> Iterator[Seed]:
     """Planned schedules, those with a guidance column, and masks of the literature in turns.
 
-    All are made after one measurement of edges.
+    All are made after one measurement of edges; where the budget has no room for it, there are no plans.
     """
     errors: Mapping[str, NDArray[np.float64]] = {}
     if context.edge_costs is not None and context.n_calls >= 3:
-        costs = context.edge_costs()
-        errors = costs.leaf_errors
-        context = replace(context, edge_costs=lambda: costs)
+        try:
+            costs = context.edge_costs()
+        except BudgetSpentError:
+            context = replace(context, edge_costs=None)
+        else:
+            errors = costs.leaf_errors
+            context = replace(context, edge_costs=lambda: costs)
     masks = iter(literature_masks(context.inventory, context.n_calls, errors, guided=context.guided))
     known = ((mask.label, mask.schedule(context.condition.n_steps)) for mask in masks)
     yield from in_turns(planned_schedules(context), guided_plans(context), known)

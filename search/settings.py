@@ -9,7 +9,7 @@ from typing import Any
 from autotune.evaluators.presets import PRESETS, Preset, read_prompts
 from autotune.evaluators.rewards import asked_metrics
 from autotune.evaluators.run_numbers import check_run_numbers
-from autotune.search.budget import Budget, parse_duration
+from autotune.search.budget import Budget, Spent, parse_duration
 from autotune.search.families import FAMILIES, check_family
 from autotune.search.ladder import LadderSettings
 from autotune.search.study_plan import StudyPlan
@@ -19,6 +19,9 @@ from autotune.spaces.given_schedule import given_from_json
 from autotune.spaces.objective import parse_constraint, parse_objectives
 
 DEFAULT_FAMILY = "joint"
+
+EXTRAS_FROM = Spent(wall_s=600.0, network_calls=20_000, worker_s=600.0)
+"""Budgets of less leave out a family's extra objectives, which take a cost model."""
 
 HELD_OUT_SEED = 1_000_000
 """First seed of the held-out prompts; those of the calibration count from 0."""
@@ -106,11 +109,12 @@ def make_settings(
     """Checked settings of a study.
 
     `budget` is a wall time such as `2h`, `cost` money at `price` per worker and hour; several budgets may be given, the
-    first one to be used up ends the search. `objectives` are latency, the preset's quality and the family's extra ones
-    by default. Without `ladder` no candidate is stopped before it has seen all prompts. With `correct` cache schedules
-    of the front are tried once more, corrected. `prompts` is a text file with one prompt per line, of which every
-    second one is held out; a line that comes again counts once, but for a policy. `metrics` are measured besides the
-    usual ones, such as `clip-score`, `hps=FOLDER` or `energy`; those of objectives and constraints need not be named.
+    first one to be used up ends the search. `objectives` are by default latency, the preset's quality and, with a
+    budget of at least `EXTRAS_FROM`, the family's extra ones. Without `ladder` no candidate is stopped before it has
+    seen all prompts. With `correct` cache schedules of the front are tried once more, corrected. `prompts` is a text
+    file with one prompt per line, of which every second one is held out; a line that comes again counts once, but for a
+    policy. `metrics` are measured besides the usual ones, such as `clip-score`, `hps=FOLDER` or `energy`; those of
+    objectives and constraints need not be named.
 
     Raises:
         UsageError: an argument is wrong; the message names it.
@@ -119,7 +123,9 @@ def make_settings(
     check_run_numbers(steps=steps, resolution=resolution, guidance=guidance)
     if seed < 0:
         raise UsageError(f"seed must be at least 0; got {seed}")
-    names = parse_objectives(objectives or ",".join(("latency", preset.quality, *FAMILIES[family].extra_objectives)))
+    limits = make_budget(budget, evaluations, network_calls, cost, price)
+    extra = FAMILIES[family].extra_objectives if limits.used_fraction(EXTRAS_FROM) <= 1.0 else ()
+    names = parse_objectives(objectives or ",".join(("latency", preset.quality, *extra)))
     choices = asked_metrics(metrics, names, [parse_constraint(text) for text in constraints])
     calibration, held_out = _split_prompts(preset, prompts)
     return Settings(
@@ -128,7 +134,7 @@ def make_settings(
         objectives=names,
         constraints=tuple(constraints),
         seed=seed,
-        budget=dataclasses.asdict(make_budget(budget, evaluations, network_calls, cost, price)),
+        budget=dataclasses.asdict(limits),
         device=device,
         dtype=dtype,
         resolution=resolution,

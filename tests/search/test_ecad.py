@@ -14,7 +14,9 @@ from autotune.search.gene_grid import GeneGrid, Genome, Granularity
 from autotune.search.random_search import RandomSearcher
 from autotune.search.searcher import Proposal, Result, SearchContext, Searcher
 from autotune.search.variation import PublishedVariation
+from autotune.search.within_budget import BudgetSpentError
 from autotune.spaces.cache_action import CacheAction
+from autotune.spaces.edge_costs import EdgeCosts
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.inventory import Inventory, Relation, Site
 from autotune.spaces.objective import parse_constraint
@@ -49,6 +51,15 @@ def hypervolume(results: list[Result]) -> float:
 
 def median_of_five(make: Callable[[int], Searcher], evaluator: TabulatedEvaluator, n: int) -> float:
     return statistics.median(hypervolume(run(make(seed), evaluator, n)) for seed in range(5))
+
+
+def test_without_room_for_a_recording_it_starts_from_known_masks(context: SearchContext) -> None:
+    def refuse() -> EdgeCosts:
+        raise BudgetSpentError("measuring what reuses cost takes 30 s")
+
+    asked = EcadSearcher(replace(context, edge_costs=refuse), 0).ask(8)
+    assert len(asked) == 8
+    assert not any("plan" in proposal.label for proposal in asked)
 
 
 def test_ecad_beats_random_and_its_own_seeds(context: SearchContext, evaluator: TabulatedEvaluator) -> None:

@@ -38,6 +38,10 @@ def test_metrics_are_kept_with_the_folders_of_their_weights(tmp_path: Path, monk
 
 
 def test_a_family_may_have_objectives_besides_latency_and_quality() -> None:
+    """Where the budget has room for what they take."""
     assert settings(family="ecad").objectives == ("latency", "deviation", "cache-memory")
     assert settings(family="joint").objectives == ("latency", "deviation")
     assert settings(family="ecad", objectives="macs,psnr").objectives == ("macs", "psnr")
+    assert len(settings(family="ecad", budget="10m").objectives) == 3
+    for short in ({"budget": "9m"}, {"network_calls": 19_000}, {"cost": 1.0, "price": 7.0}):
+        assert settings(family="ecad", **short).objectives == ("latency", "deviation")
