@@ -109,12 +109,11 @@ def make_settings(
     """Checked settings of a study.
 
     `budget` is a wall time such as `2h`, `cost` money at `price` per worker and hour; several budgets may be given, the
-    first one to be used up ends the search. `objectives` are by default latency, the preset's quality and, with a
-    budget of at least `EXTRAS_FROM`, the family's extra ones. Without `ladder` no candidate is stopped before it has
-    seen all prompts. With `correct` cache schedules of the front are tried once more, corrected. `prompts` is a text
-    file with one prompt per line, of which every second one is held out; a line that comes again counts once, but for a
-    policy. `metrics` are measured besides the usual ones, such as `clip-score`, `hps=FOLDER` or `energy`; those of
-    objectives and constraints need not be named.
+    first one to be used up ends the search. `objectives` are by default latency, the preset's quality and the family's
+    extra ones. Without `ladder` no candidate is stopped before it has seen all prompts. With `correct` cache schedules
+    of the front are tried once more, corrected. `prompts` is a text file with one prompt per line, of which every
+    second one is held out; a line that comes again counts once, but for a policy. `metrics` are measured besides the
+    usual ones, such as `clip-score`, `hps=FOLDER` or `energy`; those of objectives and constraints need not be named.
 
     Raises:
         UsageError: an argument is wrong; the message names it.
@@ -124,8 +123,7 @@ def make_settings(
     if seed < 0:
         raise UsageError(f"seed must be at least 0; got {seed}")
     limits = make_budget(budget, evaluations, network_calls, cost, price)
-    extra = FAMILIES[family].extra_objectives if limits.used_fraction(EXTRAS_FROM) <= 1.0 else ()
-    names = parse_objectives(objectives or ",".join(("latency", preset.quality, *extra)))
+    names = parse_objectives(objectives or ",".join(("latency", preset.quality, *_extra_objectives(family, limits))))
     choices = asked_metrics(metrics, names, [parse_constraint(text) for text in constraints])
     calibration, held_out = _split_prompts(preset, prompts)
     return Settings(
@@ -151,6 +149,10 @@ def make_settings(
 def _absolute(model: str) -> str:
     """A model's folder by its whole path, so that `resume` finds it from another working folder."""
     return str(Path(model).resolve()) if model not in PRESETS and Path(model).is_dir() else model
+
+
+def _extra_objectives(family: str, budget: Budget) -> tuple[str, ...]:
+    return FAMILIES[family].extra_objectives if budget.used_fraction(EXTRAS_FROM) <= 1.0 else ()
 
 
 def make_budget(
