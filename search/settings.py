@@ -55,6 +55,10 @@ class Settings:
     given: tuple[Mapping[str, object], ...] = ()
     metrics: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UsageError(f"seed must be at least 0; got {self.seed}")
+
     def plan(self, name: str) -> StudyPlan:
         """The study plan of these settings."""
         return StudyPlan(
@@ -111,19 +115,17 @@ def make_settings(
     `budget` is a wall time such as `2h`, `cost` money at `price` per worker and hour; several budgets may be given, the
     first one to be used up ends the search. `objectives` are by default latency, the preset's quality and the family's
     extra ones. Without `ladder` no candidate is stopped before it has seen all prompts. With `correct` cache schedules
-    of the front are tried once more, corrected. `prompts` is a text file with one prompt per line, of which every
-    second one is held out; a line that comes again counts once, but for a policy. `metrics` are measured besides the
-    usual ones, such as `clip-score`, `hps=FOLDER` or `energy`; those of objectives and constraints need not be named.
+    of the front are tried once more, corrected. `prompts` is a text file, a prompt per line, of which every second one
+    is held out; one that comes again counts once, but for a policy. `metrics` are measured besides the usual ones, such
+    as `clip-score`, `hps=FOLDER` or `energy`, and besides those of objectives and constraints.
 
     Raises:
         UsageError: an argument is wrong; the message names it.
     """
     check_family(family)
     check_run_numbers(steps=steps, resolution=resolution, guidance=guidance)
-    if seed < 0:
-        raise UsageError(f"seed must be at least 0; got {seed}")
-    limits = make_budget(budget, evaluations, network_calls, cost, price)
-    names = parse_objectives(objectives or ",".join(("latency", preset.quality, *_extra_objectives(family, limits))))
+    limit = make_budget(budget, evaluations, network_calls, cost, price)
+    names = parse_objectives(objectives or ",".join(("latency", preset.quality, *_extra_objectives(family, limit))))
     choices = asked_metrics(metrics, names, [parse_constraint(text) for text in constraints])
     calibration, held_out = _split_prompts(preset, prompts)
     return Settings(
@@ -132,7 +134,7 @@ def make_settings(
         objectives=names,
         constraints=tuple(constraints),
         seed=seed,
-        budget=dataclasses.asdict(limits),
+        budget=dataclasses.asdict(limit),
         device=device,
         dtype=dtype,
         resolution=resolution,
