@@ -13,7 +13,7 @@ from autotune.reports.figure_text import interval_of, interval_text, number_text
 from autotune.reports.pick_section import PickSection
 from autotune.reports.provenance import duration_text, failure_rows, provenance_sections
 from autotune.reports.sample_grid import Sample, SampleGrid, data_uri, rank_text, sample_text
-from autotune.reports.tables import Row
+from autotune.reports.tables import TITLES, Row
 from autotune.reports.templates import template_environment
 from autotune.reports.wording import Wording
 from autotune.spaces.error_scale import ErrorScale
@@ -43,13 +43,17 @@ def render_page(
     advice: str,
     baseline: Row | None,
     front: Mapping[str, object],
+    optional: Sequence[str],
     progress: Rendered,
     samples: SampleGrid,
 ) -> str:
     """The page of a study; every text from the record is escaped, the figures stand in it as SVG.
 
-    Its own script is the only one that its content security policy lets run.
+    `optional` are the figures of `OPTIONAL` that the front has. The page's own script is the only one that its content
+    security policy lets run.
     """
+    known = {name for name, _ in CARD_FIGURES}
+    others = {name: TITLES.get(name, name) for name in optional if name not in known}
     environment = template_environment()
     environment.filters |= {"number": number_text, "source": source_text, "interval": _interval}
     failures = failure_rows(record)
@@ -66,7 +70,8 @@ def render_page(
         picks=picks,
         advice=advice,
         baseline=baseline,
-        card_figures=CARD_FIGURES,
+        card_figures=(*CARD_FIGURES, *others.items()),
+        columns={**words.others, **others},
         front=front,
         progress=progress,
         samples=_samples(samples, words.scale),

@@ -16,7 +16,7 @@ from autotune.reports.point import cost_name, study_points, volume
 from autotune.reports.progress_figure import draw_progress
 from autotune.reports.report_markdown import report_markdown
 from autotune.reports.sample_grid import SampleGrid, draw_samples, make_grid, read_sheet, sample_columns
-from autotune.reports.tables import candidate_row, front_rows, refuted_rows, to_csv, to_markdown
+from autotune.reports.tables import candidate_row, front_rows, optional_columns, refuted_rows, to_csv, to_markdown
 from autotune.reports.wording import wording
 from autotune.spaces.error_scale import error_scale
 from autotune.spaces.front import PICKS, baseline_of, pick, reported_measurement, study_front
@@ -70,6 +70,7 @@ def report_files(record: StudyRecord, load_artifact: LoadArtifact, storage: str 
         picks=sections,
         advice=what_to_do,
         baseline=baseline,
+        optional=optional_columns(rows),
         front={
             "figure": figure,
             "dots": front_dots(plot, by_hash, record.name, storage),
@@ -87,15 +88,9 @@ def report_files(record: StudyRecord, load_artifact: LoadArtifact, storage: str 
         samples=samples,
     )
     text = report_markdown(
-        record,
-        words=words,
-        picks=sections,
-        advice=what_to_do,
-        rows=rows,
-        baseline=baseline,
-        families=families,
+        record, words=words, picks=sections, advice=what_to_do, rows=rows, baseline=baseline, families=families,
         findings=findings,
-    )
+    )  # fmt: skip
     return {
         "front.png": figure.png,
         **{f"schedule-{s.name}.png": s.figure.png for s in sections if s.drawn_above is None},

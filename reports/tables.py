@@ -16,11 +16,13 @@ from autotune.spaces.front import (
     front_support,
     pick,
     quality_name,
+    record_constraints,
+    record_objectives,
     refuted_members,
     study_front,
 )
 from autotune.spaces.held_out import Overfit, Support, overfit
-from autotune.spaces.objective import REWARDS, objective_value
+from autotune.spaces.objective import MEGABYTE, OF_CACHE, REWARDS, objective_value
 from autotune.spaces.statistics import bootstrap_interval, ratio_interval, share_interval, timing_interval
 from autotune.spaces.study_record import Candidate, StudyRecord
 
@@ -33,7 +35,7 @@ OF_EPISODES = ("success", "action-error")
 OF_PRECISION = ("relative_weights", "relative_bit_operations")
 """What a quantization lowers."""
 
-OPTIONAL = (*OF_EPISODES, *REWARDS, "energy_j", *OF_PRECISION)
+OPTIONAL = (*OF_EPISODES, *REWARDS, "energy_j", *OF_PRECISION, "cached_mb")
 """Figures that only some studies measure; tables have columns for those that are there."""
 
 TITLES = {
@@ -41,6 +43,7 @@ TITLES = {
     "action-error": "action error",
     "relative_weights": "weights",
     "relative_bit_operations": "bit operations",
+    "cached_mb": "cached (MB)",
 }
 
 WITH_INTERVAL = ("latency_ms", "speedup", *QUALITY, "overfit")
@@ -62,7 +65,8 @@ def front_rows(record: StudyRecord) -> list[Row]:
     cost model's, the schedule having been timed once. A metric that was not measured, or is not a finite number, is
     None; rewards and `energy_j` have a key only where the study measures them, and so have those of a policy:
     `success`, `calibration_success`, `action-error`, and `episodes`, the number of them; `relative_weights` and
-    `relative_bit_operations` are there where a member is quantized. `intervals` maps a figure to its 95 % interval
+    `relative_bit_operations` are there where a member is quantized, `cached_mb`, the peak of a batch's cached values in
+    megabytes, where the study has an objective or a limit of them. `intervals` maps a figure to its 95 % interval
     [low, high], over prompts for quality and over timed runs for speed; a figure with fewer than two values has none.
 
     `support` is a `Support`. Of `overfit_metric`, the study's quality, `calibration_minus_held_out` and `overfit` are
@@ -106,11 +110,19 @@ def _member_row(candidate: Candidate, record: StudyRecord, picks: list[str], sup
         "calibration_minus_held_out": None if found is None else found.shift,
         "overfit": None if found is None else found.excess,
     }
+    final = final_measurement(candidate)
+    if final is not None and final[1].cache_bytes is not None and _asks_for_cache(record):
+        row["cached_mb"] = final[1].cache_bytes / MEGABYTE
     if found is not None and found.interval is not None:
         known = row["intervals"]
         assert isinstance(known, Mapping)
         row["intervals"] = {**known, "overfit": list(found.interval)}
     return row
+
+
+def _asks_for_cache(record: StudyRecord) -> bool:
+    asked = {*record_objectives(record), *(limit.metric for limit in record_constraints(record))}
+    return not asked.isdisjoint(OF_CACHE)
 
 
 def _overfit(candidate: Candidate, record: StudyRecord) -> Overfit | None:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import Measurement
 
-GIGABYTE = 1e9
+MEGABYTE, GIGABYTE = 1e6, 1e9
 
 
 def _quality(metric: str) -> Callable[[Measurement], float]:
@@ -148,7 +148,10 @@ PRECISION: Mapping[str, str] = MappingProxyType(
 ENERGY = ("energy", "energy_j")
 """The objective and the limit for which a study must measure energy."""
 
-MODELLED = ("modelled-latency", "cache-memory", "cache_gb")
+OF_CACHE = ("cache-memory", "cache_gb")
+"""The objective and the limit of what cached values take."""
+
+MODELLED = ("modelled-latency", *OF_CACHE)
 """Objectives and limits that a cost model gives, from the schedule alone."""
 
 _CONSTRAINT = re.compile(r"\s*([a-z_-]+)\s*(<=|>=)\s*(\S+)\s*")

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from autotune.reports.report import report_files, write_report
-from autotune.spaces.evaluation import EvaluationState, Failure, FailureKind
+from autotune.spaces.evaluation import Evaluation, EvaluationState, Failure, FailureKind, Measurement
 from autotune.spaces.front import calibration_front, pick, study_front
 from autotune.spaces.study_record import Candidate, StudyRecord, StudyState
 
@@ -214,6 +214,30 @@ def test_odd_studies_render(record: StudyRecord, load_artifact: LoadArtifact, na
     for png in (name for name in files if name.endswith(".png")):
         with Image.open(io.BytesIO(files[png])) as image:
             image.load()
+
+
+def test_what_a_study_asks_for_besides_is_in_all_its_tables(record: StudyRecord, load_artifact: LoadArtifact) -> None:
+    """A reward, and the memory of cached values."""
+
+    def with_more(evaluation: Evaluation) -> Evaluation:
+        measurement = evaluation.outcome
+        if not isinstance(measurement, Measurement):
+            return evaluation
+        quality = {**measurement.quality, "clip-score": (0.3125,) * measurement.n_prompts}
+        more = dataclasses.replace(measurement, quality=quality, cache_bytes=7_250_000, modelled_latency=0.5)
+        return dataclasses.replace(evaluation, outcome=more)
+
+    candidates = tuple(
+        dataclasses.replace(c, calibration=with_more(c.calibration), held_out=c.held_out and with_more(c.held_out))
+        for c in record.candidates
+    )
+    settings = {**record.settings, "objectives": ["latency", "deviation", "cache-memory"]}
+    files = report_files(dataclasses.replace(record, candidates=candidates, settings=settings), load_artifact)
+    page = Page(files["report.html"].decode()).text
+    for text in (page, files["table.md"].decode(), files["table.csv"].decode()):
+        assert "clip-score" in text
+        assert "0.312" in text
+        assert "7.25" in text
 
 
 def test_single_prompts_and_timings_have_no_intervals_but_a_report(
