@@ -147,11 +147,11 @@ class _Columns:
         reads, terms, writes = share * use.reads, share * combined(use), share * written(use)
         moved = self._moved * self._size
         stored = [reads.sum(1), reads @ moved, terms.sum(1), terms @ self._size, writes.sum(1), writes @ moved]
-        times = use.runs * np.where(half[:, None], self._half_site, self._site)
-        return np.column_stack([~half, half, *stored, times @ self._member])
+        times = (use.runs * np.where(half[:, None], self._half_site, self._site)) @ self._member
+        return np.column_stack([~half, half, *stored, times * ~half[:, None], times * half[:, None]])
 
     def solve(self, inputs: Array, timed: Array, weights: Array) -> Array:
-        """Non-negative coefficients, those of the components near 1, those of stored values near 0."""
+        """Non-negative ones, of components (with both branches, with one) near 1, of stored values near 0."""
         priors = np.zeros(inputs.shape[1])
         priors[2 : 2 + N_STORE] = NOISE / STORE_DOUBT
         priors[2 + N_STORE :] = NOISE / SITE_DOUBT
@@ -166,7 +166,7 @@ class _Columns:
         `outside` is what a run takes besides its calls, `solver` what a step of an own solver takes more.
         """
         call, half_call, read, read_moved, term, term_size, write, write_moved = coefficients[: 2 + N_STORE]
-        scale = self._member @ coefficients[2 + N_STORE :]
+        scale, half_scale = (self._member @ part for part in np.split(coefficients[2 + N_STORE :], 2))
         moved = self._moved * self._size
         return LatencyModel(
             run_ms=outside * unit_ms,
@@ -174,7 +174,7 @@ class _Columns:
             half_call_ms=float(half_call) * unit_ms,
             solver_ms=solver * unit_ms,
             site_ms=_listed(unit_ms * scale * self._site),
-            half_site_ms=_listed(unit_ms * scale * self._half_site),
+            half_site_ms=_listed(unit_ms * half_scale * self._half_site),
             read_ms=_listed(unit_ms * (read + read_moved * moved)),
             term_ms=_listed(unit_ms * (term + term_size * self._size)),
             write_ms=_listed(unit_ms * (write + write_moved * moved)),
