@@ -93,8 +93,8 @@ class CostModel:
 
 
 def default_completed(measurement: Measurement) -> Measurement:
-    """The default run's measurement with its costs, which need no model."""
-    return dataclasses.replace(measurement, modelled_latency=1.0, cache_bytes=0)
+    """The default run's measurement with its costs while there is no model: the measured latency, and no cache."""
+    return dataclasses.replace(measurement, modelled_latency=measurement.relative_latency, cache_bytes=0)
 
 
 def cost_model_from_bytes(data: bytes) -> CostModel:

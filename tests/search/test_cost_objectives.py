@@ -118,7 +118,7 @@ def test_a_study_that_ends_before_its_cost_model_has_a_front(
     (default,) = study_front(database.load_study(study.name))
     measurement = default.calibration.measurement
     assert measurement is not None
-    assert (measurement.modelled_latency, measurement.cache_bytes) == (1.0, 0)
+    assert (measurement.modelled_latency, measurement.cache_bytes) == (measurement.relative_latency, 0)
 
 
 def test_lucky_timings_are_not_on_the_front_of_a_study(open_study: OpenStudy, plan: Callable[..., StudyPlan]) -> None:
