@@ -6,10 +6,11 @@ held-out prompts and fresh seeds, each latency in turn with the default run's. F
 stand in the table, measured in the same way.
 
 Prints a table and takes `--quick` (fewer evaluations and prompts, one seed), `--seed`, `--device`, `--json FILE`;
-`--models` and `--evaluations` measure a part.
+`--models`, `--evaluations` and `--prompts` measure a part, `--batch` times on fewer images.
 """
 
 import argparse
+import dataclasses
 import functools
 import statistics
 from collections.abc import Callable, Iterable
@@ -65,16 +66,19 @@ def main() -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--evaluations", type=int, default=300)
+    parser.add_argument("--batch", type=int, default=16, help="images of a pipeline call, which are those timed")
+    parser.add_argument("--prompts", type=int, default=12, help="calibration prompts; twice as many are held out")
 
 
 def compare(bench: Benchmark, name: str) -> None:
     """Both searches on one model, over the seeds."""
     quick, first_seed = bench.arguments.quick, bench.arguments.seed
-    n = 60 if quick else bench.arguments.evaluations
+    n, n_prompts = (60, 4) if quick else (bench.arguments.evaluations, bench.arguments.prompts)
     model = load_model(name, device=bench.arguments.device)
-    worker = Worker(model)
-    calibration = fidelity("calibration", read_prompts(model.preset.calibration_prompts)[: 4 if quick else 12], 0)
-    prompts = read_prompts(model.preset.held_out_prompts)[: 8 if quick else 24]
+    preset = dataclasses.replace(model.preset, batch_size=bench.arguments.batch)
+    worker = Worker(dataclasses.replace(model, preset=preset))
+    calibration = fidelity("calibration", read_prompts(model.preset.calibration_prompts)[:n_prompts], 0)
+    prompts = read_prompts(model.preset.held_out_prompts)[: 2 * n_prompts]
     held_out = fidelity("held_out", prompts, HELD_OUT_SEED + 1000 * first_seed)
     costs = worker.cost_model(calibration)
     known: dict[str, Measurement | Failure] = {}
