@@ -33,7 +33,7 @@ class Adapter:
     Values of the `copied` components may be changed in place by the code that receives them (FreeU, T2I adapters), so
     the runtime stores copies. `even_sigmas` is that of `noise.own_timesteps`, `ungated` that of `Inventory`: no gate
     scales what leaves return. `list_splits` names layers that read concatenated tensors, with the numbers of channels
-    of each.
+    of each, `list_norms` norms of tokens (n, tokens, channels) whose result the leaves named with them alone read.
     """
 
     denoiser_class: str
@@ -48,6 +48,7 @@ class Adapter:
     even_sigmas: bool | None = None
     ungated: bool = False
     list_splits: Callable[[Any], Mapping[str, tuple[int, ...]]] = lambda denoiser: {}
+    list_norms: Callable[[Any], Mapping[str, tuple[str, ...]]] = lambda denoiser: {}
 
     def denoiser_of(self, pipe: Any) -> Any:
         """The pipeline's denoiser, without what `torch.compile` has put around it."""
@@ -63,6 +64,7 @@ ADAPTERS: Mapping[str, Adapter] = {
             guidance="embedded",
             list_sites=flux_adapter.list_sites,
             list_spans=flux_adapter.list_spans,
+            list_norms=flux_adapter.list_norms,
             latent_shape=flux_adapter.latent_shape,
             make_inputs=flux_adapter.make_inputs,
             list_splits=flux_adapter.list_splits,
@@ -73,6 +75,7 @@ ADAPTERS: Mapping[str, Adapter] = {
             guidance="batch",
             list_sites=pixart_adapter.list_sites,
             list_spans=pixart_adapter.list_spans,
+            list_norms=pixart_adapter.list_norms,
             latent_shape=pixart_adapter.latent_shape,
             make_inputs=pixart_adapter.make_inputs,
         ),
@@ -82,6 +85,7 @@ ADAPTERS: Mapping[str, Adapter] = {
             guidance="batch",
             list_sites=unet_adapter.list_sites,
             list_spans=unet_adapter.list_spans,
+            list_norms=unet_adapter.list_norms,
             latent_shape=unet_adapter.latent_shape,
             make_inputs=unet_adapter.make_inputs,
             list_splits=unet_adapter.list_splits,
@@ -93,6 +97,7 @@ ADAPTERS: Mapping[str, Adapter] = {
             guidance="batch",
             list_sites=sd3_adapter.list_sites,
             list_spans=sd3_adapter.list_spans,
+            list_norms=sd3_adapter.list_norms,
             latent_shape=sd3_adapter.latent_shape,
             make_inputs=sd3_adapter.make_inputs,
             even_sigmas=False,
@@ -104,6 +109,7 @@ ADAPTERS: Mapping[str, Adapter] = {
             guidance_argument="true_cfg_scale",
             list_sites=qwen_image_adapter.list_sites,
             list_spans=qwen_image_adapter.list_spans,
+            list_norms=qwen_image_adapter.list_norms,
             latent_shape=qwen_image_adapter.latent_shape,
             make_inputs=qwen_image_adapter.make_inputs,
             even_sigmas=True,
@@ -114,6 +120,7 @@ ADAPTERS: Mapping[str, Adapter] = {
             guidance="calls",
             list_sites=wan_adapter.list_sites,
             list_spans=wan_adapter.list_spans,
+            list_norms=wan_adapter.list_norms,
             latent_shape=wan_adapter.latent_shape,
             make_inputs=wan_adapter.make_inputs,
             even_sigmas=False,

@@ -227,14 +227,15 @@ def _cache_runtime(
             f"{adapter.denoiser_class}; leave it out to have it listed"
         )
     dropped = [action is not GuidanceAction.BOTH for action in schedule.guidance or ()]
-    spans = adapter.list_spans(adapter.denoiser_of(pipe))
+    denoiser = adapter.denoiser_of(pipe)
     return CacheRuntime(
         plan,
         inventory,
         dropped=dropped,
         separate=adapter.guidance != "batch",
         copied=adapter.copied,
-        spans=spans,
+        spans=adapter.list_spans(denoiser),
+        norms=adapter.list_norms(denoiser) if getattr(pipe, adapter.denoiser_attr) is denoiser else {},
         correction=correction,
     )
 

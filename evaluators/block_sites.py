@@ -10,11 +10,15 @@ from autotune.spaces.inventory import BLOCK, FINAL, STACK, Relation, Site
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leaf:
-    """A leaf module: its path inside the block, its component, and the leaf of the same block that alone reads it."""
+    """A leaf module: its path inside the block, its component, and the leaf of the same block that alone reads it.
+
+    `norms` are paths of the norms that it reads, each scaled and shifted or as it is; no other code of the block does.
+    """
 
     path: str
     component: str
     feeds: str | None = None
+    norms: tuple[str, ...] = ()
 
 
 def block_paths(denoiser: Any, *lists: str) -> list[str]:
@@ -49,6 +53,17 @@ def block_sites(blocks: Mapping[str, Sequence[Leaf]]) -> tuple[Site, ...]:
                 )
             )
     return tuple(sites)
+
+
+def block_norms(blocks: Mapping[str, Sequence[Leaf]]) -> dict[str, tuple[str, ...]]:
+    """Names of the leaves that read each norm, by its path."""
+    readers: dict[str, tuple[str, ...]] = {}
+    for block, leaves in blocks.items():
+        for leaf in leaves:
+            for norm in leaf.norms:
+                path = f"{block}.{norm}"
+                readers[path] = (*readers.get(path, ()), f"{block}.{leaf.path}")
+    return readers
 
 
 def block_spans(blocks: Sequence[str], streams: tuple[str, ...]) -> dict[str, Span]:

@@ -22,7 +22,7 @@ class Cell(IntEnum):
     TAKE = 4
     """Read, and free the memory of what is not read again."""
     DEAD = 5
-    """Nobody reads the result: hand out zeros of the right shape."""
+    """Nobody reads the result: hand out a tensor of its shape but without channels."""
 
 
 Table = tuple[NDArray[np.uint8], NDArray[np.int_]]

@@ -17,6 +17,7 @@ from autotune.evaluators.cache_cells import Cell, cell_tables
 from autotune.evaluators.cell_correction import CellCorrection
 from autotune.evaluators.gate import After, Before, Gate, entry_name, uncompiled
 from autotune.evaluators.guidance import output_tensor, replace_tensor
+from autotune.evaluators.idle_norms import install_norm_gates
 from autotune.evaluators.output_corrector import OutputCorrector
 from autotune.evaluators.override import Overrides
 from autotune.evaluators.span import Span, Streams
@@ -57,6 +58,7 @@ class CacheRuntime:
         separate: bool = False,
         copied: frozenset[str] = frozenset(),
         spans: Mapping[str, Span] = MappingProxyType({}),
+        norms: Mapping[str, Sequence[str]] = MappingProxyType({}),
         correction: CacheCorrection | None = None,
     ) -> None:
         """Prepare the rows of a plan.
@@ -68,6 +70,7 @@ class CacheRuntime:
             separate: whether that branch is the second call of a row, and not the first half of a batch.
             copied: components whose values are stored and handed out as copies.
             spans: by site name, what sites cover that are not the one module of their name.
+            norms: by path of a norm, the names of the leaves that alone read what it gives.
             correction: of values that are handed out; what is stored stays as it is.
 
         Raises:
@@ -86,7 +89,7 @@ class CacheRuntime:
         self._gated = {i for i, column in enumerate(cells.T) if column.any()}
         self._sometimes_dead = {i for i, column in enumerate(cells.T) if (column == Cell.DEAD).any()}
         self._sources = [_ancestors(i, inventory) for i in range(len(inventory))]
-        self._spans = spans
+        self._spans, self._norms = spans, norms
         self._open: dict[int, _OpenSpan] = {}
         self._store = BranchStore()
         self._correction = None if correction is None else CellCorrection(correction)
@@ -127,6 +130,8 @@ class CacheRuntime:
                 entry = entry_name(module)
                 gate = Gate(getattr(module, entry), self._cells, i, before=before, after=after)
                 overrides.set(module, entry, gate)
+        gated = {self._inventory.sites[i].name: i for i in self._gated}
+        install_norm_gates(denoiser, overrides, self._norms, gated, self._hands_out)
 
     def reset(self) -> None:
         """Forget all values, as at the start of a run."""
@@ -208,7 +213,7 @@ class CacheRuntime:
         """The value that this cell hands out without a computation, if there is one."""
         key, keep = (self._call, site), self._keep_now[site]
         if cell in (Cell.READ, Cell.TAKE):
-            if self._store.holds(key, half=self._half):
+            if self._hands_out(site):
                 value = self._store.read(key, functools.partial(self._weights, site), half=self._half)
                 if cell == Cell.TAKE:
                     self._store.trim(key, keep)
@@ -218,9 +223,16 @@ class CacheRuntime:
                     value = value if replaced is None else replaced
                 return value if self._correction is None else self._correction.apply(self._row, site, value)
             self.missed += 1
-        elif cell == Cell.DEAD and key in self._shapes and self._source_is_stored(site):
-            return map_tensors(self._zeros, self._shapes[key])
+        elif cell == Cell.DEAD and self._hands_out(site):
+            return map_tensors(self._nothing, self._shapes[key])
         return None
+
+    def _hands_out(self, site: int) -> bool:
+        """Whether this call of a leaf does without a computation."""
+        cell, key = self._cells[site], (self._call, site)
+        if cell in (Cell.READ, Cell.TAKE):
+            return self._store.holds(key, half=self._half)
+        return cell == Cell.DEAD and key in self._shapes and self._source_is_stored(site)
 
     def _keep(self, site: int, cell: int, value: Value) -> None:
         """Store of a value that was computed what later calls need."""
@@ -249,8 +261,9 @@ class CacheRuntime:
                 return self._store.holds((self._call, ancestor), half=self._half)
         return True
 
-    def _zeros(self, like: torch.Tensor) -> torch.Tensor:
-        return like[:1].expand(self._batch, *like.shape[1:])
+    def _nothing(self, like: torch.Tensor) -> torch.Tensor:
+        """What nobody reads: without channels, so that the code between it and its reader has nothing to do."""
+        return like.new_empty((self._batch, *like.shape[1:-1], 0))
 
 
 _weights = functools.lru_cache(maxsize=4096)(forecast_weights)

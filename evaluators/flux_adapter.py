@@ -4,14 +4,18 @@ from typing import Any
 
 import torch
 
-from autotune.evaluators.block_sites import Leaf, block_paths, block_sites, block_spans
+from autotune.evaluators.block_sites import Leaf, block_norms, block_paths, block_sites, block_spans
 from autotune.evaluators.span import Span
 from autotune.spaces.inventory import Site
 
-_DOUBLE = tuple(Leaf(path=leaf, component=leaf) for leaf in ("attn", "ff", "ff_context"))
+_DOUBLE = (
+    Leaf(path="attn", component="attn", norms=("norm1.norm", "norm1_context.norm")),
+    Leaf(path="ff", component="ff", norms=("norm2",)),
+    Leaf(path="ff_context", component="ff_context", norms=("norm2_context",)),
+)
 _SINGLE = (
-    Leaf(path="attn", component="single_attn", feeds="proj_out"),
-    Leaf(path="proj_mlp", component="single_proj_mlp", feeds="proj_out"),
+    Leaf(path="attn", component="single_attn", feeds="proj_out", norms=("norm.norm",)),
+    Leaf(path="proj_mlp", component="single_proj_mlp", feeds="proj_out", norms=("norm.norm",)),
     Leaf(path="proj_out", component="single_proj_out"),
 )
 
@@ -21,12 +25,12 @@ def list_sites(denoiser: Any) -> tuple[Site, ...]:
 
     In a single block `proj_out` alone consumes the other two, so they feed it.
     """
-    return block_sites(
-        {
-            block: _DOUBLE if block.startswith("transformer") else _SINGLE
-            for block in block_paths(denoiser, "transformer_blocks", "single_transformer_blocks")
-        }
-    )
+    return block_sites(_leaves(denoiser))
+
+
+def list_norms(denoiser: Any) -> dict[str, tuple[str, ...]]:
+    """Norms of attention and feed-forwards; one for both parts of a single block."""
+    return block_norms(_leaves(denoiser))
 
 
 def list_spans(denoiser: Any) -> dict[str, Span]:
@@ -44,6 +48,11 @@ def list_splits(denoiser: Any) -> dict[str, tuple[int, ...]]:
         block = denoiser.get_submodule(path)
         splits[f"{path}.proj_out"] = (block.proj_out.in_features - block.mlp_hidden_dim, block.mlp_hidden_dim)
     return splits
+
+
+def _leaves(denoiser: Any) -> dict[str, tuple[Leaf, ...]]:
+    blocks = block_paths(denoiser, "transformer_blocks", "single_transformer_blocks")
+    return {block: _DOUBLE if block.startswith("transformer") else _SINGLE for block in blocks}
 
 
 def latent_shape(pipe: Any, height: int, width: int) -> tuple[int, ...]:

@@ -4,16 +4,25 @@ from typing import Any
 
 import torch
 
-from autotune.evaluators.block_sites import Leaf, block_paths, block_sites, block_spans
+from autotune.evaluators.block_sites import Leaf, block_norms, block_paths, block_sites, block_spans
 from autotune.evaluators.span import Span
 from autotune.spaces.inventory import Site
 
-_LEAVES = tuple(Leaf(path=leaf, component=leaf) for leaf in ("attn1", "attn2", "ff"))
+_LEAVES = (
+    Leaf(path="attn1", component="attn1", norms=("norm1",)),
+    Leaf(path="attn2", component="attn2"),
+    Leaf(path="ff", component="ff", norms=("norm2",)),
+)
 
 
 def list_sites(denoiser: Any) -> tuple[Site, ...]:
     """Self-attention, cross-attention and feed-forward of every block."""
     return block_sites(dict.fromkeys(block_paths(denoiser, "transformer_blocks"), _LEAVES))
+
+
+def list_norms(denoiser: Any) -> dict[str, tuple[str, ...]]:
+    """Norms of self-attention and feed-forward; cross-attention reads the hidden state itself."""
+    return block_norms(dict.fromkeys(block_paths(denoiser, "transformer_blocks"), _LEAVES))
 
 
 def list_spans(denoiser: Any) -> dict[str, Span]:

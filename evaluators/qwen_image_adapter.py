@@ -5,11 +5,15 @@ from typing import Any
 
 import torch
 
-from autotune.evaluators.block_sites import Leaf, block_paths, block_sites, block_spans
+from autotune.evaluators.block_sites import Leaf, block_norms, block_paths, block_sites, block_spans
 from autotune.evaluators.span import Span
 from autotune.spaces.inventory import Site
 
-_LEAVES = tuple(Leaf(path=leaf, component=leaf) for leaf in ("attn", "img_mlp", "txt_mlp"))
+_LEAVES = (
+    Leaf(path="attn", component="attn", norms=("img_norm1", "txt_norm1")),
+    Leaf(path="img_mlp", component="img_mlp", norms=("img_norm2",)),
+    Leaf(path="txt_mlp", component="txt_mlp", norms=("txt_norm2",)),
+)
 
 
 def list_sites(denoiser: Any) -> tuple[Site, ...]:
@@ -17,13 +21,22 @@ def list_sites(denoiser: Any) -> tuple[Site, ...]:
 
     That one is computed by the model and read by nobody, since only the image leaves the stack.
     """
-    blocks = block_paths(denoiser, "transformer_blocks")
-    return block_sites(dict.fromkeys(blocks, _LEAVES) | {blocks[-1]: _LEAVES[:2]})
+    return block_sites(_leaves(denoiser))
+
+
+def list_norms(denoiser: Any) -> dict[str, tuple[str, ...]]:
+    """Norms of both streams before attention and feed-forward."""
+    return block_norms(_leaves(denoiser))
 
 
 def list_spans(denoiser: Any) -> dict[str, Span]:
     """Blocks and their stack, through which text and image flow."""
     return block_spans(block_paths(denoiser, "transformer_blocks"), ("encoder_hidden_states", "hidden_states"))
+
+
+def _leaves(denoiser: Any) -> dict[str, tuple[Leaf, ...]]:
+    blocks = block_paths(denoiser, "transformer_blocks")
+    return dict.fromkeys(blocks, _LEAVES) | {blocks[-1]: _LEAVES[:2]}
 
 
 def latent_shape(pipe: Any, height: int, width: int) -> tuple[int, ...]:

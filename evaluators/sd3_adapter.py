@@ -4,9 +4,16 @@ from typing import Any
 
 import torch
 
-from autotune.evaluators.block_sites import Leaf, block_paths, block_sites, block_spans
+from autotune.evaluators.block_sites import Leaf, block_norms, block_paths, block_sites, block_spans
 from autotune.evaluators.span import Span
 from autotune.spaces.inventory import Site
+
+_LEAVES = (
+    Leaf(path="attn", component="attn", norms=("norm1.norm", "norm1_context.norm")),
+    Leaf(path="attn2", component="attn2", norms=("norm1.norm",)),
+    Leaf(path="ff", component="ff", norms=("norm2",)),
+    Leaf(path="ff_context", component="ff_context", norms=("norm2_context",)),
+)
 
 
 def list_sites(denoiser: Any) -> tuple[Site, ...]:
@@ -14,16 +21,24 @@ def list_sites(denoiser: Any) -> tuple[Site, ...]:
 
     The last block drops the text, so it has no text feed-forward.
     """
-    leaves = [Leaf(path=leaf, component=leaf) for leaf in ("attn", "attn2", "ff", "ff_context")]
-    return block_sites({
-        f"transformer_blocks.{i}": [leaf for leaf in leaves if getattr(block, leaf.path) is not None]
-        for i, block in enumerate(denoiser.transformer_blocks)
-    })  # fmt: skip
+    return block_sites(_leaves(denoiser))
+
+
+def list_norms(denoiser: Any) -> dict[str, tuple[str, ...]]:
+    """Norms of both streams before attention and feed-forward; one for both attentions of the image."""
+    return block_norms(_leaves(denoiser))
 
 
 def list_spans(denoiser: Any) -> dict[str, Span]:
     """Blocks and their stack, through which text and image flow."""
     return block_spans(block_paths(denoiser, "transformer_blocks"), ("encoder_hidden_states", "hidden_states"))
+
+
+def _leaves(denoiser: Any) -> dict[str, list[Leaf]]:
+    return {
+        f"transformer_blocks.{i}": [leaf for leaf in _LEAVES if getattr(block, leaf.path) is not None]
+        for i, block in enumerate(denoiser.transformer_blocks)
+    }
 
 
 def latent_shape(pipe: Any, height: int, width: int) -> tuple[int, ...]:

@@ -8,6 +8,9 @@ import torch
 from autotune.evaluators.span import Span, Streams
 from autotune.spaces.inventory import FINAL, Relation, Site
 
+_NORMS = {"attn1": "norm1", "attn2": "norm2", "ff": "norm3"}
+"""Leaves of a transformer block in execution order, and the norms that they read."""
+
 
 def list_sites(denoiser: Any) -> tuple[Site, ...]:
     """The hidden state after the last stage, each stage as a whole (down, mid, up), and the leaves inside it.
@@ -30,6 +33,17 @@ def list_sites(denoiser: Any) -> tuple[Site, ...]:
             )
             sites.append(site)
     return tuple(sites)
+
+
+def list_norms(denoiser: Any) -> dict[str, tuple[str, ...]]:
+    """The norm of each part of a transformer, where it takes the hidden state alone."""
+    leaves = [f"{stage}.{name}" for stage, module in _stages(denoiser) for name, _ in _leaves(module)]
+    norms: dict[str, tuple[str, ...]] = {}
+    for leaf in leaves:
+        block, _, part = leaf.rpartition(".")
+        if part in _NORMS and denoiser.get_submodule(block).norm_type == "layer_norm":
+            norms[f"{block}.{_NORMS[part]}"] = (leaf,)
+    return norms
 
 
 def list_spans(denoiser: Any) -> dict[str, Span]:
@@ -83,7 +97,7 @@ def _leaves(stage: Any) -> Iterator[tuple[str, str]]:
 
 def _transformer_leaves(attentions: list[Any], j: int) -> Iterator[tuple[str, str]]:
     for i, block in enumerate(getattr(attentions[j], "transformer_blocks", None) or ()):
-        for leaf in ("attn1", "attn2", "ff"):
+        for leaf in _NORMS:
             if getattr(block, leaf, None) is not None:
                 yield f"attentions.{j}.transformer_blocks.{i}.{leaf}", leaf
 

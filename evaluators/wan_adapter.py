@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from autotune.evaluators.block_sites import Leaf, block_paths, block_sites, block_spans
+from autotune.evaluators.block_sites import Leaf, block_norms, block_paths, block_sites, block_spans
 from autotune.evaluators.span import Span
 from autotune.spaces.inventory import Site
 
@@ -14,12 +14,21 @@ _IMAGE_TOKENS = 257
 """Tokens of the first frame's embedding, where the model is conditioned on one."""
 
 
-_LEAVES = tuple(Leaf(path=leaf, component=leaf) for leaf in ("attn1", "attn2", "ffn"))
+_LEAVES = (
+    Leaf(path="attn1", component="attn1", norms=("norm1",)),
+    Leaf(path="attn2", component="attn2", norms=("norm2",)),
+    Leaf(path="ffn", component="ffn", norms=("norm3",)),
+)
 
 
 def list_sites(denoiser: Any) -> tuple[Site, ...]:
     """Self-attention, cross-attention and feed-forward of every block."""
     return block_sites(dict.fromkeys(block_paths(denoiser, "blocks"), _LEAVES))
+
+
+def list_norms(denoiser: Any) -> dict[str, tuple[str, ...]]:
+    """Norms of both attentions and of the feed-forward."""
+    return block_norms(dict.fromkeys(block_paths(denoiser, "blocks"), _LEAVES))
 
 
 def list_spans(denoiser: Any) -> dict[str, Span]:
