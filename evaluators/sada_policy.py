@@ -9,7 +9,7 @@ from autotune.evaluators.branch_store import weighted_sum
 from autotune.evaluators.guidance import output_tensor, replace_tensor
 from autotune.evaluators.override import Overrides
 from autotune.evaluators.policy_runtime import PolicyRuntime
-from autotune.spaces.cache_policy import CachePolicy, PolicyKind
+from autotune.spaces.cache_policy import CachePolicy
 from autotune.spaces.errors import ScheduleMismatchError
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.noise_schedule import Flow, KnownNoise
@@ -19,6 +19,9 @@ from autotune.spaces.solver_formula import Prediction
 
 _HISTORY = 4
 """Steps and outputs that are kept."""
+
+_RELEASED_TERMS = 4
+"""Data that the released code interpolates on SDXL; on FLUX, which it does not interpolate, it names three."""
 
 
 class _Step(NamedTuple):
@@ -110,21 +113,23 @@ class SadaPolicy(PolicyRuntime):
         positions = [self._positions[row], *(step.position for step in last)]
         if len(last) < 3 or state is None or len(set(positions)) < 4:
             return None
-        policy = self._policy
-        if policy.kind is PolicyKind.SADA_MULTISTEP and row >= policy.settled:
+        if self._is_settled(row):
             return 0.0
         newest, middle, oldest = (step.slope for step in last)
         curvature = (newest - middle) - (middle - oldest)
-        if policy.kind is PolicyKind.SADA_RELEASED and self._flow:
+        if self._policy.kind.is_released and self._flow:
             return 1.0 - float(curvature.mean() / curvature.abs().mean().clamp_min(torch.finfo(curvature.dtype).tiny))
         error = (state - self._extrapolated_state(row)).double().flatten()
         bent = curvature.double().flatten()
         return figure_of(float(error @ bent), float(error.norm()), float(bent.norm()))
 
+    def _is_settled(self, row: int) -> bool:
+        return self._policy.kind.settles and row >= self._policy.settled
+
     def _extrapolated_state(self, row: int) -> torch.Tensor:
         """The state of this call, from the state and the slopes before."""
         target, positions = self._positions[row], [step.position for step in self._steps]
-        if self._policy.kind is PolicyKind.SADA_RELEASED:
+        if self._policy.kind.is_released:
             h = target - positions[0]
             weights = tuple(h * weight for weight in RELEASED_STATE_WEIGHTS)
         else:
@@ -136,22 +141,22 @@ class SadaPolicy(PolicyRuntime):
         target, state = self._positions[row], self._state
         positions = [item.position for item in stored]
         shift: torch.Tensor | None = None
-        kind = self._policy.kind
+        released = self._policy.kind.is_released
         weights: tuple[float, ...] = (1.0,)
-        if kind is PolicyKind.SADA_RELEASED and self._flow:
+        if released and self._flow:
             # Of equal steps: 2 v - v'. Later skips in a row repeat the last velocity, which is that of the first.
             if len(stored) >= 2:
                 weights = (2.0, -1.0)
-        elif kind is PolicyKind.SADA_RELEASED and state is not None:
-            shift = (state - self._extrapolated_state(row)) / target
-        elif kind is PolicyKind.SADA_MULTISTEP and row >= self._policy.settled and state is not None:
+        elif self._is_settled(row) and state is not None:
             known = [item for item in stored if item.state is not None]
-            terms = known[: self._policy.order + 1]
+            terms = known[: _RELEASED_TERMS if released else self._policy.order + 1]
             if terms and len({item.position for item in terms}) == len(terms):
                 stored, spread = known, lagrange([item.position for item in terms], target, len(terms))
                 data = weighted_sum([item.state for item in terms if item.state is not None], spread)
                 weights = tuple(w * item.position / target for w, item in zip(spread, terms, strict=True))
                 shift = (state - data) / target
+        elif released and state is not None:
+            shift = (state - self._extrapolated_state(row)) / target
         else:
             n = min(self._policy.order, len(stored))
             if len(set(positions[:n])) == n:

@@ -93,7 +93,7 @@ class PolicySearcher(PlannedSearcher):
 
 
 class SadaSearcher(PolicySearcher):
-    """SADA (Jiang et al., ICML 2025): step-wise in Adams-Bashforth form, multi-step, and as released."""
+    """SADA (Jiang et al., ICML 2025): step-wise and multi-step, in Adams-Bashforth form and as released."""
 
     family = "sada"
 
@@ -104,7 +104,9 @@ class SadaSearcher(PolicySearcher):
         settled = max(1, round(0.4 * self._context.n_calls))
         multistep = replace(base, kind=PolicyKind.SADA_MULTISTEP, max_skips=2, settled=settled)
         yield multistep, SADA_RANGE
-        yield replace(base, kind=PolicyKind.SADA_RELEASED, order=1, max_skips=3), SADA_RANGE
+        released = replace(base, kind=PolicyKind.SADA_RELEASED, order=1, max_skips=3)
+        yield released, SADA_RANGE
+        yield replace(released, kind=PolicyKind.SADA_RELEASED_MULTISTEP, settled=settled), SADA_RANGE
 
 
 class TeaCacheSearcher(PolicySearcher):

@@ -20,6 +20,9 @@ class PolicyKind(StrEnum):
     """The same, and from call `settled` on every (max_skips + 1)-th call, with the data interpolated between."""
     SADA_RELEASED = "sada-released"
     """SADA with the coefficients and the reuse of its released code."""
+    SADA_RELEASED_MULTISTEP = "sada-released-multistep"
+    """The same, and from call `settled` on as its released code goes on: every (max_skips + 1)-th call, the data
+    interpolated through the last four computed ones, or of a flow the velocity carried on as before."""
     TEACACHE = "teacache"
     """Liu et al. 2024: a polynomial of the change of the first block's modulated input, accumulated."""
     FIRST_BLOCK = "first-block"
@@ -42,6 +45,16 @@ class PolicyKind(StrEnum):
         """Whether the rule looks at the solver's states and skips the whole network."""
         return self.startswith("sada")
 
+    @property
+    def is_released(self) -> bool:
+        """Whether the rule is that of SADA's released code."""
+        return self.startswith("sada-released")
+
+    @property
+    def settles(self) -> bool:
+        """Whether the rule computes calls at an interval once it has settled."""
+        return self.endswith("-multistep")
+
 
 _GUARDS = ("max_skips", "warm_up", "cool_down")
 _READS: Mapping[PolicyKind, tuple[str, ...]] = MappingProxyType(
@@ -49,6 +62,7 @@ _READS: Mapping[PolicyKind, tuple[str, ...]] = MappingProxyType(
         PolicyKind.SADA: ("threshold", *_GUARDS, "order"),
         PolicyKind.SADA_MULTISTEP: ("threshold", *_GUARDS, "order", "settled"),
         PolicyKind.SADA_RELEASED: ("threshold", *_GUARDS),
+        PolicyKind.SADA_RELEASED_MULTISTEP: ("threshold", *_GUARDS, "settled"),
         PolicyKind.TEACACHE: ("threshold", *_GUARDS, "polynomial"),
         PolicyKind.FIRST_BLOCK: ("threshold", *_GUARDS),
         PolicyKind.MAGCACHE: ("threshold", *_GUARDS, "ratios"),
@@ -105,7 +119,7 @@ class CachePolicy:
                     "out"
                 )
         self._check_ranges()
-        if self.kind.is_sada and self.kind is not PolicyKind.SADA_RELEASED and self.order not in (2, 3):
+        if self.kind.is_sada and not self.kind.is_released and self.order not in (2, 3):
             raise ScheduleError(f"policy.order must be 2 or 3 of {self.kind}; got {self.order}")
         if self.kind in (PolicyKind.MAGCACHE, PolicyKind.DIFFUSERS_MAGCACHE) and len(self.ratios) < 2:
             raise ScheduleError(

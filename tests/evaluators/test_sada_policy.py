@@ -106,3 +106,25 @@ def test_settled_the_data_of_the_last_calls_are_interpolated() -> None:
     data = [script.states[i] - POSITIONS[i] * script.outputs[i] for i in (3, 2, 1)]
     expected = (script.states[ROW] - (3 * data[0] - 3 * data[1] + data[2])) / POSITIONS[ROW]
     torch.testing.assert_close(script.estimate(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_settled_as_released_four_data_are_interpolated() -> None:
+    script = Script(PolicyKind.SADA_RELEASED_MULTISTEP, settled=ROW, max_skips=3)
+    assert script.figure() == 0.0
+    data = [script.states[i] - POSITIONS[i] * script.outputs[i] for i in (3, 2, 1, 0)]
+    expected = (script.states[ROW] - (4 * data[0] - 6 * data[1] + 4 * data[2] - data[3])) / POSITIONS[ROW]
+    torch.testing.assert_close(script.estimate(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("flow", [False, True])
+def test_before_it_settles_the_released_rule_is_step_wise(flow: bool) -> None:
+    script = Script(PolicyKind.SADA_RELEASED_MULTISTEP, flow=flow, settled=ROW + 1, max_skips=3)
+    step_wise = Script(PolicyKind.SADA_RELEASED, flow=flow)
+    assert script.figure() == step_wise.figure()
+    assert torch.equal(script.estimate(), step_wise.estimate())
+
+
+def test_settled_as_released_a_flow_still_goes_on_from_two_velocities() -> None:
+    script = Script(PolicyKind.SADA_RELEASED_MULTISTEP, flow=True, settled=ROW, max_skips=3)
+    assert script.figure() == 0.0
+    torch.testing.assert_close(script.estimate(), 2 * script.outputs[3] - script.outputs[2], rtol=1e-5, atol=1e-5)

@@ -24,6 +24,7 @@ POLICIES = (
     CachePolicy(kind=PolicyKind.SADA, threshold=1.0, order=2, max_skips=3, warm_up=2, cool_down=1),
     CachePolicy(kind=PolicyKind.SADA_MULTISTEP, threshold=1.0, order=3, settled=4),
     CachePolicy(kind=PolicyKind.SADA_RELEASED, threshold=0.9),
+    CachePolicy(kind=PolicyKind.SADA_RELEASED_MULTISTEP, threshold=0.9, settled=4, max_skips=3),
     CachePolicy(kind=PolicyKind.TEACACHE, threshold=0.2, polynomial=(2.0, 0.0)),
     CachePolicy(kind=PolicyKind.FIRST_BLOCK, threshold=0.1),
     CachePolicy(kind=PolicyKind.MAGCACHE, threshold=0.3, ratios=RATIOS),
@@ -90,9 +91,9 @@ def test_a_policy_excludes_cache_and_guidance_and_fixes_the_number_of_calls() ->
     plan = CachePlan.from_array([[0, 0]] * 5)
     for other in ({"cache": plan}, {"guidance": (GuidanceAction.BOTH,) * 5}):
         with pytest.raises(ScheduleError, match="got both: leave one out"):
-            Schedule(n_steps=5, policy=POLICIES[4], **other)
+            Schedule(n_steps=5, policy=POLICIES[5], **other)
     with pytest.raises(ScheduleError, match=r"got 5 for 6 steps"):
-        Schedule(n_steps=6, policy=POLICIES[5])
+        Schedule(n_steps=6, policy=POLICIES[6])
 
 
 def test_what_a_denoiser_does_not_support_has_no_canonical_form() -> None:
@@ -100,7 +101,7 @@ def test_what_a_denoiser_does_not_support_has_no_canonical_form() -> None:
     refused = [policy.kind for policy in POLICIES if not supports(policy.kind, unet)]
     assert refused == [PolicyKind.TEACACHE, *(kind for kind in PolicyKind if kind.by_diffusers)]
     with pytest.raises(ScheduleError, match="can't run on a UNet2DConditionModel"):
-        canonical_schedule(Schedule(n_steps=5, policy=POLICIES[3]), unet)
+        canonical_schedule(Schedule(n_steps=5, policy=POLICIES[4]), unet)
 
 
 def decisions(policy: CachePolicy, changes: list[float | None]) -> str:
