@@ -6,7 +6,7 @@ deviation from the converged run; alignment of the pictures. On held-out prompts
 calibration prompts.
 
 Prints a table and takes `--quick` (20 steps, fewer prompts), `--seed`, `--device`, `--json FILE`; `--models`,
-`--steps` and `--kinds` measure a part.
+`--steps`, `--kinds` and `--prompts` measure a part.
 """
 
 import argparse
@@ -17,18 +17,16 @@ import time
 from dataclasses import dataclass
 
 import torch
-from caching_rivals import PLANNED, candidates
+from caching_rivals import PLANNED, branch_calls, candidates
 from harness import Benchmark, parse_arguments, spread
 
 from autotune.evaluators.load import load_model
-from autotune.evaluators.policy_runtime import PolicyUsage
 from autotune.evaluators.presets import read_prompts
 from autotune.evaluators.sampling import Purpose
 from autotune.evaluators.worker import Worker
 from autotune.search.cache_plans import planned_schedules
 from autotune.search.searcher import SearchContext
 from autotune.spaces.evaluation import Fidelity
-from autotune.spaces.guidance_column import dropped_rows
 from autotune.spaces.schedule import Schedule
 
 MODELS = ("mini-flux", "mini-pixart", "mini-sd")
@@ -73,6 +71,7 @@ def main() -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--steps", nargs="+", type=int, default=(20, 50))
+    parser.add_argument("--prompts", type=int, default=12, help="held-out prompts; a sixth of them is timed")
     parser.add_argument("--kinds", nargs="+", help="measure these kinds of schedules only, such as planned")
 
 
@@ -81,10 +80,10 @@ def study_of(bench: Benchmark, name: str, n_steps: int) -> None:
     quick, seed = bench.arguments.quick, bench.arguments.seed
     model = load_model(name, device=bench.arguments.device)
     worker = Worker(dataclasses.replace(model, preset=dataclasses.replace(model.preset, n_steps=n_steps)))
-    prompts = read_prompts(model.preset.held_out_prompts)[: 4 if quick else 12]
+    prompts = read_prompts(model.preset.held_out_prompts)[: 4 if quick else bench.arguments.prompts]
     seeds = tuple(range(10_000 + 1000 * seed, 10_000 + 1000 * seed + len(prompts)))
     held_out = Fidelity(name="held_out", prompts=prompts, seeds=seeds)
-    timed = held_out.first(2)
+    timed = held_out.first(max(1, len(prompts) // 6))
     chosen = read_prompts(model.preset.calibration_prompts)[:4]
     calibration = Fidelity(name="calibration", prompts=chosen, seeds=tuple(range(4)))
     began = time.perf_counter()
@@ -148,15 +147,6 @@ def check(bench: Benchmark, name: str, n_steps: int, points: list[Point]) -> Non
             bench.row("dB over fewer steps", gains[-1], model=where, branch_calls=guided.branch_calls)
     if gains:
         bench.target(f"{where}: dB of guidance over fewer steps, best", max(gains), None, at_least=3.0)
-
-
-def branch_calls(schedule: Schedule, worker: Worker, usage: PolicyUsage | None) -> int:
-    """Guidance branches that run, over all network calls; of a policy, over those that it computes."""
-    n_calls = len(schedule.time or worker.own_timesteps(schedule.n_steps))
-    n_branches = 2 if worker.guided else 1
-    if usage is not None:
-        return round(n_branches * usage.computed_calls)
-    return n_branches * n_calls - sum(dropped_rows(schedule.guidance, n_calls))
 
 
 def psnr(latents: torch.Tensor, target: torch.Tensor) -> float:

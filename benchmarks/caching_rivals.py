@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from autotune.evaluators.policy_runtime import PolicyUsage
 from autotune.evaluators.worker import Worker
 from autotune.search.cache_masks import (
     STAGE,
@@ -17,7 +18,7 @@ from autotune.search.cache_masks import (
 from autotune.search.families import make_searcher
 from autotune.search.guidance_plans import guidance_column, guided_plans
 from autotune.search.searcher import SearchContext
-from autotune.spaces.guidance_column import GuidanceAction
+from autotune.spaces.guidance_column import GuidanceAction, dropped_rows
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solvers import make_solver
 from autotune.spaces.time_grid import uniform_lambda
@@ -35,8 +36,10 @@ def candidates(
     """Kind, label and schedule of all that is compared."""
     inventory, n_calls, condition = context.inventory, context.n_calls, worker.condition
     noise = condition.noise_schedule
-    # Every number of steps where guidance has branches to leave out, so that a rival of equally many is always there.
-    for n in range(4, n_steps + 1, 1 if context.guided else max(1, n_steps // 20)):
+    guided = list(guidance_candidates(worker, context, n_steps))
+    # A rival of equally many branch calls for all that leaves branches out and nothing else.
+    pairs = {(branch_calls(s, worker) + 1) // 2 for kind, _, s in guided if kind == "guidance"}
+    for n in sorted({*range(4, n_steps + 1, max(1, n_steps // 20)), *pairs}):
         if n < n_steps:
             yield "fewer steps", f"own sampler, {n} steps", Schedule(n_steps=n)
         time_grid = uniform_lambda(noise, n, t_start=condition.start_timestep)
@@ -65,6 +68,12 @@ def candidates(
             yield "adaptive", proposal.schedule.policy.text if proposal.schedule.policy else "", proposal.schedule
     for label, schedule in plans:
         yield PLANNED, label, schedule
+    yield from guided
+
+
+def guidance_candidates(worker: Worker, context: SearchContext, n_steps: int) -> Iterator[tuple[str, str, Schedule]]:
+    """Kind, label and schedule of those with a guidance column: planned with a cache, and without one."""
+    n_calls = context.n_calls
     for label, schedule in guided_plans(context):
         yield "guidance" if schedule.cache is None else "planned + guidance", label, schedule
     if context.guided:
@@ -73,6 +82,15 @@ def candidates(
                 column = guidance_column(range(n_calls), n_calls, every, estimate)
                 yield "guidance", f"{estimate}, both in every {every}", Schedule(n_steps=n_steps, guidance=column)
         yield from fewer_guided(worker, [n for n in GUIDED_STEPS if n < n_steps])
+
+
+def branch_calls(schedule: Schedule, worker: Worker, usage: PolicyUsage | None = None) -> int:
+    """Guidance branches that run, over all network calls; of a policy, over those that it computes."""
+    n_calls = len(schedule.time or worker.own_timesteps(schedule.n_steps))
+    n_branches = 2 if worker.guided else 1
+    if usage is not None:
+        return round(n_branches * usage.computed_calls)
+    return n_branches * n_calls - sum(dropped_rows(schedule.guidance, n_calls))
 
 
 def fewer_guided(worker: Worker, counts: Sequence[int]) -> Iterator[tuple[str, str, Schedule]]:
