@@ -1,13 +1,14 @@
-"""Fits by gradient of the solver columns of schedules on the front or near it, under their caches and branches."""
+"""Fits of schedules on the front or near it: of solvers by gradient, under their caches and branches, and of caches."""
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from autotune.search.archive import ParetoArchive
+from autotune.search.fit_experience import PRIORS, Experience, Kind, between
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext
 from autotune.search.solver_variation import SolverVariation
 from autotune.search.table_variation import MIN_STEPS, TableVariation
@@ -19,57 +20,8 @@ from autotune.spaces.objective import total_violation
 from autotune.spaces.pareto import front_hypervolume
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
 
-LIKENESS = 0.3
-"""Standard deviation, in the logarithm of the step count, of the Gaussian by which fits count for others."""
-
 STRIDE = 8
 """Fits are carried by one step, from twice this number of steps on by two, and so on."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """What is fitted; whether it, or what it was carried from, was before; whether with a new analytic first step."""
-
-    column: FitColumn
-    again: bool = False
-    analytic: bool = False
-
-
-PRIORS: Mapping[_Kind, tuple[float, float]] = {
-    _Kind(FitColumn.SOLVER): (0.5, 260.0),
-    _Kind(FitColumn.SOLVER, analytic=True): (0.42, 260.0),
-    _Kind(FitColumn.SOLVER, again=True): (0.8, 260.0),
-    _Kind(FitColumn.CORRECTION): (0.75, 440.0),
-    _Kind(FitColumn.CORRECTION, again=True): (0.9, 440.0),
-}
-"""What a quick fit is expected to leave of an error, and how many runs over a prompt it is expected to take.
-
-That is before the first one has been seen; it counts as one fit. With an analytic first step, six fits at 5 to 16
-steps of mini-flux and mini-pixart left .36 to .61; without, three from the same schedules .47 to .62.
-"""
-
-
-@dataclass(slots=True)
-class _Experience:
-    """The fits of one kind: logarithms of their step counts and of what they left of the error.
-
-    `runs` is their mean cost, and `n` their number, with the prior as one of them.
-    """
-
-    prior: float
-    runs: float
-    fits: list[tuple[float, float]] = field(default_factory=list)
-    n: int = 1
-
-    def ratio(self, n_steps: int, likely: float = 1.0) -> float:
-        """What a fit leaves of the error: a geometric mean, in which fits at like step counts weigh most.
-
-        It counts as the first of them that `likely` is left, if that is less than the prior.
-        """
-        weights = [math.exp(-0.5 * ((n - math.log(n_steps)) / LIKENESS) ** 2) for n, _ in self.fits]
-        first = math.log(min(self.prior, likely))
-        total = first + sum(w * left for w, (_, left) in zip(weights, self.fits, strict=True))
-        return math.exp(total / (1.0 + sum(weights)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +47,14 @@ class _Chance:
     """A schedule whose column may be fitted, and the hypervolume to gain per evaluation's cost."""
 
     schedule: Schedule
-    kind: _Kind
+    kind: Kind
     error: float
     label: str
     gain: float
 
 
 class Refits:
-    """Quick fits of times and factors of good schedules, and of their coefficients, which go on as long as they pay.
+    """Quick fits of times and factors of good schedules, of their coefficients, and of corrections of their caches.
 
     Good are the members of the front, and of each number of steps what comes closest to the converged run: a plain
     solver that the front has passed by may pass it again once fitted.
@@ -112,7 +64,7 @@ class Refits:
     long as what it comes to does so too, at an evaluation each; later fits go on from there. The next fit is the one
     that promises most hypervolume for what it costs, were the error to fall as in those of its kind before with about
     as many steps, and as far as fits at fewer and at more steps let expect. Members that leave the solver to the
-    pipeline have nothing to fit.
+    pipeline have only their caches corrected, which comes last, as a table fits one solver.
     """
 
     family = "refits"
@@ -125,9 +77,9 @@ class Refits:
         """Of feasible schedules with a solver, by their number of steps, if measured on all prompts."""
         self._solvers = SolverVariation(context.condition.noise_schedule, context.condition.start_timestep)
         self._tables = TableVariation(context)
-        self._known = {kind: _Experience(ratio, runs) for kind, (ratio, runs) in PRIORS.items()}
+        self._known = {kind: Experience(ratio, runs) for kind, (ratio, runs) in PRIORS.items()}
         self._rng = np.random.default_rng(seed)
-        self._done: dict[str, set[_Kind]] = {}
+        self._done: dict[str, set[Kind]] = {}
         """The kinds of fits that were made of a schedule, by its hash."""
         self._asked: dict[str, _Chance] = {}
         self._fits: dict[str, _Fitted] = {}
@@ -204,6 +156,8 @@ class Refits:
             fit = self._context.quick_fit(start, column)
             made = canonical_schedule(fit.schedule, self._context.inventory)
         except ScheduleError:
+            if column is FitColumn.CACHE_CORRECTION:  # most often since nothing is to be won
+                self._known[chance.kind].fits.append((math.log(start.n_steps), 0.0))
             return None
         known = self._known[chance.kind]
         known.n += 1
@@ -256,13 +210,14 @@ class Refits:
         chances = []
         for proposal, measurement in {p.schedule_hash: (p, m) for p, m in [*members, *closest.values()]}.values():
             schedule, cost, error = proposal.schedule, self._archive.cost_of(measurement), measurement.error
-            fixed = schedule.time is None or schedule.policy is not None or schedule.tables  # tables fit one solver
-            if fixed or error <= 0.0:
+            if schedule.policy is not None or schedule.tables or error <= 0.0:  # tables fit one solver
                 continue
             is_whole = schedule.cache is None and schedule.guidance is None  # as those are that lie on the line
-            likely = _between(fitted, schedule.n_steps) if is_whole else error
-            for kind in _kinds(schedule, proposal.schedule_hash in self._fits):
-                if kind in self._done.get(proposal.schedule_hash, ()):
+            likely = between(fitted, schedule.n_steps) if is_whole else error
+            done = self._done.get(proposal.schedule_hash, ())
+            kinds = [k for k in _kinds(schedule, proposal.schedule_hash in self._fits) if k not in done]
+            for kind in kinds:
+                if kind.column is FitColumn.CACHE_CORRECTION and len(kinds) > 1:  # it comes last: it fits one solver
                     continue
                 known = self._known[kind]
                 left = known.ratio(schedule.n_steps, likely / error)
@@ -272,28 +227,21 @@ class Refits:
         return chances
 
 
-def _kinds(schedule: Schedule, is_fitted: bool) -> tuple[_Kind, ...]:
+def _kinds(schedule: Schedule, is_fitted: bool) -> tuple[Kind, ...]:
     """What may be fitted of a schedule: nothing that its correction stands on, if it has one."""
-    correction = _Kind(FitColumn.CORRECTION)
+    correction = Kind(FitColumn.CORRECTION)
+    of_cache = () if schedule.cache is None else (Kind(FitColumn.CACHE_CORRECTION),)
+    if schedule.time is None:
+        return of_cache
     if schedule.correction is not None:
-        return (replace(correction, again=True),)
+        return replace(correction, again=True), *of_cache
     if is_fitted:
-        return _Kind(FitColumn.SOLVER, again=True), correction
-    plain = _Kind(FitColumn.SOLVER), correction
-    return plain if schedule.start is not None else (_Kind(FitColumn.SOLVER, analytic=True), *plain)
+        return Kind(FitColumn.SOLVER, again=True), correction, *of_cache
+    plain = Kind(FitColumn.SOLVER), correction, *of_cache
+    return plain if schedule.start is not None else (Kind(FitColumn.SOLVER, analytic=True), *plain)
 
 
-def _between(fitted: Mapping[int, float], n_steps: int) -> float:
-    """The error that fits at fewer and at more steps let expect at `n_steps`: the least on a line between two of them.
-
-    `fitted` has their errors by their steps; lines are straight on logarithmic axes. Infinite with none on one side.
-    """
-    fewer, more = ([n for n, e in fitted.items() if side * (n - n_steps) > 0 and e > 0.0] for side in (-1, 1))
-    weights = ((math.log(m / n_steps) / math.log(m / n), n, m) for n in fewer for m in more)
-    return min((fitted[n] ** w * fitted[m] ** (1.0 - w) for w, n, m in weights), default=math.inf)
-
-
-def _label(kind: _Kind, chance: _Chance) -> str:
+def _label(kind: Kind, chance: _Chance) -> str:
     """Such as "correction of solver of ab2, 8 steps"; the same again says no more."""
     what = "analytic start, solver" if kind.analytic else kind.column
     return chance.label if kind.again and f"{kind.column} of " in chance.label else f"{what} of {chance.label}"

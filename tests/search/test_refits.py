@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -7,46 +6,15 @@ from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.cache_plans import even_actions, on_sites
 from autotune.search.refits import Refits
 from autotune.search.searcher import Proposal, Result, SearchContext
-from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.column_fit import ColumnFit, FitColumn, FitTarget
 from autotune.spaces.errors import ScheduleError
-from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
+from autotune.spaces.evaluation import Failure, FailureKind, Measurement
 from autotune.spaces.objective import Constraint
 from autotune.spaces.program_correction import ProgramCorrection
-from autotune.spaces.schedule import Schedule, canonical_schedule
+from autotune.spaces.schedule import Schedule
 from autotune.spaces.solver_step import SolverStep
-from autotune.spaces.solvers import make_solver
 
-FIDELITY = Fidelity(name="calibration", prompts=("a cat", "a dog"), seeds=(0, 1))
-
-
-def result(context: SearchContext, evaluator: TabulatedEvaluator, schedule: Schedule, label: str = "a") -> Result:
-    proposal = Proposal(schedule=schedule, family="fewer-steps", label=label)
-    return Result(proposal=proposal, outcome=evaluator.score(schedule, FIDELITY))
-
-
-def with_error(told: Result, error: float) -> Result:
-    measurement = told.measurement
-    assert measurement is not None
-    deviation = (error,) * measurement.n_prompts
-    return replace(told, outcome=replace(measurement, quality={**measurement.quality, "deviation": deviation}))
-
-
-def solver(context: SearchContext, n: int) -> Schedule:
-    time = context.own_timesteps(n)
-    return Schedule(n_steps=n, time=time, solver=make_solver("unipc-2", n, context.condition.noise_schedule))
-
-
-class Fits:
-    """The evaluator's fits, noted."""
-
-    def __init__(self, evaluator: TabulatedEvaluator) -> None:
-        self._evaluator = evaluator
-        self.made: list[tuple[Schedule, FitTarget]] = []
-
-    def __call__(self, schedule: Schedule, column: FitTarget) -> ColumnFit:
-        self.made.append((schedule, column))
-        return self._evaluator.fit(schedule, column, FIDELITY)
+from .refit_cases import FIDELITY, Fits, result, solver, with_error
 
 
 def test_a_member_is_fitted_with_its_cache_and_what_came_of_it_once_more(
@@ -68,7 +36,13 @@ def test_a_member_is_fitted_with_its_cache_and_what_came_of_it_once_more(
     assert [column for _, column in fits.made] == [FitColumn.SOLVER, FitColumn.SOLVER, FitColumn.CORRECTION]
     assert fits.made[2][0] == first.schedule
     refits.tell([result(context, evaluator, second.schedule)])
-    assert refits.ask(1) == []
+    while proposals := refits.ask(1):
+        refits.tell([result(context, evaluator, proposals[0].schedule)])
+    of_cache = [schedule for schedule, column in fits.made if column is FitColumn.CACHE_CORRECTION]
+    assert of_cache
+    for schedule in of_cache:  # after all else that can be fitted of it, since it fits one solver
+        assert [column for other, column in fits.made if other == schedule][:-1]
+        assert [column for other, column in fits.made if other == schedule][-1] is FitColumn.CACHE_CORRECTION
     assert refits.expected_gain == 0.0
 
 
@@ -198,6 +172,23 @@ def _zeros(n: int) -> tuple[tuple[float, ...], ...]:
     return tuple((0.0,) * (i + 1) for i in range(n))
 
 
+def test_the_cache_of_a_member_is_corrected_even_under_the_pipelines_own_sampler(
+    context: SearchContext, evaluator: TabulatedEvaluator
+) -> None:
+    fits = Fits(evaluator)
+    refits = Refits(replace(context, quick_fit=fits))
+    n_calls = context.n_calls
+    cached = on_sites(even_actions(n_calls, n_calls // 2), context.inventory, context.inventory.outermost)
+    member = Schedule(n_steps=context.condition.n_steps, cache=cached)
+    refits.tell([result(context, evaluator, member)])
+    (corrected,) = refits.ask(1)
+    assert fits.made == [(member, FitColumn.CACHE_CORRECTION)]
+    assert corrected.label == "cache-correction of a"
+    assert corrected.schedule.cache_correction is not None
+    refits.tell([result(context, evaluator, corrected.schedule)])
+    assert refits.ask(1) == []
+
+
 def test_what_can_not_be_fitted_is_passed_over(context: SearchContext, evaluator: TabulatedEvaluator) -> None:
     def fit(schedule: Schedule, column: FitTarget) -> ColumnFit:
         raise ScheduleError("no memory")
@@ -206,84 +197,3 @@ def test_what_can_not_be_fitted_is_passed_over(context: SearchContext, evaluator
     refits.tell([result(context, evaluator, solver(context, 6))])
     assert refits.ask(2) == []
     assert refits.expected_gain == 0.0
-
-
-def test_expectations_follow_what_fits_have_brought(context: SearchContext, evaluator: TabulatedEvaluator) -> None:
-    """A fit that made things worse makes the next one promise less."""
-    before = []
-    for worse in (False, True):
-        refits = Refits(replace(context, quick_fit=Fits(evaluator)))
-        refits.tell([result(context, evaluator, solver(context, n)) for n in (5, 10)])
-        (proposal,) = refits.ask(1)
-        told = result(context, evaluator, proposal.schedule)
-        if worse:
-            bad = evaluator.score(Schedule(n_steps=2), FIDELITY)
-            told = replace(told, outcome=bad)
-        refits.tell([told])
-        refits.ask(2)  # it is carried first: as it was cheap, it stands on the front in both cases
-        before.append(refits.expected_gain)
-    assert before[1] < before[0]
-
-
-def test_fits_at_fewer_and_at_more_steps_let_expect_more_between_them(
-    context: SearchContext, evaluator: TabulatedEvaluator
-) -> None:
-    """7 steps would come to .08 at best, as 4 do, if fits left .4 there, too; .03 lies on the line from 4 to 12.
-
-    With a cache that line is out of reach.
-    """
-    starts: list[int] = []
-
-    def fit(schedule: Schedule, column: FitTarget) -> ColumnFit:
-        if schedule.cache is not None:
-            assert 7 in starts
-            raise ScheduleError("not under a cache")
-        starts.append(schedule.n_steps)
-        if column is not FitColumn.SOLVER or starts.count(schedule.n_steps) > 1:
-            raise ScheduleError("once, times and factors")
-        rows = tuple(replace(row, output_gain=1.01) for row in schedule.solver or () if isinstance(row, SolverStep))
-        return ColumnFit(schedule=replace(schedule, solver=rows), before=0.1, after=0.04, image_runs=260)
-
-    refits = Refits(replace(context, quick_fit=fit))
-    errors = {4: 0.2, 7: 0.2, 12: 0.02}
-    refits.tell([with_error(result(context, evaluator, solver(context, n)), error) for n, error in errors.items()])
-    n_sites = len(context.inventory)
-    reused = CachePlan(7, n_sites, bytes(n_sites) + bytes([1]) * 6 * n_sites)
-    refits.tell([with_error(result(context, evaluator, replace(solver(context, 7), cache=reused)), 0.9)])
-    while proposals := refits.ask(1):
-        (proposal,) = proposals
-        told = Result(proposal=proposal, outcome=Failure(kind=FailureKind.NAN, reason="not finite"))
-        if "carried" not in proposal.label:
-            fitted = result(context, evaluator, proposal.schedule)
-            told = with_error(replace(fitted, proposal=proposal), 0.4 * errors[proposal.schedule.n_steps])
-        refits.tell([told])
-    assert set(starts) == {4, 7, 12}
-    assert starts.index(7) > max(starts.index(4), starts.index(12))
-
-
-def test_a_fit_that_changes_nothing_makes_the_next_one_promise_less(
-    context: SearchContext, evaluator: TabulatedEvaluator
-) -> None:
-    def known(n: int) -> Schedule:
-        return canonical_schedule(solver(context, n), context.inventory)
-
-    def promises(first: Callable[[Schedule], ColumnFit]) -> float:
-        promised: list[float] = []
-
-        def fit(schedule: Schedule, column: FitTarget) -> ColumnFit:
-            promised.append(refits.expected_gain)  # by what was not fitted yet
-            return first(schedule)
-
-        refits = Refits(replace(context, quick_fit=fit))
-        refits.tell([result(context, evaluator, known(n)) for n in (5, 8, 12)])
-        assert refits.ask(1) == []
-        assert len(promised) == 9  # times and factors with and without an analytic start, and coefficients
-        return sum(promised)
-
-    def refuse(schedule: Schedule) -> ColumnFit:  # which says nothing of fits
-        raise ScheduleError("no memory")
-
-    def change_nothing(schedule: Schedule) -> ColumnFit:
-        return ColumnFit(schedule=known(schedule.n_steps), before=0.1, after=0.1, image_runs=260)
-
-    assert promises(change_nothing) < 0.97 * promises(refuse)
