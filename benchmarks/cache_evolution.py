@@ -6,7 +6,7 @@ held-out prompts and fresh seeds, each latency in turn with the default run's. F
 stand in the table, measured in the same way.
 
 Prints a table and takes `--quick` (fewer evaluations and prompts, one seed), `--seed`, `--device`, `--json FILE`;
-`--models`, `--evaluations` and `--prompts` measure a part, `--batch` times on fewer images.
+`--models`, `--seeds`, `--evaluations` and `--prompts` measure a part, `--batch` times on fewer images.
 """
 
 import argparse
@@ -66,6 +66,7 @@ def main() -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--evaluations", type=int, default=300)
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from --seed on")
     parser.add_argument("--batch", type=int, default=16, help="images of a pipeline call, which are those timed")
     parser.add_argument("--prompts", type=int, default=12, help="calibration prompts; twice as many are held out")
 
@@ -100,7 +101,7 @@ def compare(bench: Benchmark, name: str) -> None:
         guided=worker.guided,
     )
     shares, ratios, ends = [], [], []
-    for seed in range(first_seed, first_seed + (1 if quick else 3)):
+    for seed in range(first_seed, first_seed + (1 if quick else bench.arguments.seeds)):
         courses = {kind: search(make(context, seed), context, score, n) for kind, make in SEARCHES.items()}
         final = {}
         for kind, course in courses.items():
