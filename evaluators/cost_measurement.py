@@ -18,7 +18,7 @@ from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule
 
-VERSION = 6
+VERSION = 7
 
 Run = Callable[[Schedule, StepTimer], float]
 """Executes a schedule on the timed batch while a timer watches; the seconds that it took."""
@@ -104,7 +104,8 @@ def _timed(schedule: Schedule, run: Run, clock: DeviceClock) -> TimedRun:
 def _watched_sites(pipe: Any, adapter: Adapter, inventory: Inventory, schedule: Schedule, run: Run) -> SiteTimer:
     """One run of a schedule without a cache, with timers on the sites."""
     denoiser = adapter.denoiser_of(pipe)
-    timer = SiteTimer(DeviceClock(pipe._execution_device), denoiser, inventory, adapter.list_spans(denoiser))
+    clock, spans = DeviceClock(pipe._execution_device), adapter.list_spans(denoiser)
+    timer = SiteTimer(clock, denoiser, inventory, spans, adapter.list_norms(denoiser))
     run(schedule, timer)
     return timer
 

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,12 +85,28 @@ class StepTimer:
 class SiteTimer(StepTimer):
     """Notes besides what each site takes, in which order the sites end, and how large their values are.
 
-    A site that covers several modules lasts from the beginning of the first to the end of the last one.
+    A site that covers several modules lasts from the beginning of the first to the end of the last one. What else a
+    cache saves with a leaf counts as the leaf's: the norms that it reads, what lies between the last of these and the
+    leaf, and between the leaves that feed it.
     """
 
-    def __init__(self, clock: DeviceClock, denoiser: Any, inventory: Inventory, spans: Mapping[str, Span]) -> None:
+    def __init__(
+        self,
+        clock: DeviceClock,
+        denoiser: Any,
+        inventory: Inventory,
+        spans: Mapping[str, Span],
+        norms: Mapping[str, Sequence[str]],
+    ) -> None:
         super().__init__(clock)
         self._denoiser, self._inventory, self._spans = denoiser, inventory, spans
+        names, sites = [site.name for site in inventory.sites], inventory.sites
+        parents = [site.parent if site.relation is Relation.FEEDS else None for site in sites]
+        self._fed = [i if parent is None else parent for i, parent in enumerate(parents)]
+        """By site, the one that it feeds, or itself."""
+        self._norms = {path: self._fed[names.index(readers[0])] for path, readers in norms.items()}
+        self._prepared: dict[int, Mark] = {}
+        """When the last norm or feeding leaf ended, of leaves that have not begun."""
         self._began: dict[int, Mark] = {}
         self._lasted: list[tuple[int, int, Mark, Mark]] = []
         self._order: list[int] = []
@@ -108,6 +124,10 @@ class SiteTimer(StepTimer):
                     module = self._denoiser.get_submodule(path)
                     timed = functools.partial(self._timed, i, first=path == modules[0], last=path == modules[-1])
                     override_call(module, overrides, timed)
+            for path, reader in self._norms.items():
+                override_call(
+                    self._denoiser.get_submodule(path), overrides, functools.partial(self._timed_norm, reader)
+                )
             handles = [self._denoiser.register_forward_hook(self._note_output)]
             with hooked(handles), super().watching(scheduler):
                 yield
@@ -120,15 +140,31 @@ class SiteTimer(StepTimer):
     def _timed(self, site: int, original: Callable[..., Any], *, first: bool, last: bool) -> Callable[..., Any]:
         @functools.wraps(original)
         def forward(*args: Any, **kwargs: Any) -> Any:
+            step, fed = len(self._ends), self._fed[site]
             if first:
-                self._began[site] = self._clock.mark()
+                began = self._began[site] = self._clock.mark()
+                if fed in self._prepared:
+                    self._lasted.append((step, fed, self._prepared.pop(fed), began))
             result = original(*args, **kwargs)
             if last:
-                step = len(self._ends)
-                self._lasted.append((step, site, self._began[site], self._clock.mark()))
+                ended = self._clock.mark()
+                self._lasted.append((step, site, self._began[site], ended))
+                if fed != site:
+                    self._prepared[fed] = ended
                 if step == 0:
                     self._order.append(site)
                     self._sizes[site].append(value_bytes(result))
+            return result
+
+        return forward
+
+    def _timed_norm(self, site: int, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            began = self._clock.mark()
+            result = original(*args, **kwargs)
+            ended = self._prepared[site] = self._clock.mark()
+            self._lasted.append((len(self._ends), site, began, ended))
             return result
 
         return forward

@@ -1,3 +1,4 @@
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -36,7 +37,8 @@ def run(pipe: Any, name: str) -> None:
 def watched(pipe: Any, name: str, inventory: Inventory) -> SiteTimer:
     adapter = find_adapter(pipe)
     denoiser = getattr(pipe, adapter.denoiser_attr)
-    timer = SiteTimer(DeviceClock(torch.device("cpu")), denoiser, inventory, adapter.list_spans(denoiser))
+    spans, norms = adapter.list_spans(denoiser), adapter.list_norms(denoiser)
+    timer = SiteTimer(DeviceClock(torch.device("cpu")), denoiser, inventory, spans, norms)
     with timer.watching(pipe.scheduler):
         run(pipe, name)
     return timer
@@ -109,7 +111,8 @@ def test_sites_take_half_of_a_step_whose_second_call_is_dropped(name: str, rando
     seconds = []
     for action in (GuidanceAction.BOTH, GuidanceAction.CONDITIONAL):
         attach(pipe, Schedule(n_steps=N_CALLS, guidance=(action,) * N_CALLS))
-        timer = SiteTimer(CountingClock(), pipe.transformer, inventory, adapter.list_spans(pipe.transformer))
+        spans, norms = adapter.list_spans(pipe.transformer), adapter.list_norms(pipe.transformer)
+        timer = SiteTimer(CountingClock(), pipe.transformer, inventory, spans, norms)
         with timer.watching(pipe.scheduler):
             run(pipe, name)
         remove(pipe)
@@ -127,6 +130,33 @@ def test_timers_see_every_site_and_leave_nothing_behind(sd_pipe: Any) -> None:
     assert timer.order()[-1] == 0  # the hidden state ends last
     assert "forward" not in vars(sd_pipe.unet.mid_block)
     assert "step" not in vars(sd_pipe.scheduler)
+
+
+@pytest.mark.parametrize(
+    ("slow", "site"),
+    [
+        ("single_transformer_blocks.1.act_mlp", "single_transformer_blocks.1.proj_out"),
+        ("single_transformer_blocks.1.norm.norm", "single_transformer_blocks.1.proj_out"),
+        ("transformer_blocks.1.norm1_context.norm", "transformer_blocks.1.attn"),
+        ("transformer_blocks.1.norm2", "transformer_blocks.1.ff"),
+    ],
+)
+def test_what_a_leaf_saves_besides_itself_counts_as_its_time(
+    slow: str, site: str, flux_pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inventory, module = list_inventory(flux_pipe), flux_pipe.transformer.get_submodule(slow)
+    forward = module.forward
+
+    def late(*args: Any) -> Any:
+        time.sleep(0.05)
+        return forward(*args)
+
+    monkeypatch.setattr(module, "forward", late)
+    seconds = watched(flux_pipe, "mini-flux", inventory).site_seconds()
+    monkeypatch.undo()
+    names = [s.name for s in inventory.sites]
+    assert seconds[names.index(site)] > 0.05
+    assert (np.delete(seconds, names.index(site)) < 0.05).all()
 
 
 @pytest.mark.parametrize(("write_ms", "drops"), [(0.01, False), (0.2, False), (0.01, True)])
