@@ -1,6 +1,7 @@
-"""Runs of several pipelines in lockstep: a step of one, then a step of another, so that all see the same machine.
+"""Runs of several pipelines in lockstep: steps of one, then steps of another, so that all see the same machine.
 
 A shared processor's speed wanders by tenths within a second, and two runs one after the other see different speeds.
+But a step that finds another pipeline's values in the processor's cache is slower than one after its own kind.
 """
 
 import contextlib
@@ -20,12 +21,12 @@ Run = Callable[["Turns"], float]
 """Makes a run while `Turns.watching` watches its scheduler; the seconds from its begin to its end."""
 
 
-def lockstep_seconds(runs: Sequence[Run], n_steps: Sequence[int]) -> list[float]:
+def lockstep_seconds(runs: Sequence[Run], n_steps: Sequence[int], at_once: int = 1) -> list[float]:
     """Seconds of each run, the waiting for others left out; `n_steps` are the steps that each will make.
 
-    Each run needs a pipeline of its own. The next step is of the run that has done the smallest share of its own.
+    Each run needs a pipeline of its own. The next `at_once` steps are of the run that has done the smallest share.
     """
-    order = _Order(n_steps)
+    order = _Order(n_steps, at_once)
     with ThreadPoolExecutor(len(runs)) as pool:
         return [future.result() for future in [pool.submit(order.take, i, run) for i, run in enumerate(runs)]]
 
@@ -33,8 +34,9 @@ def lockstep_seconds(runs: Sequence[Run], n_steps: Sequence[int]) -> list[float]
 class _Order:
     """Whose turn it is."""
 
-    def __init__(self, n_steps: Sequence[int]) -> None:
-        self._n_steps = n_steps
+    def __init__(self, n_steps: Sequence[int], at_once: int) -> None:
+        self._n_steps, self._at_once = n_steps, at_once
+        self._steps = [0] * len(n_steps)
         self._done = [0.0] * len(n_steps)
         self._changed = threading.Condition()
 
@@ -53,8 +55,10 @@ class _Order:
             self._changed.wait_for(lambda: min(range(len(self._done)), key=self._done.__getitem__) == i)
 
     def _yield(self, i: int) -> None:
-        self._note(i, self._done[i] + 1.0 / self._n_steps[i])
-        self.await_turn(i)
+        self._steps[i] += 1
+        if self._steps[i] % self._at_once == 0:
+            self._note(i, self._steps[i] / self._n_steps[i])
+            self.await_turn(i)
 
     def _note(self, i: int, done: float) -> None:
         with self._changed:

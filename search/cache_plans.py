@@ -20,6 +20,9 @@ Actions = NDArray[np.int_]
 
 EXPONENTS = (1.0, 2.0, 4.0, math.inf)
 
+SPARSER, FEWEST = (0.85, 0.7, 0.55), 3
+"""Even refreshes that no plan can have: shares of the least number that one has, and how many are left at least."""
+
 
 def planned_schedules(context: SearchContext, n_budgets: int = 8) -> Iterator[tuple[str, Schedule]]:
     """Label and schedule of plans by the measured costs, in an order in which every beginning samples the budgets.
@@ -42,7 +45,10 @@ def planned_schedules(context: SearchContext, n_budgets: int = 8) -> Iterator[tu
 
 
 def planned_actions(costs: EdgeCosts, n_budgets: int, exponents: Sequence[float]) -> Iterator[tuple[str, Actions]]:
-    """Label and action of each call, by budget: the plans of all exponents, then evenly spread refreshes."""
+    """Label and action of each call, by budget: the plans of all exponents, then evenly spread refreshes.
+
+    These alone go on to fewer refreshes, where some would lie further apart than costs are known.
+    """
     plans = {exponent: plan_refreshes(costs, exponent) for exponent in exponents}
     for n_refreshed in spread_budgets(costs.n_calls, costs.longest, n_budgets):
         seen = set()
@@ -52,8 +58,16 @@ def planned_actions(costs: EdgeCosts, n_budgets: int, exponents: Sequence[float]
                 continue
             seen.add(actions.tobytes())
             yield f"planned, {n_refreshed} of {costs.n_calls} calls refreshed, exponent {exponent:g}", actions
-        label = f"{n_refreshed} of {costs.n_calls} calls refreshed, forecasts of order 1"
-        yield label, even_actions(costs.n_calls, n_refreshed)
+        yield _even(costs.n_calls, n_refreshed)
+    least = math.ceil(costs.n_calls / costs.longest)
+    for n_refreshed in dict.fromkeys(round(share * least) for share in SPARSER):
+        if n_refreshed >= FEWEST:
+            yield _even(costs.n_calls, n_refreshed)
+
+
+def _even(n_calls: int, n_refreshed: int) -> tuple[str, Actions]:
+    label = f"{n_refreshed} of {n_calls} calls refreshed, forecasts of order 1"
+    return label, even_actions(n_calls, n_refreshed)
 
 
 def even_actions(n_calls: int, n_refreshed: int) -> Actions:

@@ -94,17 +94,20 @@ def run(name, n_steps, turns):
             scheduler.step()
     return time.perf_counter() - began
 
-seconds = lockstep_seconds([functools.partial(run, "a", 6), functools.partial(run, "b", 3)], [6, 3])
+seconds = lockstep_seconds([functools.partial(run, "a", 6), functools.partial(run, "b", 3)], [6, 3], {at_once})
 print("".join(order), *seconds)
 """
 
 
-def test_runs_in_lockstep_take_turns_and_do_not_count_each_others_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("at_once", "expected"), [(1, "abaabaaba"), (3, "aaabbbaaa")])
+def test_runs_in_lockstep_take_turns_and_do_not_count_each_others_time(
+    at_once: int, expected: str, tmp_path: Path
+) -> None:
     script = tmp_path / "turns.py"
-    script.write_text(LOCKSTEP.format(folder=str(BENCHMARKS)))
+    script.write_text(LOCKSTEP.format(folder=str(BENCHMARKS), at_once=at_once))
     result = run(script)
     assert result.returncode == 0, result.stderr
     order, first, second = result.stdout.split()
-    assert order == "abaabaaba"
+    assert order == expected
     assert 0.3 <= float(first) < 0.44  # 0.45 are those of both
     assert 0.15 <= float(second) < 0.29
