@@ -33,13 +33,6 @@ N_STORE = 6
 CHEAPEST = 0.05
 """The weight of calls that take less, as a share of one that computes all, is that of such a call."""
 
-MEMORY, OWN_NOISE = 4.0, 0.1
-"""A device's speed wanders: over so many default calls it is alike, and so much of its variance is a call's own.
-
-On a shared machine, mini-flux, calls of designed runs are .13 of themselves off what the speed of their run lets expect
-(median), and .08 with the speed of the calls around them.
-"""
-
 OUTLIER = 4.0
 """Residuals beyond so many times their typical size are left out."""
 
@@ -73,8 +66,9 @@ def fit_latency(runs: Sequence[TimedRun], figures: SiteFigures, inventory: Inven
 
     A run's speed is what its calls that compute all take, over what the model says of them (they are no unit by
     themselves, since they store what later calls read); that of a run without such calls lies between its neighbours'.
-    Within a run it follows these calls, too. So a device that warms up or is shared does little harm. A call's noise
-    grows with its time: squares of residuals are weighed by its inverse, so that cheap calls count.
+    So a device that warms up or is shared does little harm. A call's noise grows with its time: squares of residuals
+    are weighed by its inverse, so that cheap calls count. (Speeds that follow the calls around each within a run leave
+    less noise, but calls that compute all are slower after cheap ones, and what a cache saves came out too large.)
 
     Args:
         runs: the default one, once or more often, and those of `designed_schedules`.
@@ -92,8 +86,7 @@ def fit_latency(runs: Sequence[TimedRun], figures: SiteFigures, inventory: Inven
     kept = np.ones(len(inputs), bool)
     for _ in range(ROUNDS):
         speeds = _speeds(runs, plain, predicted) / unit
-        of_calls = map(_call_speeds, runs, plain, predicted, (speeds * unit).tolist())
-        timed = np.concatenate([run.call_seconds / each for run, each in zip(runs, of_calls, strict=True)])
+        timed = np.concatenate([run.call_seconds / (speed * unit) for run, speed in zip(runs, speeds, strict=True)])
         weights = np.maximum(np.concatenate(predicted), CHEAPEST) ** -0.5
         coefficients = columns.solve(inputs[kept], timed[kept], weights[kept])
         predicted = [table[1:] @ coefficients for table in tables]
@@ -132,24 +125,6 @@ def _speeds(runs: Sequence[TimedRun], plain: Sequence[NDArray[np.bool_]], predic
     known = [i for i in range(len(runs)) if plain[i].any()]
     own = [np.exp(np.log(runs[i].call_seconds[plain[i]] / predicted[i][plain[i]]).mean()) for i in known]
     return np.asarray(np.interp(np.arange(len(runs)), known, own))
-
-
-def _call_speeds(run: TimedRun, plain: NDArray[np.bool_], predicted: Array, speed: float) -> Array:
-    """Seconds of each call over the predicted, from those around it that compute all: (n_calls - 1,).
-
-    The conditional mean of a Gaussian process in the logarithm, around that of the run.
-    """
-    ends = np.cumsum(run.call_seconds)
-    middles = (ends - 0.5 * run.call_seconds) / speed
-    known = middles[plain]
-    apart = np.log(run.call_seconds[plain] / (predicted[plain] * speed))
-
-    def alike(at: Array) -> Array:
-        return np.asarray(np.exp(-np.abs(at[:, None] - known) / MEMORY))
-
-    return np.asarray(
-        speed * np.exp(alike(middles) @ np.linalg.solve(alike(known) + OWN_NOISE * np.eye(len(known)), apart))
-    )
 
 
 class _Columns:
