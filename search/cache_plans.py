@@ -61,7 +61,7 @@ def planned_actions(costs: EdgeCosts, n_budgets: int, exponents: Sequence[float]
         yield _even(costs.n_calls, n_refreshed)
     least = math.ceil(costs.n_calls / costs.longest)
     for n_refreshed in dict.fromkeys(round(share * least) for share in SPARSER):
-        if n_refreshed >= FEWEST:
+        if FEWEST <= n_refreshed < least:
             yield _even(costs.n_calls, n_refreshed)
 
 
