@@ -78,6 +78,7 @@ class CacheRuntime:
         """
         self._inventory = inventory
         self._copied = [site.component in copied for site in inventory.sites]
+        self._numbers = {site.name: i for i, site in enumerate(inventory.sites)}
         tables = cell_tables(plan, inventory, np.array(dropped or [False] * plan.n_calls, bool), separate)
         cells = np.concatenate([table for table, _ in tables])
         self._rows = [[row.tobytes() for row in table] for table, _ in tables]
@@ -130,7 +131,7 @@ class CacheRuntime:
                 entry = entry_name(module)
                 gate = Gate(getattr(module, entry), self._cells, i, before=before, after=after)
                 overrides.set(module, entry, gate)
-        gated = {self._inventory.sites[i].name: i for i in self._gated}
+        gated = {name: i for name, i in self._numbers.items() if i in self._gated}
         install_norm_gates(denoiser, overrides, self._norms, gated, self._hands_out)
 
     def reset(self) -> None:
@@ -173,6 +174,10 @@ class CacheRuntime:
     def row(self) -> int:
         """The row of this call, or of the last one."""
         return self._row
+
+    def skips(self, module: str) -> bool:
+        """Whether the module of this name is a leaf that this call will not run, though it is called."""
+        return module in self._numbers and self._hands_out(self._numbers[module])
 
     def leave(self) -> None:
         """Disarm the gates."""

@@ -11,7 +11,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from autotune.evaluators.affine_quantizer import grid_of, search_grid
-from autotune.evaluators.apply import quantization_runtime_of
+from autotune.evaluators.apply import cache_runtime_of, quantization_runtime_of
 from autotune.evaluators.quantized_layers import LayerCodes, QuantizationRuntime, along, channel_axis
 from autotune.evaluators.step_hook import hooked
 from autotune.evaluators.table_fit import pair_moments
@@ -57,7 +57,7 @@ class RangeRecorder:
         assert runtime is not None
 
         def note(name: str, parts: tuple[int, ...], module: Any, args: tuple[torch.Tensor, ...]) -> None:
-            if runtime.row is not None:
+            if runtime.row is not None and not _is_skipped(self._pipe, name):
                 self._note(name, runtime.row, torch.split(args[0].detach(), list(parts), dim=channel_axis(module)))
 
         handles = [
@@ -132,7 +132,7 @@ class LossRecorder:
         args: tuple[torch.Tensor, ...],
     ) -> None:
         row = runtime.row
-        if row is None:
+        if row is None or _is_skipped(self._pipe, name):
             return
         layer, values, axis = self._quantization.layers[name], args[0], channel_axis(module)
         if len(layer.parts) > 1:
@@ -145,6 +145,12 @@ class LossRecorder:
         pairs = pair_moments(_rows(codes.run(row, forward, values) - bias, axis), true)
         before = self.moments.get(name)
         self.moments[name] = pairs if before is None else before + pairs
+
+
+def _is_skipped(pipe: Any, layer: str) -> bool:
+    """Whether a cache stands in front of this layer and will not run it: what it is called with is nothing then."""
+    cache = cache_runtime_of(pipe)
+    return cache is not None and cache.skips(layer)
 
 
 def _rows(output: torch.Tensor, axis: int) -> torch.Tensor:
