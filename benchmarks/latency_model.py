@@ -55,6 +55,7 @@ def main() -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--batch", type=int, default=4, help="images that are drawn together")
+    parser.add_argument("--rounds", type=int, default=2, help="of designed runs: 2 in a study that has the time, or 1")
     parser.add_argument("--schedules", type=int, help="how many schedules; 50 by default, 15 with --quick")
 
 
@@ -68,7 +69,7 @@ def check(bench: Benchmark, name: str) -> None:
     default = Schedule(n_steps=model.preset.n_steps)
     worker._run(default, fidelity, None)  # as in a study, whose baseline comes first: memory is given out then
     began = time.perf_counter()
-    costs = worker.cost_model(fidelity)
+    costs = worker.cost_model(fidelity, arguments.rounds)
     bench.row("seconds to measure the model", time.perf_counter() - began, model=name)
     denoisers = [each._adapter.denoiser_of(each._pipe) for each in (worker, beside)]
     for own, other in zip(*(denoiser.parameters() for denoiser in denoisers), strict=True):

@@ -20,15 +20,15 @@ PLAIN_EVERY = 4
 
 READS = (CacheAction.REUSE, CacheAction.TAYLOR_1, CacheAction.TAYLOR_2)
 
-_SEED = 0
 
-
-def designed_schedules(condition: Condition, inventory: Inventory, n_calls: int, *, drops: bool) -> Iterator[Schedule]:
-    """Schedules that between them recompute, reuse and forecast all kinds of sites; the same ones in every call.
+def designed_schedules(
+    condition: Condition, inventory: Inventory, n_calls: int, *, drops: bool, seed: int = 0
+) -> Iterator[Schedule]:
+    """Schedules that between them recompute, reuse and forecast all kinds of sites; the same ones for the same seed.
 
     With `drops` the guidance column may leave a branch out.
     """
-    rng = np.random.default_rng(_SEED)
+    rng = np.random.default_rng(seed)
     leaves, outermost = list(inventory.leaves), list(inventory.outermost)
     spans = [i for i in range(len(inventory)) if i not in set(leaves)]
     default = Schedule(n_steps=condition.n_steps)

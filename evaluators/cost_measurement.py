@@ -30,6 +30,7 @@ def load_or_measure_costs(
     inventory: Inventory,
     n_calls: int,
     n_images: int,
+    rounds: int,
     run: Run,
     artifacts: ArtifactCache | None,
 ) -> CostModel:
@@ -45,21 +46,23 @@ def load_or_measure_costs(
         inventory: the sites.
         n_calls: network calls of the default run.
         n_images: images of a timed run.
+        rounds: how often designed runs are made, other ones each time. One fit is off by 1 to 4 % where the speed of a
+            processor wanders, by its luck with the runs; two together by half as much.
         run: executes a schedule.
         artifacts: where the model is kept, as JSON.
     """
-    name = f"costs/{VERSION}/{n_images}/{condition.hash}"
+    name = f"costs/{VERSION}/{n_images}/{rounds}/{condition.hash}"
     stored = artifacts.load(name) if artifacts is not None else None
     if stored is not None:
         return cost_model_from_bytes(stored)
-    model = _measured(pipe, condition, inventory, n_calls, n_images, run)
+    model = _measured(pipe, condition, inventory, n_calls, n_images, rounds, run)
     if artifacts is not None:
         artifacts.save(name, model.to_bytes(), "costs")
     return model
 
 
 def _measured(
-    pipe: Any, condition: Condition, inventory: Inventory, n_calls: int, n_images: int, run: Run
+    pipe: Any, condition: Condition, inventory: Inventory, n_calls: int, n_images: int, rounds: int, run: Run
 ) -> CostModel:
     adapter = find_adapter(pipe)
     default = Schedule(n_steps=condition.n_steps)
@@ -77,8 +80,10 @@ def _measured(
         value_bytes=np.array(timer.value_bytes(), float).sum(axis=0),
         moved=_moved(pipe, adapter, inventory),
     )
-    designs = designed_schedules(condition, inventory, n_calls, drops=drops)
-    runs = [_timed(schedule, run, clock) for schedule in (default, *designs, default)]
+    schedules = [default]
+    for seed in range(rounds):
+        schedules += [*designed_schedules(condition, inventory, n_calls, drops=drops, seed=seed), default]
+    runs = [_timed(schedule, run, clock) for schedule in schedules]
     return CostModel(
         latency=fit_latency(runs, figures, inventory, n_images),
         memory=CacheMemory(

@@ -98,8 +98,10 @@ class Evaluator(Protocol):
         """
         ...
 
-    def cost_model(self, fidelity: Fidelity) -> CostModel:
+    def cost_model(self, fidelity: Fidelity, rounds: int = 1) -> CostModel:
         """What schedules cost, measured on the first batch of a fidelity, so that it can be told without a run.
+
+        More rounds of runs make it more exact.
 
         Raises:
             EvaluatorError: the evaluator is broken, or the pipeline fails.

@@ -104,7 +104,7 @@ class SegmentCostJob:
 
 
 COST_MODEL_RUNS = 14
-"""Default runs that a cost model takes about as long as, of all models."""
+"""Default runs that a round of a cost model takes about as long as, of all models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,10 +112,11 @@ class CostModelJob:
     """Measure on the first batch of a fidelity what schedules cost."""
 
     fidelity: Fidelity
+    rounds: int = 1
 
     def run(self, evaluator: Evaluator) -> CostModel:
         """See `Evaluator.cost_model`."""
-        return evaluator.cost_model(self.fidelity)
+        return evaluator.cost_model(self.fidelity, self.rounds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

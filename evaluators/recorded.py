@@ -160,7 +160,7 @@ class RecordedEvaluator:
         """The median of all recorded timings of the default run."""
         return self._latency.baseline_ms
 
-    def cost_model(self, fidelity: Fidelity) -> CostModel:
+    def cost_model(self, fidelity: Fidelity, rounds: int = 1) -> CostModel:
         """The latency that `score` predicts, without noise; a table holds no sizes, so cached values take 0 bytes."""
         n_sites = len(self.inventory)
         guided = self._baseline.baseline_macs > plan_macs(None, self.inventory, self._baseline.network_calls)

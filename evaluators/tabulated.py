@@ -226,7 +226,7 @@ class TabulatedEvaluator:
         """The formula's latency of the default run without its noise."""
         return self.cost_model(fidelity).latency_ms(Schedule(n_steps=self.condition.n_steps))
 
-    def cost_model(self, fidelity: Fidelity) -> CostModel:
+    def cost_model(self, fidelity: Fidelity, rounds: int = 1) -> CostModel:
         """The formula's latency without its noise; a value of each site takes 1000 bytes."""
         mac_ms, guided = MS_PER_GIGA_MAC / 1e9, self.condition.guidance_scale > 1.0
         n_sites = len(self.inventory)

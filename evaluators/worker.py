@@ -158,7 +158,7 @@ class Worker:
         run = lambda schedule: self._run(schedule, fidelity, None).latents  # noqa: E731
         return {**shared, "n_calls": n_calls, "run": run, "artifacts": self._artifacts}
 
-    def cost_model(self, fidelity: Fidelity) -> CostModel:
+    def cost_model(self, fidelity: Fidelity, rounds: int = 1) -> CostModel:
         """What schedules cost, measured on the first batch of a fidelity; kept among the artifacts."""
         n_images = min(self._preset.batch_size, len(fidelity.prompts))
         batch, n_calls = fidelity.first(n_images), len(self.own_timesteps(self.condition.n_steps))
@@ -167,7 +167,7 @@ class Worker:
             return self._run(schedule, batch, None, timer, purpose=Purpose.TIMED).seconds
 
         setting = self._pipe, self.condition, self.inventory
-        return load_or_measure_costs(*setting, n_calls, n_images, run, self._artifacts)
+        return load_or_measure_costs(*setting, n_calls, n_images, rounds, run, self._artifacts)
 
     def score(self, schedule: Schedule, fidelity: Fidelity, *, repeats: int = 1) -> Measurement | Failure:
         """Measure a schedule: quality on the whole fidelity, latency over `repeats` runs.

@@ -170,11 +170,12 @@ class SearcherJobs:
     def cost_model(self) -> CostModel:
         """The study's cost model, measured once on calibration prompts; the network calls count."""
         if self._costs is None:
-            artifacts, name, n = self._database.artifacts, self._plan.name, self._affordable_images or self._fewest
-            self._spend(self._cost_calls(n), "a cost model")
+            artifacts, name = self._database.artifacts, self._plan.name
+            n, rounds = self._affordable_costs or (self._fewest, 1)
+            self._spend(rounds * self._cost_calls(n), "a cost model")
             self._costs = load_costs(artifacts, name)
             if self._costs is None:
-                made = self._dispatcher.call(CostModelJob(fidelity=self._plan.calibration.first(n)))
+                made = self._dispatcher.call(CostModelJob(fidelity=self._plan.calibration.first(n), rounds=rounds))
                 assert isinstance(made, CostModel)
                 self._costs = replace(made, batch_size=self._n_timed)
                 save_costs(artifacts, name, self._costs)
@@ -182,11 +183,14 @@ class SearcherJobs:
 
     def affords_costs(self) -> bool:
         """Whether there is a cost model, or measuring it takes a small part of every budget."""
-        return self._costs is not None or self._affordable_images is not None
+        return self._costs is not None or self._affordable_costs is not None
 
     @property
-    def _affordable_images(self) -> int | None:
-        """How many images a cost model may draw together as a small part of every budget: a batch, or a quarter."""
+    def _affordable_costs(self) -> tuple[int, int] | None:
+        """How many images a cost model may draw together, in how many rounds, as a small part of every budget.
+
+        A batch, or a quarter of one; a second round where both take half as much as one may.
+        """
         budget = self._plan.budget
         for n in dict.fromkeys((self._n_timed, self._fewest)):
             costs = [
@@ -194,8 +198,9 @@ class SearcherJobs:
                 (COST_MODEL_RUNS, budget.evaluations),
                 (COST_MODEL_RUNS * n * self._image_s, self._spending.total_s),
             ]
-            if all(limit is None or cost <= MAX_COST_SHARE * limit for cost, limit in costs):
-                return n
+            share = max((cost / limit for cost, limit in costs if limit is not None), default=0.0)
+            if share <= MAX_COST_SHARE:
+                return n, 2 if 2 * share <= MAX_COST_SHARE / 2 else 1
         return None
 
     @property

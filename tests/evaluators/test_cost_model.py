@@ -204,6 +204,18 @@ def timed(true: LatencyModel, schedule: Schedule, inventory: Inventory, n_images
     )
 
 
+def test_more_rounds_design_other_runs_and_are_kept_apart(flux: Worker) -> None:
+    inventory = small_flux_inventory()
+    condition = small_flux_condition(inventory)
+    first, second = (list(designed_schedules(condition, inventory, 20, drops=True, seed=seed)) for seed in (0, 1))
+    assert first == list(designed_schedules(condition, inventory, 20, drops=True))
+    assert [schedule for schedule in first if schedule in second] == [first[-1]]  # fewer steps, a solver of their own
+    fidelity = Fidelity(name="calibration", prompts=("a red circle",), seeds=(0,))
+    one, two = flux.cost_model(fidelity), flux.cost_model(fidelity, 2)
+    assert one != two == flux.cost_model(fidelity, 2)
+    assert one.memory == two.memory
+
+
 def test_a_worker_keeps_its_model_and_says_what_is_faster(flux: Worker) -> None:
     fidelity = Fidelity(name="calibration", prompts=("a red circle",), seeds=(0,))
     model = flux.cost_model(fidelity)

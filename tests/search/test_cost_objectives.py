@@ -108,7 +108,7 @@ def test_a_study_that_ends_before_its_cost_model_has_a_front(
     open_study: OpenStudy, plan: Callable[..., StudyPlan]
 ) -> None:
     class Interrupted(TabulatedEvaluator):
-        def cost_model(self, fidelity: Fidelity) -> CostModel:
+        def cost_model(self, fidelity: Fidelity, rounds: int = 1) -> CostModel:
             raise KeyboardInterrupt
 
     study = plan(Budget(evaluations=45), objectives=("latency", "deviation", "cache-memory"))
@@ -137,16 +137,16 @@ def test_lucky_timings_are_not_on_the_front_of_a_study(open_study: OpenStudy, pl
     assert [m.relative_latency for m in verified] == [objective_value("latency", m) for m in verified]
 
 
-@pytest.mark.parametrize(("share", "n_images"), [(1.0, 8), (0.5, 4), (0.2, None)])
+@pytest.mark.parametrize(("share", "n_images", "rounds"), [(4.0, 8, 2), (1.0, 8, 1), (0.5, 4, 1), (0.2, None, 0)])
 def test_a_budget_of_calls_decides_how_many_images_a_cost_model_is_measured_on(
-    share: float, n_images: int | None, open_study: OpenStudy, plan: Callable[..., StudyPlan]
+    share: float, n_images: int | None, rounds: int, open_study: OpenStudy, plan: Callable[..., StudyPlan]
 ) -> None:
-    """`share` of the budget that a model of a whole batch asks for; its memory is that of a whole batch always."""
-    measured: list[int] = []
+    """`share` of the budget that one round of a whole batch asks for; its memory is that of a whole batch always."""
+    measured: list[tuple[int, int]] = []
 
     class Watched(TabulatedEvaluator):
-        def cost_model(self, fidelity: Fidelity) -> CostModel:
-            measured.append(len(fidelity.prompts))
+        def cost_model(self, fidelity: Fidelity, rounds: int = 1) -> CostModel:
+            measured.append((len(fidelity.prompts), rounds))
             return super().cost_model(fidelity)
 
     evaluator = Watched()
@@ -160,5 +160,5 @@ def test_a_budget_of_calls_decides_how_many_images_a_cost_model_is_measured_on(
     assert loop._jobs.affords_costs() == (n_images is not None)
     if n_images is not None:
         assert loop._jobs.cost_model().batch_size == 8
-        assert measured == [n_images]
-        assert loop._spending.spent.network_calls == COST_MODEL_RUNS * n_images * evaluator.condition.n_steps
+        assert measured == [(n_images, rounds)]
+        assert loop._spending.spent.network_calls == rounds * COST_MODEL_RUNS * n_images * evaluator.condition.n_steps
