@@ -151,7 +151,7 @@ def _volume(measurements: Sequence[Measurement]) -> float:
 
 
 def _resamples(measurements: Sequence[Measurement]) -> Array:
-    return measured_resamples([m.relative_latency for m in measurements], measurements)
+    return measured_resamples(measurements)
 
 
 def _figures(measurement: Measurement, metric: str, prefix: str) -> Row:

@@ -79,7 +79,7 @@ def hypervolume_table(comparison: Comparison) -> TextTable:
         columns = {key: title for key, title in columns.items() if key not in ("model", "fewer_steps", "gain")}
     note = (
         f"Fraction of the box from the default run's latency and {words.box[0]} down to no latency and {words.box[1]}, "
-        f"{words.on_log}. Brackets: 95 % over {words.units}; latencies are taken as measured."
+        f"{words.on_log}. Brackets: 95 % over {words.units}, and over timed runs where a member has several."
     )
     return TextTable(name="hypervolume", title="Hypervolume", columns=columns, rows=rows, notes=(note,))
 

@@ -11,6 +11,7 @@ from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import Evaluation, Measurement
 from autotune.spaces.front import BASELINE, RIVAL, baseline_of, calibration_front, study_front
 from autotune.spaces.hypervolume_interval import Array, resampled_hypervolumes
+from autotune.spaces.statistics import pooled_timing_draws
 from autotune.spaces.study_record import Candidate, StudyRecord
 
 UNION = "all families"
@@ -80,19 +81,20 @@ class Contender:
 
     @property
     def resamples(self) -> Array:
-        """Hypervolumes on resamples of the prompts; see `resampled_hypervolumes`."""
+        """Draws of the hypervolume; see `measured_resamples`."""
         return point_resamples(self.points)
 
 
 def point_resamples(points: Sequence[Point]) -> Array:
-    """Hypervolumes of points on resamples of their prompts."""
-    return measured_resamples([p.cost for p in points], [p.measurement for p in points])
+    """Draws of the hypervolume of points whose cost is the relative latency; see `measured_resamples`."""
+    return measured_resamples([p.measurement for p in points])
 
 
-def measured_resamples(costs: Sequence[float], measurements: Sequence[Measurement]) -> Array:
-    """Hypervolumes of measurements at these costs on resamples of their prompts."""
+def measured_resamples(measurements: Sequence[Measurement]) -> Array:
+    """Hypervolumes of measurements on resamples of their prompts, with latencies drawn as the timed runs scatter."""
     least = max((m.least_error for m in measurements), default=0.0)
-    return resampled_hypervolumes(costs, np.array([m.errors for m in measurements]), least=least)
+    latencies = pooled_timing_draws([m.latency_ratios for m in measurements])
+    return resampled_hypervolumes(latencies, np.array([m.errors for m in measurements]), least=least)
 
 
 def study_contenders(records: Sequence[StudyRecord]) -> tuple[Contender, ...]:

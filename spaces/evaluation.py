@@ -184,6 +184,13 @@ class Measurement:
         return median_ratio(self.latency_ms, self.baseline_latency_ms)
 
     @property
+    def latency_ratios(self) -> tuple[float, ...]:
+        """Latency over the baseline's of each pair of runs; `relative_latency` alone where they were not paired."""
+        if len(self.latency_ms) != len(self.baseline_latency_ms):
+            return (self.relative_latency,)
+        return tuple(own / base for own, base in zip(self.latency_ms, self.baseline_latency_ms, strict=True))
+
+    @property
     def relative_energy(self) -> float | None:
         """Energy over the baseline's, by `median_ratio`; None where it was not measured."""
         if not self.energy_j or not self.baseline_energy_j:
