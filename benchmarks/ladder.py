@@ -169,6 +169,7 @@ class Replay:
             objectives=("macs", "deviation"),
             seed=seed,
             rival_share=1e-9,
+            policy_share=0.0,
             ladder=ladder,
         )
         evaluator, clock = self._evaluator, self._clock

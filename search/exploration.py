@@ -96,6 +96,8 @@ class Exploration:
         for page in self._ledger.results():
             searcher.tell(page)
         before = self._spending.spent
+        if phase is Phase.FEWER_STEPS:
+            before = replace(before, network_calls=0)  # their share has room for the default run and a cost model
         left_over = self._replay(searcher, family, phase)
         if self._record.peek() is not None:
             return False  # the record goes on with another family, whatever a new budget would have allowed
@@ -182,8 +184,10 @@ class Exploration:
             if budget.evaluations is not None:
                 used = spent.evaluations - before.evaluations
                 wanted = min(wanted, max(1, int(share * budget.evaluations)) - used)
-            if budget.network_calls is not None and spent.network_calls >= share * budget.network_calls:
-                return 0
+            if budget.network_calls is not None:
+                used = spent.network_calls - before.network_calls
+                if used >= share * budget.network_calls:
+                    return 0
             if spent.wall_s - before.wall_s >= share * self._spending.search_s(before):
                 return 0
         return max(0, wanted)

@@ -98,6 +98,12 @@ _ALL = (
         needs_convergence=True,
     ),
     Family(
+        name="policies",
+        columns=("policy",),
+        method="the five below in turns; rivals on the plot of every family that decides a cache",
+        target="autotune.search.policies:EveryPolicySearcher",
+    ),
+    Family(
         name="sada",
         columns=("policy",),
         method="SADA: calls skipped where the solver's states and slopes agree; proper, multi-step, as released",

@@ -16,6 +16,8 @@ from autotune.spaces.evaluation import Measurement
 from autotune.spaces.policy_calibration import PolicyCalibration
 from autotune.spaces.schedule import Schedule
 
+FAMILY = "policies"
+
 N_GRID = 6
 """Thresholds of a policy that are tried first, spread geometrically over its range, the middle ones before the ends."""
 
@@ -173,7 +175,7 @@ class DiffusersCachesSearcher(PolicySearcher):
 class EveryPolicySearcher:
     """The families of this file in turns, each as far as the budget has room for what it is calibrated by."""
 
-    family = "policies"
+    family = FAMILY
 
     def __init__(self, context: SearchContext, seed: int = 0) -> None:
         makers = (SadaSearcher, TeaCacheSearcher, FirstBlockSearcher, MagCacheSearcher, DiffusersCachesSearcher)
@@ -186,7 +188,7 @@ class EveryPolicySearcher:
         while len(proposals) < n and n_dry < len(self._turns):
             asked = self._turns[0].ask(1)
             self._turns.rotate(-1)
-            proposals += asked
+            proposals += [replace(proposal, family=FAMILY) for proposal in asked]
             n_dry = 0 if asked else n_dry + 1
         return proposals
 

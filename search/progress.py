@@ -14,6 +14,7 @@ class Phase(StrEnum):
     BASELINE = "baseline"
     GIVEN = "given schedules"
     FEWER_STEPS = "fewer steps"
+    POLICIES = "policies"
     SEARCH = "search"
     VERIFICATION = "verification"
     IMAGES = "images"

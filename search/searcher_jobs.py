@@ -65,6 +65,7 @@ class SearcherJobs:
         self._plan, self._pool, self._database = plan, pool, database
         self._dispatcher, self._spending, self._has_time = dispatcher, spending, has_time
         self._costs: CostModel | None = None
+        self._edges: EdgeCosts | None = None
         self._image_s = 0.0
 
     def note_baseline(self, baseline: Measurement) -> None:
@@ -123,29 +124,31 @@ class SearcherJobs:
         n_calls = len(self._pool.own_timesteps(self._pool.condition.n_steps))
         return n_prompts * n_calls * (1 + len(replayed_calls(n_calls)))
 
-    def affords_edges(self) -> bool:
-        """Whether measuring edges takes a small part of the budget of network calls, and of time."""
-        return self._affords(self._edge_calls(N_TRACED))
+    def affords_edges(self, share: float = MAX_RECORDING_SHARE) -> bool:
+        """Whether measuring edges takes at most a share of the budget of network calls, and of time."""
+        return self._affords(self._edge_calls(N_TRACED), share)
 
     def edge_costs(self) -> EdgeCosts:
-        """Measure edges on a few calibration prompts; the network calls count."""
-        n = min(N_TRACED, len(self._plan.calibration.prompts))
-        self._spend(self._edge_calls(n), "measuring what reuses cost")
-        costs = self._dispatcher.call(EdgeCostJob(fidelity=self._plan.calibration, n_prompts=n))
-        assert isinstance(costs, EdgeCosts)
-        return costs
+        """Measure edges once, on a few calibration prompts; the network calls count."""
+        if self._edges is None:
+            n = min(N_TRACED, len(self._plan.calibration.prompts))
+            self._spend(self._edge_calls(n), "measuring what reuses cost")
+            made = self._dispatcher.call(EdgeCostJob(fidelity=self._plan.calibration, n_prompts=n))
+            assert isinstance(made, EdgeCosts)
+            self._edges = made
+        return self._edges
 
     def _recorded_calls(self, n_prompts: int) -> int:
         return n_prompts * len(self._pool.own_timesteps(self._pool.condition.n_steps))
 
     def affords_recording(self) -> bool:
         """Whether recording branches, or the cache point, takes a small part of the budget of calls, and of time."""
-        return self._affords(self._recorded_calls(N_TRACED))
+        return self._affords(self._recorded_calls(N_TRACED), MAX_RECORDING_SHARE)
 
-    def _affords(self, network_calls: int) -> bool:
+    def _affords(self, network_calls: int, share: float) -> bool:
         limit = self._plan.budget.network_calls
-        affords_calls = limit is None or network_calls <= MAX_RECORDING_SHARE * limit
-        return affords_calls and self._expected_s(network_calls) <= MAX_RECORDING_SHARE * self._spending.total_s
+        affords_calls = limit is None or network_calls <= share * limit
+        return affords_calls and self._expected_s(network_calls) <= share * self._spending.total_s
 
     def _expected_s(self, network_calls: int) -> float:
         """Seconds of calls that are recorded; 0 before the default run was timed."""

@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 from autotune.evaluators.job import SheetJob
 from autotune.evaluators.pool import WorkerPool
@@ -11,7 +12,6 @@ from autotune.search.budget import Spent
 from autotune.search.clock import Clock
 from autotune.search.dispatcher import Dispatcher
 from autotune.search.exploration import Exploration
-from autotune.search.given import FAMILY as GIVEN
 from autotune.search.heartbeat import Heartbeat
 from autotune.search.ladder import Ladder
 from autotune.search.ledger import Ledger
@@ -19,12 +19,12 @@ from autotune.search.progress import CandidateEvent, Phase, Progress, SilentProg
 from autotune.search.searcher import Proposal, Result, SearchContext
 from autotune.search.searcher_jobs import SearcherJobs
 from autotune.search.spending import Spending
-from autotune.search.study_plan import StudyPlan
+from autotune.search.study_plan import StudyPlan, study_phases
 from autotune.search.verification import MARGIN, N_SHEETS, Verification, verification_order
 from autotune.search.within_budget import BudgetSpentError
 from autotune.spaces.errors import EvaluatorError
 from autotune.spaces.evaluation import Failure
-from autotune.spaces.front import BASELINE, RIVAL, baseline_of, pick, study_front
+from autotune.spaces.front import BASELINE, baseline_of, pick, study_front
 from autotune.spaces.given_schedule import given_hashes
 from autotune.spaces.objective import needs_cost_model
 from autotune.spaces.schedule import Schedule, canonical_schedule
@@ -163,11 +163,12 @@ class StudyLoop:
         if "latency" in self._plan.objectives and context.cost_model is not None:
             with contextlib.suppress(BudgetSpentError):
                 self._dispatcher.cost_model = context.cost_model()
-        for family in dict.fromkeys((*([GIVEN] if self._plan.given else []), RIVAL, self._plan.family)):
-            phase = {RIVAL: Phase.FEWER_STEPS, GIVEN: Phase.GIVEN}.get(family, Phase.SEARCH)
+        for family, phase, share in study_phases(self._plan):
             self._progress.on_phase(phase)
-            share = self._plan.rival_share if family == RIVAL != self._plan.family else 1.0
-            if exploration.run(family, context, phase, share):
+            of_share = context
+            if phase is Phase.POLICIES and not self._jobs.affords_edges(share):
+                of_share = replace(context, edge_costs=None)  # those that need no calibration
+            if exploration.run(family, of_share, phase, share):
                 return True
         return False
 

@@ -97,6 +97,9 @@ def test_a_study_ranks_by_the_model_and_its_front_reads_back(
         for candidate in record.candidates:
             measurement = candidate.calibration.measurement
             assert measurement is not None
+            if candidate.family == "policies":  # what it does is known from its run alone
+                assert measurement.modelled_latency == measurement.relative_latency
+                continue
             assert measurement.modelled_latency == model.relative_latency(candidate.schedule)
             assert measurement.cache_bytes == model.cache_bytes(candidate.schedule)
         fronts.append([c.schedule_hash for c in study_front(record)])

@@ -54,7 +54,7 @@ def test_every_family_keeps_eight_workers_within_its_budget(family: str, plan: M
     record = run_on(plan(Budget(evaluations=60), family), 8, clock)
     assert [c.number for c in record.candidates] == list(range(60))
     assert len({c.schedule_hash for c in record.candidates}) == 60
-    assert {c.family for c in record.candidates} <= {"baseline", "fewer-steps", family}
+    assert {c.family for c in record.candidates} <= {"baseline", "fewer-steps", "policies", family}
     assert study_front(record)
     measured = [c.calibration.measurement for c in record.candidates]
     worker_s = sum(m.wall_s for m in measured if m is not None)

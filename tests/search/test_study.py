@@ -29,10 +29,10 @@ def front_values(record: StudyRecord) -> list[tuple[int, str, float]]:
     return rows
 
 
-def test_a_study_starts_with_the_baseline_then_fewer_steps_then_its_family(expected: Expected) -> None:
+def test_a_study_starts_with_the_baseline_then_its_rivals_then_its_family(expected: Expected) -> None:
     record = expected("ecad")
     families = [c.family for c in record.candidates]
-    assert families == ["baseline"] + ["fewer-steps"] * 10 + ["ecad"] * 29
+    assert families == ["baseline"] + ["fewer-steps"] * 10 + ["policies"] * 2 + ["ecad"] * 27
     assert [c.number for c in record.candidates] == list(range(40))
     assert len({c.schedule_hash for c in record.candidates}) == 40
     assert record.state is StudyState.DONE
@@ -44,10 +44,10 @@ def test_a_budget_of_evaluations_is_spent_to_the_last(
     n: int, family: str, plan: MakePlan, undisturbed: RunStudy
 ) -> None:
     record = undisturbed(plan(Budget(evaluations=n), family))
-    # The default run, a quarter of the budget for the rival, and all plans, or none of those that nobody gave.
+    # The default run, a quarter and a twentieth of the budget for rivals, and all plans, or none where nobody gave any.
     n_there_are = {
-        "cache-plan": 35,
-        "cachequant": 31,
+        "cache-plan": 37,
+        "cachequant": 33,
         "teacache": 25,
         "first-block": 39,
         "given": 1 + max(1, n // 4),
@@ -162,11 +162,27 @@ def test_progress_tells_phases_and_candidates(open_study: OpenStudy, plan: MakeP
     study = plan()
     database = open_study("watched", study, TabulatedEvaluator())
     make_loop(study, TabulatedEvaluator(), database, SimulatedClock(), progress=onlooker).run()
-    assert onlooker.phases == [Phase.BASELINE, Phase.FEWER_STEPS, Phase.SEARCH, Phase.VERIFICATION, Phase.IMAGES]
+    search = [Phase.FEWER_STEPS, Phase.POLICIES, Phase.SEARCH]
+    assert onlooker.phases == [Phase.BASELINE, *search, Phase.VERIFICATION, Phase.IMAGES]
     searched = [e for e in onlooker.events if e.phase is not Phase.VERIFICATION]
     assert [e.number for e in searched] == list(range(40))
     assert [e.used_fraction for e in searched] == [(i + 1) / 40 for i in range(40)]
     assert sorted(e.hypervolume for e in searched) == [e.hypervolume for e in searched]
+
+
+@pytest.mark.parametrize(
+    ("family", "n_policies"), [("ecad", 5), ("cache-plan", 5), ("joint", 0), ("s3", 0), ("sada", 0), ("policies", 74)]
+)
+def test_adaptive_policies_are_rivals_of_what_decides_a_cache(
+    undisturbed: RunStudy, plan: MakePlan, family: str, n_policies: int
+) -> None:
+    """A twentieth of the budget; `joint` has an arm of them."""
+    record = undisturbed(plan(family=family, budget=Budget(evaluations=100)), family)
+    found = [c for c in record.candidates if c.family == "policies"]
+    assert len(found) == n_policies
+    assert all(c.schedule.policy is not None and c.schedule.cache is None for c in found)
+    if family in ("ecad", "cache-plan"):
+        assert {c.family for c in record.candidates[found[-1].number + 1 :]} == {family}
 
 
 @pytest.mark.parametrize(("family", "exhausted"), [("fewer-steps", True), ("random", False)])

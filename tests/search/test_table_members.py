@@ -95,7 +95,9 @@ def test_a_study_with_corrections_resumes_as_if_it_had_not_stopped(
         return [(candidate.schedule_hash, candidate.label) for candidate in record.candidates]
 
     def until(n: int, name: str) -> StudyRecord:
-        return undisturbed(plan(correct=True, budget=Budget(evaluations=n), rival_share=3.0 / n), name)
+        return undisturbed(
+            plan(correct=True, budget=Budget(evaluations=n), rival_share=3.0 / n, policy_share=0.0), name
+        )
 
     whole = until(24, "whole")
     until(14, "parts")
