@@ -18,7 +18,7 @@ from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule
 
-VERSION = 7
+VERSION = 8
 
 Run = Callable[[Schedule, StepTimer], float]
 """Executes a schedule on the timed batch while a timer watches; the seconds that it took."""

@@ -64,11 +64,12 @@ class SiteFigures:
 def fit_latency(runs: Sequence[TimedRun], figures: SiteFigures, inventory: Inventory, n_images: int) -> LatencyModel:
     """The model that fits the calls of all runs best.
 
-    A run's speed is what its calls that compute all take, over what the model says of them (they are no unit by
-    themselves, since they store what later calls read); that of a run without such calls lies between its neighbours'.
-    So a device that warms up or is shared does little harm. A call's noise grows with its time: squares of residuals
-    are weighed by its inverse, so that cheap calls count. (Speeds that follow the calls around each within a run leave
-    less noise, but calls that compute all are slower after cheap ones, and what a cache saves came out too large.)
+    A run's speed is what its calls take that compute all and store nothing; that of a run without such calls lies
+    between its neighbours'. So a device that warms up or is shared does little harm. (Calls that store what they
+    compute are slower for it, and a speed from them takes that for the device's.) A call's noise grows with its time:
+    squares of residuals are weighed by its inverse, so that cheap calls count. (Speeds that follow the calls around
+    each within a run leave less noise, but calls that compute all are slower after cheap ones, and what a cache saves
+    came out too large.)
 
     Args:
         runs: the default one, once or more often, and those of `designed_schedules`.
@@ -112,11 +113,12 @@ def _is_default(run: TimedRun) -> bool:
 
 
 def _is_plain(run: TimedRun, inventory: Inventory) -> NDArray[np.bool_]:
-    """Which calls after the first compute all by the pipeline's own sampler: bool (n_calls - 1,)."""
+    """Which calls after the first compute all by the pipeline's own sampler, and store nothing: bool (n_calls - 1,)."""
     schedule, n_calls = run.schedule, len(run.call_seconds) + 1
     plain = ~np.array(dropped_rows(schedule.guidance, n_calls)) & (schedule.solver is None)
     if schedule.cache is not None:
-        plain &= cell_use(schedule.cache, inventory).runs.all(axis=1)
+        use = cell_use(schedule.cache, inventory)
+        plain &= use.runs.all(axis=1) & ~written(use).any(axis=1)
     return np.asarray(plain[1:])
 
 
