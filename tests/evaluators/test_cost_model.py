@@ -16,11 +16,11 @@ from autotune.evaluators.small_flux import small_flux_condition, small_flux_inve
 from autotune.evaluators.worker import Worker
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_memory import CacheMemory
-from autotune.spaces.cache_plan import CachePlan
+from autotune.spaces.cache_plan import CachePlan, cell_use
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.inventory import Inventory
-from autotune.spaces.latency_model import LatencyModel
+from autotune.spaces.latency_model import LatencyModel, written
 from autotune.spaces.schedule import Schedule
 
 from .conftest import call_args
@@ -214,6 +214,19 @@ def test_more_rounds_design_other_runs_and_are_kept_apart(flux: Worker) -> None:
     one, two = flux.cost_model(fidelity), flux.cost_model(fidelity, 2)
     assert one != two == flux.cost_model(fidelity, 2)
     assert one.memory == two.memory
+
+
+@pytest.mark.parametrize("n_calls", [8, 20, 50])
+def test_every_designed_cache_has_calls_that_compute_all_and_store_nothing(n_calls: int) -> None:
+    """What storing costs would pass for the device's speed otherwise; at the end and, in longer runs, in the middle."""
+    inventory = small_flux_inventory()
+    for schedule in designed_schedules(small_flux_condition(inventory), inventory, n_calls, drops=False):
+        if schedule.cache is not None:
+            use = cell_use(schedule.cache, inventory)
+            free = np.flatnonzero(use.runs.all(axis=1) & ~written(use).any(axis=1)) / n_calls
+            assert free.max() >= 0.85
+            assert n_calls < 20 or ((free > 0.4) & (free < 0.7)).any()
+            assert not use.runs.all()
 
 
 def test_a_worker_keeps_its_model_and_says_what_is_faster(flux: Worker) -> None:
