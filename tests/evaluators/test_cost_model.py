@@ -216,16 +216,16 @@ def test_more_rounds_design_other_runs_and_are_kept_apart(flux: Worker) -> None:
     assert one.memory == two.memory
 
 
-@pytest.mark.parametrize("n_calls", [8, 20, 50])
+@pytest.mark.parametrize("n_calls", [20, 50])
 def test_every_designed_cache_has_calls_that_compute_all_and_store_nothing(n_calls: int) -> None:
-    """What storing costs would pass for the device's speed otherwise; at the end and, in longer runs, in the middle."""
+    """What storing costs would pass for the device's speed otherwise; in the middle and at the end, as it drifts."""
     inventory = small_flux_inventory()
     for schedule in designed_schedules(small_flux_condition(inventory), inventory, n_calls, drops=False):
         if schedule.cache is not None:
             use = cell_use(schedule.cache, inventory)
             free = np.flatnonzero(use.runs.all(axis=1) & ~written(use).any(axis=1)) / n_calls
             assert free.max() >= 0.85
-            assert n_calls < 20 or ((free > 0.4) & (free < 0.7)).any()
+            assert ((free > 0.4) & (free < 0.7)).any()
             assert not use.runs.all()
 
 
