@@ -40,7 +40,7 @@ def fit_cache_correction(
     What is corrected is every value that the cache hands out, or the network's output in the calls that reuse
     something, either by a line per channel (CacheQuant's decoupled error correction), or the output with a history,
     which is ours (`autotune.spaces.channel_mix`): whichever brings the held-out prompts closer, under the schedule's
-    quantization if it has one. See `_closed_loop`.
+    quantization if it has one. See `_closed_loop`. Where none does, the schedule is left without a correction.
 
     Args:
         pipe: the pipeline, without a schedule applied.
@@ -56,8 +56,7 @@ def fit_cache_correction(
         lines_only: without the history.
 
     Raises:
-        ScheduleError: there is no cache, or no correction brings held-out prompts closer to the reference, or the runs
-            or the time do not suffice.
+        ScheduleError: there is no cache, or the runs or the time do not suffice.
     """
     base = canonical_schedule(schedule.before_table(COLUMN), inventory)
     given = AppliedTables.of(base, condition, tables.of(base))
@@ -77,7 +76,7 @@ def fit_cache_correction(
 
     before, (after, best) = deviation(None), min(((deviation(made), made) for made in found), key=lambda pair: pair[0])
     if after >= before:
-        raise ScheduleError("no correction of what the cache hands out brings held-out prompts closer to the reference")
+        return ColumnFit(schedule=base, before=before, after=before, image_runs=image_runs)
     table = tables.make(COLUMN, base, correction_tensors(best), table_format(best))
     fitted = replace(base, cache_correction=table)
     return ColumnFit(schedule=fitted, before=before, after=after, image_runs=image_runs)

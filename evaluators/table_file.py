@@ -7,6 +7,7 @@ from autotune.evaluators.load import load_model
 from autotune.evaluators.presets import read_prompts
 from autotune.evaluators.worker import Worker
 from autotune.spaces.column_fit import ColumnFit, FitTarget, Precision
+from autotune.spaces.errors import ScheduleError
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.schedule_file import ScheduleFile
 from autotune.spaces.table_identity import TableIdentity
@@ -55,6 +56,8 @@ def fit_file(
     prompts = prompts or read_prompts(preset.calibration_prompts)[: preset.n_calibration]
     fidelity = Fidelity(name="calibration", prompts=prompts, seeds=tuple(range(len(prompts))))
     fit = worker.fit(file.schedule, column, fidelity, layer_corrections=layer_corrections)
+    if getattr(fit.schedule, name) is None:
+        raise ScheduleError("no correction of what the cache hands out brings held-out prompts closer to the reference")
     fitted = ScheduleFile(
         schedule=fit.schedule,
         condition=worker.condition,

@@ -112,7 +112,7 @@ class CacheQuantSearcher(PlannedSearcher):
         yield label, plain
         try:
             yield f"{label}, cache corrected", context.fit(plain, FitColumn.CACHE_CORRECTION).schedule
-        except ScheduleError:  # no correction helps, or no runs are left
+        except ScheduleError:  # no runs are left
             return
 
 

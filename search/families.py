@@ -29,7 +29,7 @@ class Family:
 _ALL = (
     Family(
         name="joint",
-        columns=("n_steps", "time", "solver", "start", "correction", "cache", "guidance", "policy"),
+        columns=("n_steps", "time", "solver", "start", "correction", "cache", "cache_correction", "guidance", "policy"),
         method="evolution of whole schedules beside ecad, s3, policies and fits; a bandit shares the budget by gain",
         target="autotune.search.joint:JointSearcher",
     ),

@@ -155,9 +155,7 @@ class Refits:
         try:
             fit = self._context.quick_fit(start, column)
             made = canonical_schedule(fit.schedule, self._context.inventory)
-        except ScheduleError:
-            if column is FitColumn.CACHE_CORRECTION:  # most often since nothing is to be won
-                self._known[chance.kind].fits.append((math.log(start.n_steps), 0.0))
+        except ScheduleError:  # it can't be fitted, or no runs are left
             return None
         known = self._known[chance.kind]
         known.n += 1

@@ -79,7 +79,7 @@ class TableMembersSearcher:
             if member.schedule_hash in self._with_correction:
                 continue
             self._with_correction.add(member.schedule_hash)
-            with contextlib.suppress(ScheduleError):  # nothing to win, or no runs left
+            with contextlib.suppress(ScheduleError):  # no runs left
                 fit = self._context.fit(schedule, FitColumn.CACHE_CORRECTION)
                 if (made := self._admit(member, fit.schedule, "cache corrected")) is not None:
                     return made

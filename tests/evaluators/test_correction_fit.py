@@ -287,3 +287,13 @@ def test_narrow_values_are_corrected_in_float32() -> None:
     (conv,) = CellCorrection(CacheCorrection({(1, 0): (line,)})).apply(1, 0, (image,))
     assert torch.allclose(conv[0, :, 0, 0], torch.tensor([100.1, 201.0]))
     assert cells.apply(2, 0, tokens) is tokens
+
+
+def test_where_no_correction_helps_the_schedule_stays_as_it_is_and_the_runs_count(flux: Worker) -> None:
+    schedule = Schedule(n_steps=4, cache=plan_on(flux.inventory, {FINAL}))
+    fits = dataclasses.replace(
+        flux._fits, reference=lambda some: flux._run(schedule, some, None).latents, artifacts=None
+    )
+    fit = fits.fit(schedule, FitColumn.CACHE_CORRECTION, PROMPTS)
+    assert fit.schedule == canonical_schedule(schedule, flux.inventory)
+    assert (fit.before, fit.after, fit.image_runs) == (0.0, 0.0, 9)
