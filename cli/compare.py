@@ -27,7 +27,10 @@ def compare(
         Path | None, typer.Option("-o", "--output", help="Folder for a page, figures, Markdown; made if missing.")
     ] = None,
     absolute: Annotated[
-        bool, typer.Option("--absolute", help="Tables in milliseconds instead of speed-ups over the default run.")
+        bool,
+        typer.Option(
+            "--absolute/--no-absolute", help="Tables in milliseconds instead of speed-ups over the default run."
+        ),
     ] = False,
     form: FormatOption = Format.TABLE,
 ) -> None:

@@ -37,7 +37,7 @@ def _options(path: Path) -> list[str]:
             raise UsageError(f"a config file can't name another one; {path}: remove the key {key!r}")
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, bool):
-                words += [f"--{key}"] if item else []
+                words.append(f"--{key}" if item else f"--no-{key}")
             elif isinstance(item, str | int | float):
                 words += [f"--{key}={item}"]
             else:

@@ -46,7 +46,10 @@ def export(
         list[str] | None, typer.Option("--study", help="A study to export; repeatable. All, if left out.")
     ] = None,
     artifacts: Annotated[
-        bool, typer.Option("--artifacts", help="Also write the contents of artifacts, such as contact sheets.")
+        bool,
+        typer.Option(
+            "--artifacts/--no-artifacts", help="Also write the contents of artifacts, such as contact sheets."
+        ),
     ] = False,
     storage: StorageOption = None,
 ) -> None:

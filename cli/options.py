@@ -25,7 +25,8 @@ Ladder = Annotated[
     bool, typer.Option("--ladder/--no-ladder", help="Stop hopeless candidates after a part of the prompts.")
 ]
 Correct = Annotated[
-    bool, typer.Option("--correct", help="Also try the best cache schedules with what they hand out corrected.")
+    bool,
+    typer.Option("--correct/--no-correct", help="Also try the best cache schedules with what they hand out corrected."),
 ]
 Family = Annotated[str, typer.Option("--family", help="What to search, and how; see `autotune list families`.")]
 Objective = Annotated[
@@ -63,4 +64,4 @@ Out = Annotated[
 Config = Annotated[
     Path | None, typer.Option("--config", help="TOML file with these options by name; the command line wins.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet/--no-quiet", help="Show no progress.")]

@@ -26,7 +26,7 @@ def print_rows(rows: Sequence[Mapping[str, object]], columns: Mapping[str, str],
     if form is Format.JSON:
         print(json.dumps(rows, indent=1))
     elif form is Format.CSV:
-        names = list(rows[0]) if rows else list(columns)
+        names = list(dict.fromkeys(name for row in rows for name in row)) or list(columns)
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(names)
         writer.writerows([[_flat(row.get(name)) for name in names] for row in rows])

@@ -7,8 +7,8 @@ from autotune.reports.figure_text import number_text
 from autotune.reports.growth import Arrival
 from autotune.reports.point import HELD_OUT, Point, cost_and_error, lower_front, volume
 from autotune.reports.wording import wording
-from autotune.spaces.error_scale import scale_of
-from autotune.spaces.front import BASELINE, RIVAL, refuted_members
+from autotune.spaces.error_scale import error_scale, scale_of
+from autotune.spaces.front import BASELINE, RIVAL, quality_name, refuted_members
 from autotune.spaces.study_record import Candidate, StudyRecord
 
 JOINT = "joint"
@@ -151,6 +151,17 @@ def taken_off(record: StudyRecord) -> tuple[str, ...]:
         return ()
     labels = "; ".join(f"{c.label} ({c.schedule_hash[:12]})" for c in members)
     return (f"Taken off the front by held-out values: {labels}. Their figures are in table.md.",)
+
+
+def chosen_by(record: StudyRecord) -> tuple[str, ...]:
+    """That the front was chosen by another quality than the one that the report draws, in a sentence."""
+    quality, drawn = quality_name(record), error_scale(record).metric
+    if quality == drawn:
+        return ()
+    return (
+        f"The front was chosen by {quality}. The plot, its hypervolumes and the progress show {drawn}, in which fewer "
+        "steps may lie below a member; how the two compare by what was chosen, the table of the front says.",
+    )
 
 
 def _volumes(members: Sequence[Point], rivals: Sequence[Point], cost: str) -> str:

@@ -77,8 +77,8 @@ def pick_sections(
     return tuple(sections)
 
 
-def advice(picks: Sequence[PickSection], baseline: Row | None, words: Wording) -> str:
-    """What to take, and what it costs, in a few sentences; "" without picks."""
+def advice(picks: Sequence[PickSection], baseline: Row | None, words: Wording, quality: str) -> str:
+    """What to take, and what it costs, in a few sentences; "" without picks. `quality` is what the front is chosen by."""
     chosen = next((pick for pick in picks if pick.name == "balanced"), None)
     if chosen is None:
         return ""
@@ -87,8 +87,12 @@ def advice(picks: Sequence[PickSection], baseline: Row | None, words: Wording) -
         f"Start with the pick balanced ({row['label']}): {figure_text(row, 'speedup')} as fast as the pipeline's "
         f"default run, {words.result.format(figure_text(row, words.metric), row.get('episodes'))}"
     )
+    told = [words.metric]
+    if quality != words.metric:
+        text += f" and {quality} {figure_text(row, quality)}"
+        told.append(quality)
     if baseline is not None:
-        text += f", where the default run has {figure_text(baseline, words.metric)}"
+        text += f", where the default run has {' and '.join(figure_text(baseline, name) for name in told)}"
     interval = interval_of(row, "speedup")
     if interval is not None and interval[0] <= 1.0 < interval[1]:
         text += ". The timings are too noisy, or the gain too small, to prove it faster"

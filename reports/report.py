@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from autotune.reports.figure import render, render_png
-from autotune.reports.finding import family_rows, sentences, taken_off
+from autotune.reports.finding import chosen_by, family_rows, sentences, taken_off
 from autotune.reports.folder import write_files
 from autotune.reports.front_dots import front_dots
 from autotune.reports.front_figure import FrontPlot, draw_front, outside_frame
@@ -19,7 +19,7 @@ from autotune.reports.sample_grid import SampleGrid, draw_samples, make_grid, re
 from autotune.reports.tables import candidate_row, front_rows, optional_columns, refuted_rows, to_csv, to_markdown
 from autotune.reports.wording import wording
 from autotune.spaces.error_scale import error_scale
-from autotune.spaces.front import PICKS, baseline_of, pick, reported_measurement, study_front
+from autotune.spaces.front import PICKS, baseline_of, pick, quality_name, reported_measurement, study_front
 from autotune.spaces.study_record import Candidate, StudyRecord
 
 LoadArtifact = Callable[[str], bytes | None]
@@ -55,7 +55,7 @@ def report_files(record: StudyRecord, load_artifact: LoadArtifact, storage: str 
     rows = front_rows(record)
     by_hash = {str(row["schedule_hash"]): row for row in rows}
     families = family_rows(record, points, front, cost, history)
-    findings = (*sentences(families, points, plot.members, cost), *taken_off(record))
+    findings = (*chosen_by(record), *sentences(families, points, plot.members, cost), *taken_off(record))
     default = baseline_of(record)
     baseline = None if default is None or reported_measurement(default) is None else candidate_row(default, [])
     samples = _samples(record, default, picks, load_artifact)
@@ -63,7 +63,7 @@ def report_files(record: StudyRecord, load_artifact: LoadArtifact, storage: str 
     progress = render("progress", partial(draw_progress, history))
     sections = pick_sections(record, picks, by_hash, storage)
     words = wording(error_scale(record))
-    what_to_do = advice(sections, baseline, words)
+    what_to_do = advice(sections, baseline, words, quality_name(record))
     page = render_page(
         record,
         words=words,

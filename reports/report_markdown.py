@@ -9,6 +9,7 @@ from autotune.reports.pick_section import PickSection
 from autotune.reports.provenance import duration_text, failure_rows, provenance_sections
 from autotune.reports.tables import Row, to_markdown
 from autotune.reports.wording import Wording
+from autotune.spaces.front import quality_name
 from autotune.spaces.study_record import StudyRecord, StudyState
 
 MAX_FAILURES = 10
@@ -45,7 +46,7 @@ def report_markdown(
     ]
     if record.state is not StudyState.DONE:
         parts.append(f"The study is {record.state}: these are the figures so far.")
-    parts += ["## What to use", *_picks(picks, advice, baseline, words)]
+    parts += ["## What to use", *_picks(picks, advice, baseline, words, quality_name(record))]
     if rows:
         note = _FRONT_NOTE.format(units=words.units, floor=words.floor)
         parts += ["## Front", "![front](front.png)", note, to_markdown(rows), words.held_up]
@@ -61,11 +62,12 @@ def report_markdown(
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
-def _picks(picks: Sequence[PickSection], advice: str, baseline: Row | None, words: Wording) -> list[str]:
+def _picks(picks: Sequence[PickSection], advice: str, baseline: Row | None, words: Wording, quality: str) -> list[str]:
     if not picks:
         return ["No schedule to recommend: no candidate was measured, or none kept to the constraints."]
     figures = {"speedup": "speed-up", "latency_ms": "latency (ms)", words.metric: words.metric}
     figures |= dict(list(words.others.items())[:1])
+    figures |= {quality: words.others.get(quality, quality)} if quality not in figures else {}
     header = ("pick", *figures.values(), "measured on", "schedule", "chosen as")
     lines = []
     for pick in picks:

@@ -48,7 +48,7 @@ TITLES = {
 
 WITH_INTERVAL = ("latency_ms", "speedup", *QUALITY, "overfit")
 _USUAL = {"deviation": "deviation", "psnr": "PSNR (dB)", "ssim": "SSIM", "alignment": "alignment"}
-MEASURED = (*WITH_INTERVAL, *OF_EPISODES)
+MEASURED = (*WITH_INTERVAL, *OF_EPISODES, *REWARDS, "energy_j")
 """What `intervals` are worked out of unless told otherwise."""
 COLUMNS = (
     "schedule_hash", "label", "family", "picks", "on_front", "support", "network_calls", "latency_ms", "speedup",

@@ -6,12 +6,10 @@ from autotune.search.searcher import Proposal, Result
 from autotune.spaces.bucketed_front import BucketedFront
 from autotune.spaces.error_scale import ERROR_OBJECTIVES
 from autotune.spaces.evaluation import Measurement
-from autotune.spaces.objective import OBJECTIVES, Constraint, objective_value, total_violation
+from autotune.spaces.front_plane import FrontPlane
+from autotune.spaces.objective import Constraint, objective_value, total_violation
 from autotune.spaces.pareto import BoxVolume
 from autotune.spaces.staircase import Staircase
-
-PLANE_COSTS = ("latency", "macs", "bit-operations")
-"""Costs, relative to the default run's, that the hypervolume is drawn over."""
 
 
 class ParetoArchive:
@@ -27,7 +25,7 @@ class ParetoArchive:
         self._front = _PlaneFront() if len(self._objectives) == 2 else BucketedFront(len(self._objectives))
         self._members: dict[int, tuple[Proposal, Measurement]] = {}  # by number of arrival
         self._n_arrived = 0
-        self._cost = next((name for name in PLANE_COSTS if name in self._objectives), PLANE_COSTS[0])
+        self._plane = FrontPlane(self._objectives)
         self._volume: BoxVolume | None = None
 
     def add(self, result: Result) -> bool:
@@ -43,7 +41,7 @@ class ParetoArchive:
             del self._members[number]
         self._members[self._n_arrived] = result.proposal, measurement
         self._n_arrived += 1
-        is_plane = self._cost in self._objectives and not set(ERROR_OBJECTIVES).isdisjoint(self._objectives)
+        is_plane = self._plane.cost in self._objectives and not set(ERROR_OBJECTIVES).isdisjoint(self._objectives)
         if is_plane and self._volume is not None:
             # Where both axes are objectives, the new member dominates in them what the removed ones did.
             self._count(self._volume, measurement)
@@ -66,16 +64,32 @@ class ParetoArchive:
 
     @property
     def hypervolume(self) -> float:
-        """The project's hypervolume of the front: error against the first of `PLANE_COSTS` that is an objective."""
+        """The project's hypervolume of the front: its errors against the cost of `FrontPlane`."""
         if self._volume is None:
             self._volume = BoxVolume()
             for _, measurement in self._members.values():
                 self._count(self._volume, measurement)
         return self._volume.fraction
 
+    def gain(self, result: Result) -> float:
+        """Take a result in; how much more of its plane the front dominates then, see `FrontPlane`."""
+        if self._plane.has_box:
+            before = self.hypervolume
+            self.add(result)
+            return self.hypervolume - before
+        points = self._points
+        if not self.add(result):
+            return 0.0
+        before, after = self._plane.volumes([points, self._points])
+        return after - before
+
+    @property
+    def _points(self) -> list[tuple[float, float]]:
+        return [self._plane.point(measurement) for measurement in self.measurements]
+
     def cost_of(self, measurement: Measurement) -> float:
-        """The first of `PLANE_COSTS` that is an objective; latency if none is."""
-        return OBJECTIVES[self._cost].natural(measurement)
+        """The cost of `FrontPlane`."""
+        return self._plane.cost_of(measurement)
 
     def _count(self, volume: BoxVolume, measurement: Measurement) -> None:
         volume.add(self.cost_of(measurement), measurement.error)

@@ -121,8 +121,7 @@ class JointSearcher:
         """Credit the arm that asked, and tell all arms."""
         for result in results:
             self._novelty.mark(result.proposal)
-            before = self._archive.hypervolume
-            self._archive.add(result)
+            gain = self._archive.gain(result)
             name, own = self._asked.pop(result.proposal.schedule_hash, (None, result.proposal))
             for arm in self._arms.values():
                 if name is not None:
@@ -130,7 +129,7 @@ class JointSearcher:
                 arm.searcher.tell([replace(result, proposal=own)])
                 arm.is_dry = False
             if name is not None:
-                self._arms[name].gain += self._archive.hypervolume - before
+                self._arms[name].gain += gain
 
     def _bound(self, name: str) -> float:
         arm = self._arms[name]

@@ -4,12 +4,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from autotune.search.archive import ParetoArchive
+import numpy as np
+
 from autotune.search.dispatcher import Measured, Request
 from autotune.spaces.evaluation import Fidelity, Measurement
 from autotune.spaces.front import RIVAL, baseline_of, calibration_front, pick, record_objectives
+from autotune.spaces.front_plane import FrontPlane, Point
 from autotune.spaces.given_schedule import compare_given
-from autotune.spaces.pareto import front_hypervolume
 from autotune.spaces.study_record import Candidate, StudyRecord
 from autotune.spaces.worst_prompts import N_SHOWN
 
@@ -73,18 +74,17 @@ def _most_volume(
     picks: Sequence[Candidate], others: Sequence[Candidate], n: int, record: StudyRecord
 ) -> list[Candidate]:
     """Up to `n` others, each the one that adds most to the hypervolume of the picks and of those before it."""
-    cost_of = ParetoArchive(record_objectives(record)).cost_of
+    plane = FrontPlane(record_objectives(record))
 
-    def point(candidate: Candidate) -> tuple[float, float]:
+    def point(candidate: Candidate) -> Point:
         measurement = candidate.calibration.measurement
         assert measurement is not None  # it stands on the front
-        return cost_of(measurement), measurement.error
+        return plane.point(measurement)
 
     points, left = [point(c) for c in picks], list(others)
     kept: list[Candidate] = []
     while left and len(kept) < n:
-        best = max(left, key=lambda c: front_hypervolume(*zip(*points, point(c), strict=True)))
-        left.remove(best)
+        best = left.pop(int(np.argmax(plane.volumes([[*points, point(c)] for c in left]))))
         kept.append(best)
         points.append(point(best))
     return kept

@@ -7,7 +7,6 @@ that the schedule names lie beside it, see `autotune.spaces.table_files`.
 """
 
 import base64
-import binascii
 import json
 import math
 from collections.abc import Mapping
@@ -226,7 +225,7 @@ def _cache_from_json(data: object) -> CachePlan:
     n_bits = _n_bits(actions)
     try:
         packed = base64.b64decode(str(data["packed"]), validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise ScheduleError(f"schedule.cache.packed must be base64 ({error}); export the file again") from error
     n_cells = data["n_calls"] * data["n_sites"]
     if len(packed) != math.ceil(n_cells * n_bits / 8):

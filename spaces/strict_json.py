@@ -2,8 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import NoReturn
 
 from autotune.spaces.errors import ScheduleError
+
+_DIGITS = 30
+"""Of an integer, at most: more may overflow where a number is made of it."""
 
 _SHOWN = 12
 """Known keys that a message lists one by one."""
@@ -16,11 +21,15 @@ def parse_strict(text: str, *, remedy: str) -> object:
         ScheduleError: it is no JSON (the message ends in `remedy`), has a key twice, or a number that is not finite.
     """
     try:
-        value: object = json.loads(text, object_pairs_hook=_unique, parse_constant=_reject_constant)
+        value: object = json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_reject_constant, parse_float=_float, parse_int=_int
+        )
     except json.JSONDecodeError as error:
         raise ScheduleError(
             f"not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); {remedy}"
         ) from error
+    except RecursionError as error:
+        raise ScheduleError(f"the JSON is nested too deeply; {remedy}") from error
     return value
 
 
@@ -60,5 +69,16 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return made
 
 
-def _reject_constant(text: str) -> object:
+def _int(text: str) -> int:
+    if len(text.removeprefix("-")) > _DIGITS:
+        raise ScheduleError(f"integers must have at most {_DIGITS} digits; got {text[:20]}...: export the file again")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    return value if isfinite(value) else _reject_constant(text)
+
+
+def _reject_constant(text: str) -> NoReturn:
     raise ScheduleError(f"numbers must be finite; got {text}: export the file again")

@@ -1,8 +1,10 @@
 import re
+from dataclasses import replace
 
 from autotune.reports.pick_section import export_line
+from autotune.reports.report import report_files
 from autotune.reports.tables import front_rows, to_markdown
-from autotune.spaces.evaluation import Measurement
+from autotune.spaces.evaluation import Evaluation, Measurement
 from autotune.spaces.front import pick, reported_measurement, study_front
 from autotune.spaces.study_record import Candidate, StudyRecord
 
@@ -39,6 +41,32 @@ def test_markdown_can_be_read_alone(record: StudyRecord, files: dict[str, bytes]
     for block in tables:
         lines = [line.replace("\\|", "") for line in block.splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in lines}) == 1
+
+
+def test_a_front_that_was_chosen_by_a_reward_is_told_by_it(record: StudyRecord) -> None:
+    def rewarded(evaluation: Evaluation) -> Evaluation:
+        measurement = evaluation.measurement
+        if measurement is None:
+            return evaluation
+        rewards = tuple(0.4 - deviation for deviation in measurement.quality["deviation"])
+        return replace(evaluation, outcome=replace(measurement, quality={**measurement.quality, "clip-score": rewards}))
+
+    candidates = tuple(
+        replace(c, calibration=rewarded(c.calibration), held_out=c.held_out and rewarded(c.held_out))
+        for c in record.candidates
+    )
+    settings = {**record.settings, "objectives": ["latency", "clip-score"]}
+    study = replace(record, candidates=candidates, settings=settings)
+    text = report_files(study, lambda name: None)["report.md"].decode()
+    assert "- The front was chosen by clip-score. The plot" in text
+    assert re.search(r"converged run and clip-score 0\.3\S+ \[0\.3\S+, 0\.\S+\], where the default run has", text)
+    picks, front = (
+        block for block in text.split("\n\n") if block.startswith(("| pick | speed-up", "| pick | schedule"))
+    )
+    for table in (picks, front):
+        head, _, *lines = (line.split(" | ") for line in table.splitlines())
+        assert all(re.fullmatch(r"0\.3\S+ \[0\.3\S+, 0\.\S+\]", line[head.index("clip-score")]) for line in lines)
+    assert "was chosen by" not in report_files(record, lambda name: None)["report.md"].decode()
 
 
 def reported(candidate: Candidate) -> Measurement:

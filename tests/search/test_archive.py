@@ -44,6 +44,26 @@ def test_archive_refuses_failures_copies_and_what_breaks_a_constraint() -> None:
     assert len(archive) == 1
 
 
+def test_a_gain_is_that_of_the_quality_which_the_study_is_about() -> None:
+    """By the deviation, of which a reward knows nothing, the second would lose what the first one had."""
+    archive = ParetoArchive(("latency", "psnr"))
+    assert archive.gain(made_up("first", macs=0.8, deviation=0.01, psnr=20.0)) > 0.0
+    assert archive.gain(made_up("better", macs=0.4, deviation=0.9, psnr=30.0)) > 0.0
+    assert archive.gain(made_up("beaten", macs=0.5, deviation=0.001, psnr=29.0)) == 0.0
+    a_little = archive.gain(made_up("faster", macs=0.39, deviation=0.9, psnr=20.0))
+    assert 0.0 < a_little < archive.gain(made_up("much faster", macs=0.1, deviation=0.9, psnr=29.0))
+    assert {p.label for p in archive.members} == {"better", "much faster"}
+
+
+def test_a_gain_in_deviation_is_what_the_hypervolume_grows_by() -> None:
+    archive, grown = ParetoArchive(("latency", "deviation")), 0.0
+    for i, (macs, deviation) in enumerate([(0.5, 0.1), (0.4, 0.05), (0.6, 0.2), (0.9, 0.002)]):
+        gain = archive.gain(made_up(str(i), macs=macs, deviation=deviation))
+        assert gain == pytest.approx(archive.hypervolume - grown)
+        grown = archive.hypervolume
+    assert grown > 0.0
+
+
 def made_up(label: str, *, macs: float, deviation: float, psnr: float = 0.0, ssim: float = 0.0) -> Result:
     """A result with these values; MACs and latency relative to the baseline's are the same."""
     proposal = Proposal(schedule=Schedule(n_steps=1), family="random", label=label)
