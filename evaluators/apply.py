@@ -22,7 +22,7 @@ from autotune.evaluators.cache_runtime import CacheRuntime
 from autotune.evaluators.file_check import check_file
 from autotune.evaluators.guidance import BatchedGuidance, GuidanceRuntime, SeparateGuidance
 from autotune.evaluators.inventory import list_inventory
-from autotune.evaluators.noise import noise_schedule_of, prediction_of
+from autotune.evaluators.noise import divides_by_alpha, noise_schedule_of, prediction_of
 from autotune.evaluators.policies import make_policy
 from autotune.evaluators.policy_runtime import PolicyRuntime, PolicyUsage
 from autotune.evaluators.quantized_layers import KERNELS, QuantizationRuntime
@@ -192,7 +192,9 @@ def _attach(
         adapter = find_adapter(pipe)
         remove(pipe)  # diffusers refuses a second cache
         inventory = list_inventory(pipe) if inventory is None else inventory
-        policy = make_policy(schedule.policy, pipe, adapter, inventory, noise, prediction_of(scheduler))
+        by_alpha = schedule.time is None and divides_by_alpha(scheduler)
+        prediction = prediction_of(scheduler)
+        policy = make_policy(schedule.policy, pipe, adapter, inventory, noise, prediction, by_alpha=by_alpha)
     if schedule.time is not None:
         assert noise is not None
         scheduler = SolverProgramScheduler.from_schedule(schedule, scheduler, noise, prediction_of(scheduler))

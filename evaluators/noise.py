@@ -142,3 +142,11 @@ def _refuse(config: Mapping[str, Any], name: str, supported: object) -> None:
     value = config.get(name, supported)
     if value != supported:
         raise UnsupportedModelError(f"{name} of the scheduler's config must be {supported!r}; got {value!r}")
+
+
+def divides_by_alpha(scheduler: Any) -> bool:
+    """Whether a scheduler's samples are x / alpha = x0 + (sigma / alpha) eps: Euler's and its relatives' of diffusers.
+
+    They scale what the network reads, and the noise that a run begins with.
+    """
+    return float(getattr(scheduler, "init_noise_sigma", 1.0)) != 1.0

@@ -14,9 +14,16 @@ from autotune.spaces.solver_formula import Prediction
 
 
 def make_policy(
-    policy: CachePolicy, pipe: Any, adapter: Adapter, inventory: Inventory, noise: KnownNoise, prediction: Prediction
+    policy: CachePolicy,
+    pipe: Any,
+    adapter: Adapter,
+    inventory: Inventory,
+    noise: KnownNoise,
+    prediction: Prediction,
+    *,
+    by_alpha: bool,
 ) -> PolicyRuntime:
-    """What executes a policy on a pipeline.
+    """What executes a policy on a pipeline; `by_alpha` is `divides_by_alpha` of the scheduler that will run.
 
     Raises:
         ScheduleMismatchError: a policy of this kind can't run on the pipeline's denoiser.
@@ -25,5 +32,5 @@ def make_policy(
     if policy.kind.by_diffusers:
         return DiffusersCache(policy, inventory, denoiser)
     if policy.kind.is_sada:
-        return SadaPolicy(policy, inventory, noise, prediction)
+        return SadaPolicy(policy, inventory, noise, prediction, by_alpha=by_alpha)
     return StackPolicy(policy, inventory, adapter.list_spans(denoiser))

@@ -43,8 +43,16 @@ class _Output(NamedTuple):
 class SadaPolicy(PolicyRuntime):
     """Watches the scheduler's steps, so that it sees the guided slope; the branches are estimated alike."""
 
-    def __init__(self, policy: CachePolicy, inventory: Inventory, noise: KnownNoise, prediction: Prediction) -> None:
-        """Prepare a policy.
+    def __init__(
+        self,
+        policy: CachePolicy,
+        inventory: Inventory,
+        noise: KnownNoise,
+        prediction: Prediction,
+        *,
+        by_alpha: bool = False,
+    ) -> None:
+        """Prepare a policy; `by_alpha` says that the scheduler's samples are x / alpha (see `divides_by_alpha`).
 
         Raises:
             ScheduleMismatchError: the network's output is not the slope of an ODE in some position.
@@ -57,6 +65,7 @@ class SadaPolicy(PolicyRuntime):
                 "use another policy"
             )
         self._policy, self._noise = policy, noise
+        self._is_scaled = self._flow or by_alpha
         self.reset()
 
     def install(self, denoiser: Any, overrides: Overrides) -> None:
@@ -66,7 +75,7 @@ class SadaPolicy(PolicyRuntime):
         """Begin a run: place its calls."""
         super().begin(timesteps)
         alpha, sigma = self._noise.alpha(timesteps), self._noise.sigma(timesteps)
-        self._scales = [1.0] * len(timesteps) if self._flow else alpha.tolist()
+        self._scales = [1.0] * len(timesteps) if self._is_scaled else alpha.tolist()
         self._positions = (sigma if self._flow else sigma / alpha).tolist()
         self._rule: SkipRule = make_rule(self._policy, len(timesteps))
 
