@@ -12,7 +12,7 @@ from safetensors.numpy import load, save
 
 from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.branch_store import tensors_of
-from autotune.evaluators.leaf_errors import MAX_VALUES, thinned_samples
+from autotune.evaluators.leaf_errors import MAX_VALUES, THINNING, thinned_samples
 from autotune.evaluators.reference import ArtifactCache
 from autotune.evaluators.step_hook import before_each_step, hooked
 from autotune.spaces.branch_tables import METRICS, BranchTables, Metric
@@ -54,7 +54,7 @@ def load_or_record_branches(
         EvaluatorError: a run has another number of calls.
         ScheduleError: a branch returns NaN or infinite values.
     """
-    name = f"branches/{MAX_VALUES}/{MAX_SAMPLES}/{condition.hash}/{fidelity.hash}"
+    name = f"branches/{THINNING}/{MAX_VALUES}/{MAX_SAMPLES}/{condition.hash}/{fidelity.hash}"
     stored = artifacts.load(name) if artifacts is not None else None
     if stored is not None:
         return _from_bytes(stored)

@@ -32,8 +32,8 @@ LEAF_GAP = 3
 N_EDGES = 256
 """Runs in which one edge alone is approximated, at most."""
 
-VERSION = 2
-"""Of what is recorded."""
+VERSION = 3
+"""Of what is recorded, and of which elements."""
 
 _LEAF = "leaf."
 

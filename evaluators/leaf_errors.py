@@ -1,5 +1,6 @@
 """How much the outputs of leaf modules change from call to call: SmoothCache's errors, recorded while a run goes on."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,9 @@ from autotune.spaces.errors import EvaluatorError
 
 MAX_VALUES = 4096
 """Elements of a leaf's output that are looked at, per sample, evenly spread."""
+
+THINNING = 2
+"""Version of how they are chosen."""
 
 
 class LeafErrorRecorder:
@@ -79,7 +83,14 @@ class LeafErrorRecorder:
 
 
 def thinned_samples(tensor: torch.Tensor) -> torch.Tensor:
-    """Some elements of each sample, in float32 at least: (n, at most about `MAX_VALUES`)."""
+    """Some elements of each sample, in float32 at least: (n, at most about `MAX_VALUES`).
+
+    Their distance has no divisor in common with any dimension, so that all channels, rows and columns are seen.
+    """
     flat = tensor.detach().flatten(1)
-    some = flat[:, :: max(1, flat.shape[1] // MAX_VALUES)]
+    size = flat.shape[1]
+    stride = max(1, size // MAX_VALUES)
+    while math.gcd(stride, size) > 1:
+        stride += 1
+    some = flat[:, ::stride]
     return some.to(torch.promote_types(some.dtype, torch.float32), copy=True)

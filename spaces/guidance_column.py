@@ -20,7 +20,9 @@ class GuidanceAction(StrEnum):
     """What a network call does with the two branches.
 
     All but the first run the conditional branch alone, which gives c. The unconditional output is then c - d, where d
-    is estimated from the differences c_j - u_j of the last calls that ran both.
+    is estimated from the differences c_j - u_j of the last calls that ran both. These stand at the numbers of their
+    calls: at their lambdas, lines and parabolas came out farther from the converged run, by .1 to 1 dB in each of ten
+    columns of 8 to 20 steps on mini-pixart. Fitted weights may be those of any places.
     """
 
     BOTH = "both"

@@ -20,6 +20,7 @@ from autotune.spaces.errors import ScheduleMismatchError
 from autotune.spaces.guidance_column import GuidanceAction, GuidanceRow, n_differences
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.noise_schedule import Flow, KnownNoise
+from autotune.spaces.policy_retiming import retimed_policy
 from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.solver_row import SolverRow
 from autotune.spaces.solver_step import SolverStep
@@ -52,7 +53,7 @@ def retime(schedule: Schedule, inventory: Inventory, source: RunLevels, target: 
     Network calls are matched by noise level (`autotune.spaces.call_alignment`), not by index. A column `time` keeps its
     first and last level, and moves with the time shift of a flow as a pipeline's own grid does; its solver rows are
     those of the nearest source rows, of lower order where history lacks, multistep where they were single-step; ratios
-    are interpolated. Cache plan and guidance: `retimed_plan`, `retimed_guidance`.
+    are interpolated. Cache plan, guidance, policy: `retimed_plan`, `retimed_guidance`, `retimed_policy`.
 
     Args:
         schedule: a schedule of the source.
@@ -70,6 +71,7 @@ def retime(schedule: Schedule, inventory: Inventory, source: RunLevels, target: 
     rows = {
         "cache": None if schedule.cache is None else schedule.cache.n_calls,
         "guidance": None if schedule.guidance is None else len(schedule.guidance),
+        "policy": None if schedule.policy is None else schedule.policy.n_calls,
     }
     for name, n_rows in rows.items():
         if n_rows not in (None, n_calls):
@@ -95,7 +97,13 @@ def retime(schedule: Schedule, inventory: Inventory, source: RunLevels, target: 
     at = fractional_calls(noise_share(source.noise, source.times), levels)
     cache = None if schedule.cache is None else retimed_plan(schedule.cache, inventory, at, len(levels))
     guidance = None if schedule.guidance is None else retimed_guidance(schedule.guidance, at, len(levels))
-    result = replace(result, cache=cache, guidance=guidance)
+    policy = None if schedule.policy is None else retimed_policy(schedule.policy, at, len(levels))
+    if policy != schedule.policy:
+        remarks.append(
+            "the policy's guards stand at their noise levels, and its threshold is taken over as it is; "
+            "tune it again with --family policies"
+        )
+    result = replace(result, cache=cache, guidance=guidance, policy=policy)
     return Retimed(schedule=canonical_schedule(result, inventory), remarks=tuple(remarks))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from autotune.evaluators.leaf_errors import MAX_VALUES, LeafErrorRecorder
+from autotune.evaluators.leaf_errors import MAX_VALUES, LeafErrorRecorder, thinned_samples
 from autotune.evaluators.load import load_model
 from autotune.evaluators.worker import Worker
 from autotune.spaces.errors import EvaluatorError
@@ -62,6 +62,19 @@ def test_thinned_outputs_give_nearly_the_same_and_little_is_kept() -> None:
         recorder.advance()
     expected = float(((values[1] - values[3]).abs().sum((1, 2)) / values[3].abs().sum((1, 2))).mean())
     assert recorder.errors()["attn"][1, 2] == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "shape", [(4096, 3072), (4608, 3072), (64, 192), (256, 1152), (1152, 16, 16), (4, 128, 128), (16, 128, 128)]
+)
+def test_thinned_samples_see_every_channel_row_and_column(shape: tuple[int, ...]) -> None:
+    """An even distance would meet one channel of 3072 alone."""
+    for axis, size in enumerate(shape):
+        place = torch.arange(float(size)).reshape(-1, *[1] * (len(shape) - axis - 1)).expand(shape)
+        some = thinned_samples(place[None])
+        counts = torch.bincount(some[0].long(), minlength=size)
+        assert some.shape[1] <= 1.1 * MAX_VALUES
+        assert counts.max() - counts.min() <= max(2, 0.05 * counts.max())
 
 
 def test_an_incomplete_run_has_no_errors() -> None:
