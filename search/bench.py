@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 from autotune.evaluators.file_check import check_file
 from autotune.evaluators.inventory import list_inventory
 from autotune.evaluators.load import LoadedModel, load_model, resolve_model
 from autotune.evaluators.presets import Preset, read_prompts
+from autotune.evaluators.quantization_table import read_quantization
 from autotune.evaluators.real_kernels import Kernel, use_kernels
 from autotune.evaluators.reference import ArtifactCache
 from autotune.evaluators.rewards import asked_metrics
@@ -119,10 +120,13 @@ def bench_file(
     fidelity = bench_fidelity(preset, options)
     with Database.open(options.storage) as database:
         on_measured("loading the model")
-        worker, other = _worker(options, preset, file, adopted, database.artifacts), None
+        model = adopted or _load(options, preset, file.condition)
+        worker, other, with_kernels = _worker(options, model, file, database.artifacts), None, ""
         if options.kernels is not None:  # what it lacks is said before minutes of runs
             on_measured(f"loading the model for {options.kernels} kernels")
-            other = _worker(options, preset, file, None, database.artifacts, beside=worker)
+            model = _load(options, preset, file.condition)
+            other = _worker(options, model, file, database.artifacts, beside=worker)
+            with_kernels = _give_kernels(model.pipe, file, cast(Kernel, options.kernels))
         on_measured(f"converged runs of {len(fidelity.prompts)} prompts")
         worker.reference(fidelity)
         bench = _Bench(worker, fidelity, options.repeats, on_measured)
@@ -132,7 +136,7 @@ def bench_file(
         schedule = bench.must(str(file.provenance.get("label") or "the schedule"), file.schedule)
         kernels = None
         if other is not None:
-            kernels = bench.must(f"the same with {options.kernels} kernels", file.schedule, other)
+            kernels = bench.must(f"the same with {with_kernels}", file.schedule, other)
             unknown = dataclasses.replace(kernels.measurement, weight_bytes=None, bit_operations=None)  # torchao's own
             kernels = dataclasses.replace(kernels, measurement=unknown)
         rivals = bench.rivals(rivals_limit(file, schedule, kernels))
@@ -235,26 +239,26 @@ def _resolve(model: str | None, condition: Condition) -> Preset:
         ) from error
 
 
+def _load(options: BenchOptions, preset: Preset, condition: Condition) -> LoadedModel:
+    """The model; its dtype is the file's, or by the preset where that has the same."""
+    dtype = options.dtype
+    if dtype is None and condition.dtype != preset.dtype:
+        dtype = condition.dtype
+    return load_model(options.model or condition.model, device=options.device, dtype=dtype)
+
+
 def _worker(
     options: BenchOptions,
-    preset: Preset,
+    model: LoadedModel,
     file: ScheduleFile,
-    adopted: LoadedModel | None,
     artifacts: ArtifactCache,
     beside: Worker | None = None,
 ) -> Worker:
-    """The model, checked against the file; its dtype is the file's, or by the preset where that has the same.
-
-    The model is given kernels if it is compared with another worker's.
-    """
+    """A worker of the model, checked against the file; `beside` is one that it is compared with."""
     instruments = load_instruments(options.metrics, options.device)
-    condition, dtype = file.condition, options.dtype
-    if dtype is None and condition.dtype != preset.dtype:
-        dtype = condition.dtype
-    model = adopted or load_model(options.model or condition.model, device=options.device, dtype=dtype)
     check_file(model.pipe, file, list_inventory(model.pipe), model.pipe.scheduler)
     made = Worker(
-        dataclasses.replace(model, preset=_adapt(model.preset, condition)),
+        dataclasses.replace(model, preset=_adapt(model.preset, file.condition)),
         artifacts=artifacts,
         rewards=instruments.rewards,
         meter=instruments.meter,
@@ -262,9 +266,15 @@ def _worker(
     )
     for digest, table in file.tables.items():
         made.tables.keep(digest, table)
-    if beside is not None:
-        use_kernels(model.pipe, file, cast(Kernel, options.kernels))
     return made
+
+
+def _give_kernels(pipe: Any, file: ScheduleFile, kernel: Kernel) -> str:
+    """Give the pipeline kernels; in how many of the layers that the file quantizes, the others being left in floats."""
+    changed = use_kernels(pipe, file, kernel)
+    quantization = read_quantization(file.schedule, file.condition, file.tables)
+    assert quantization is not None  # or there would be no kernels
+    return f"{kernel} kernels in {len(changed)} of {len(quantization.layers)} layers"
 
 
 def _adapt(preset: Preset, condition: Condition) -> Preset:
