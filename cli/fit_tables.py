@@ -80,8 +80,10 @@ def _fit(
     content = load_schedule_file(file)
     chosen = None if prompts is None else read_prompts(prompts)
     from autotune.evaluators.table_file import fit_file
+    from autotune.evaluators.table_fit import MIN_SPLIT
 
     fitted, fit = fit_file(content, column, chosen, device=device, layer_corrections=layer_corrections)
     save_schedule_file(output, fitted)
-    print(f"deviation on held-out prompts: {fit.before:.4f} before, {fit.after:.4f} after")
+    told = "held-out prompts" if chosen is None or len(chosen) >= MIN_SPLIT else "the prompts that it was fitted on"
+    print(f"deviation on {told}: {fit.before:.4f} before, {fit.after:.4f} after")
     print(f"wrote {output}; in production: autotune.apply(pipe, {str(output)!r})")

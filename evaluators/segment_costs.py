@@ -89,10 +89,10 @@ class SegmentCostRecorder:
         return replace(costs, tables={**plain, ("correction-aware", "l2"): segment_table(corrected)})
 
     def _stored(self, now: Sequence[torch.Tensor]) -> tuple[_Kept, ...]:
-        """What the window keeps of a feature: a copy, in float16 on the host if the window is large, and its grid."""
+        """What the window keeps of a feature: a copy, in half precision on the host if it is large, and its grid."""
         is_large = self._longest * sum(tensor.nbytes for tensor in now) > HOST_BYTES
         return tuple(
-            _Kept(tensor.to("cpu", torch.float16) if is_large else tensor.clone(), *_grid_of(_precise(tensor)))
+            _Kept(tensor.to("cpu", _half_of(tensor)) if is_large else tensor.clone(), *_grid_of(_precise(tensor)))
             for tensor in now
         )
 
@@ -108,6 +108,12 @@ class SegmentCostRecorder:
         known = self._moments.get((call, gap))
         added = moments if known is None else [a + b for a, b in zip(known, moments, strict=True)]
         self._moments[call, gap] = added
+
+
+def _half_of(tensor: torch.Tensor) -> torch.dtype:
+    """float16, unless values are out of its range, or have no more digits than bfloat16."""
+    is_wide = bool(tensor.abs().amax() > torch.finfo(torch.float16).max)
+    return torch.bfloat16 if is_wide or tensor.dtype == torch.bfloat16 else torch.float16
 
 
 def _precise(tensor: torch.Tensor) -> torch.Tensor:

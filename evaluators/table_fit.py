@@ -17,9 +17,13 @@ Run = Callable[[Schedule, Fidelity, Watcher | None, AppliedTables | None], torch
 """Executes a schedule on a fidelity and gives the final latents (n, ...); somebody may look on, tables may be given."""
 
 
+MIN_SPLIT = 4
+"""Fewer prompts are all fitted on, and held out as well."""
+
+
 def split(fidelity: Fidelity) -> tuple[Fidelity, Fidelity]:
-    """Prompts to fit on, and the last quarter, held out; fewer than four are both."""
-    n, n_held_out = len(fidelity.prompts), len(fidelity.prompts) // 4
+    """Prompts to fit on, and the last quarter, held out; fewer than `MIN_SPLIT` are both."""
+    n, n_held_out = len(fidelity.prompts), len(fidelity.prompts) // MIN_SPLIT
     return (fidelity.first(n - n_held_out), fidelity.after(n - n_held_out)) if n_held_out else (fidelity, fidelity)
 
 

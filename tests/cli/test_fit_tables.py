@@ -22,7 +22,7 @@ def test_correct_writes_a_file_with_its_table_that_validates(call: Call) -> None
     Path("prompts.txt").write_text("a photo of a cat\n")
     done = call("correct", "plain.json", "--prompts", "prompts.txt", "-o", "better.schedule.json")
     assert done.code == 0, done.err
-    assert done.out.startswith("deviation on held-out prompts: 0.")
+    assert done.out.startswith("deviation on the prompts that it was fitted on: 0.")
     assert done.out.endswith(
         "wrote better.schedule.json; in production: autotune.apply(pipe, 'better.schedule.json')\n"
     )
@@ -53,7 +53,7 @@ def test_quantize_keeps_the_schedule_and_drops_what_was_fitted_without_it(call: 
         "quantize", "plain.json", "--precision", "w6.25a8", "--prompts", "prompts.txt", "-o", "small.schedule.json"
     )
     assert done.code == 0, done.err
-    assert done.out.startswith("deviation on held-out prompts: 0.")
+    assert done.out.startswith("deviation on the prompts that it was fitted on: 0.")
     file = load_schedule_file("small.schedule.json")
     assert file.schedule.without_tables == load_schedule_file("plain.json").schedule
     assert list(file.schedule.tables) == ["quantization"]

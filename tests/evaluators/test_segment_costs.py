@@ -163,3 +163,17 @@ def test_incomplete_runs_and_changing_or_infinite_features_are_refused() -> None
     run[3, 0, 0, 0] = torch.nan
     with pytest.raises(ScheduleError, match="record finite features"):
         recorded([run]).costs()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_features_beyond_the_range_of_float16_are_kept_on_the_host_too(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segment_costs, "HOST_BYTES", 0)
+    recorder = SegmentCostRecorder(3, 3)
+    values = 1e5 * torch.rand(3, 1, 4, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for value in values:
+        recorder.feed([value])
+    found = recorder.costs().tables["full-precision", "l1"]
+    change = float((values[0].float() - values[1].float()).abs().sum())
+    assert found[0, 2] == pytest.approx(change, rel=0.01)
