@@ -8,10 +8,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from autotune.spaces.bdia_step import BdiaStep
+from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan, canonical_plan
 from autotune.spaces.cache_policy import CachePolicy, supports
 from autotune.spaces.errors import ScheduleError
-from autotune.spaces.guidance_column import GuidanceRow, canonical_guidance, check_guidance, guidance_to_json
+from autotune.spaces.guidance_column import (
+    GuidanceRow,
+    canonical_guidance,
+    check_guidance,
+    dropped_rows,
+    guidance_to_json,
+)
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.momentum_step import MomentumStep
 from autotune.spaces.program_correction import ProgramCorrection
@@ -163,7 +170,7 @@ def canonical_schedule(schedule: Schedule, inventory: Inventory) -> Schedule:
             f"a policy of the kind {schedule.policy.kind} can't run on a {inventory.denoiser_class}; "
             "choose another kind"
         )
-    cache = None if schedule.cache is None else canonical_plan(schedule.cache, inventory)
+    cache = None if schedule.cache is None else canonical_plan(_with_both_fresh(schedule), inventory)
     guidance = None if schedule.guidance is None else canonical_guidance(schedule.guidance)
     solver, compensation = schedule.solver, schedule.compensation
     if solver is not None:
@@ -187,6 +194,18 @@ def canonical_schedule(schedule: Schedule, inventory: Inventory) -> Schedule:
         cache_correction=None if cache is None else schedule.cache_correction,
         quantization=schedule.quantization,
     )
+
+
+def _with_both_fresh(schedule: Schedule) -> CachePlan:
+    """The plan, in which the first call that runs both branches computes all: before it, one of them has no values."""
+    plan, dropped = schedule.cache, dropped_rows(schedule.guidance, 0)
+    assert plan is not None
+    first = dropped.index(False) if False in dropped else 0
+    if first == 0:
+        return plan
+    table = plan.table.copy()
+    table[first] = CacheAction.RECOMPUTE
+    return CachePlan.from_array(table)
 
 
 def points_for_row(solver: tuple[SolverRow, ...], i: int, time: tuple[float, ...]) -> int:

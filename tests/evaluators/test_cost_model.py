@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from autotune.evaluators.adapters import find_adapter
-from autotune.evaluators.apply import attach, remove
+from autotune.evaluators.apply import _attach, attach, remove
 from autotune.evaluators.cost_designs import designed_schedules
 from autotune.evaluators.inventory import list_inventory
 from autotune.evaluators.latency_fit import SiteFigures, TimedRun, fit_latency
@@ -21,7 +21,7 @@ from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.latency_model import LatencyModel, written
-from autotune.spaces.schedule import Schedule
+from autotune.spaces.schedule import Schedule, canonical_schedule
 
 from .conftest import call_args
 from .random_pipelines import NAMES, SEQUENTIAL, random_args
@@ -83,9 +83,16 @@ def test_predicted_memory_is_what_the_runtime_holds(
         if name != "mini-flux" and trial % 2:
             rows = [actions[int(k)] for k in rng.integers(0, len(actions), n_calls)]
             column = (GuidanceAction.BOTH, *rows[1:])
+            if trial % 4 == 3:  # the first branch has values that the second one lacks
+                column = (GuidanceAction.CONDITIONAL, *column[:-1])
         schedule = Schedule(n_steps=N_CALLS, cache=CachePlan.from_array(table), guidance=column)
-        attach(pipe, schedule, inventory=inventory)
+        schedule = canonical_schedule(schedule, inventory)
+        if schedule.cache is None:  # nothing is read
+            continue
+        attachment = _attach(pipe, schedule, inventory=inventory)
         held = held_bytes(pipe, name)
+        assert attachment.cache is not None
+        assert attachment.cache.missed == 0
         remove(pipe)
         assert memory.peak_bytes(schedule, inventory) == held
         most = max(most, held)
