@@ -1,7 +1,7 @@
 """The command that takes a schedule over to another step count, resolution or checkpoint: transfer."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,10 @@ from autotune.cli import options
 from autotune.cli.output import Format
 from autotune.cli.runs import DEFAULT_OUT, run
 from autotune.cli.studies import FormatOption, StorageOption
+from autotune.spaces.errors import UsageError
+
+if TYPE_CHECKING:
+    from autotune.spaces.condition import Condition
 
 REFINEMENT = 60
 """Candidates to try where no budget is given."""
@@ -52,8 +56,8 @@ def transfer(
     condition = load_schedule_file(file).condition
     if all(limit is None for limit in (budget, evaluations, network_calls)):
         evaluations = REFINEMENT
-    if resolution is None and condition.height == condition.width:
-        resolution = condition.height
+    if resolution is None:
+        resolution = _resolution(condition, model)
     run(
         model,
         budget=budget,
@@ -76,4 +80,23 @@ def transfer(
         out=out,
         form=form,
         quiet=quiet,
+    )
+
+
+def _resolution(condition: "Condition", model: str) -> int | None:
+    """The side of the file's square; None for the model's own size.
+
+    Raises:
+        UsageError: the file is for a size that is neither.
+    """
+    from autotune.evaluators.resolve import resolve_model
+
+    if condition.height == condition.width:
+        return condition.height
+    preset = resolve_model(model)
+    if (condition.height, condition.width) == (preset.height, preset.width):
+        return None
+    raise UsageError(
+        f"a study's size is a square, or {preset.width} x {preset.height}, which {model} has by default; the file is "
+        f"for {condition.width} x {condition.height}: give --resolution"
     )

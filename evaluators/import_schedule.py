@@ -63,7 +63,9 @@ def import_schedule(
     described = describe_model(model)
     try:
         plan = READERS[form](text, described.inventory, n_steps)
-    except ScheduleError as error:
+        for side in (plan.height, plan.width):
+            check_run_numbers(resolution=side, guidance=plan.guidance_scale)
+    except (ScheduleError, UsageError) as error:
         raise ScheduleError(f"{path}: {error}") from error
     steps = plan.schedule.n_steps
     if n_steps is not None and n_steps != steps:

@@ -16,7 +16,7 @@ from autotune.spaces.column_fit import PRECISIONS, ColumnFit, FitColumn, FitTarg
 from autotune.spaces.error_scale import error_value
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.evaluation import DEVIATION, Measurement
-from autotune.spaces.objective import PRECISION, objective_value, total_violation
+from autotune.spaces.objective import PRECISION, asks_for_precision, objective_value, total_violation
 from autotune.spaces.pareto import hypervolume
 from autotune.spaces.schedule import Schedule
 
@@ -42,8 +42,7 @@ FLOAT_BITS = {"float32": 32.0, "bfloat16": 16.0, "float16": 16.0}
 
 def wants_precision(context: SearchContext) -> bool:
     """Whether a study is about something that a quantization lowers: bytes of weights, or bit operations."""
-    limited = [constraint.metric for constraint in context.constraints]
-    return not {*context.objectives, *limited}.isdisjoint(PRECISION)
+    return asks_for_precision(context.objectives, context.constraints)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from autotune.search.study_plan import StudyPlan
 from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.given_schedule import given_from_json
-from autotune.spaces.objective import parse_constraint, parse_objectives
+from autotune.spaces.objective import Constraint, asks_for_precision, parse_constraint, parse_objectives
 
 DEFAULT_FAMILY = "joint"
 
@@ -114,10 +114,11 @@ def make_settings(
 
     `budget` is a wall time such as `2h`, `cost` money at `price` per worker and hour; several budgets may be given, the
     first one to be used up ends the search. `objectives` are by default latency, the preset's quality and the family's
-    extra ones. Without `ladder` no candidate is stopped before it has seen all prompts. With `correct` cache schedules
-    of the front are tried once more, corrected. `prompts` is a text file, a prompt per line, of which every second one
-    is held out; one that comes again counts once, but for a policy. `metrics` are measured besides the usual ones, such
-    as `clip-score`, `hps=FOLDER` or `energy`, and besides those of objectives and constraints.
+    extra ones; where a limit is on weights or bit operations, `modelled-latency` stands for latency. Without `ladder`
+    no candidate is stopped before it has seen all prompts. With `correct` cache schedules of the front are tried once
+    more, corrected. `prompts` is a text file, a prompt per line, of which every second one is held out; one that comes
+    again counts once, but for a policy. `metrics` are measured besides the usual ones, such as `clip-score`,
+    `hps=FOLDER` or `energy`, and besides those of objectives and constraints.
 
     Raises:
         UsageError: an argument is wrong; the message names it.
@@ -125,8 +126,11 @@ def make_settings(
     check_family(family)
     check_run_numbers(steps=steps, resolution=resolution, guidance=guidance)
     limit = make_budget(budget, evaluations, network_calls, cost, price)
-    names = parse_objectives(objectives or ",".join(("latency", preset.quality, *_extra_objectives(family, limit))))
-    choices = asked_metrics(metrics, names, [parse_constraint(text) for text in constraints])
+    limits = [parse_constraint(text) for text in constraints]
+    speed = "modelled-latency" if asks_for_precision((), limits) else "latency"
+    names = parse_objectives(objectives or ",".join((speed, preset.quality, *_extra_objectives(family, limit))))
+    _check_speed(names, limits)
+    choices = asked_metrics(metrics, names, limits)
     calibration, held_out = _split_prompts(preset, prompts)
     return Settings(
         model=_absolute(model),
@@ -146,6 +150,16 @@ def make_settings(
         metrics=tuple(str(choice.absolute()) for choice in choices),
         correct=correct,
     )
+
+
+def _check_speed(objectives: Sequence[str], limits: Sequence[Constraint]) -> None:
+    """Raise a UsageError if schedules of low precision were to be judged by how long it takes to emulate them."""
+    timed = [name for name in (*objectives, *(limit.metric for limit in limits)) if name in ("latency", "latency_ms")]
+    if timed and asks_for_precision(objectives, limits):
+        raise UsageError(
+            f"{timed[0]} times low precision as it is emulated in floating point, slower, and not in real kernels; "
+            "where weights or bit operations are an objective or a limit, name modelled-latency or macs in its place"
+        )
 
 
 def _absolute(model: str) -> str:

@@ -235,6 +235,11 @@ def limited_value(metric: str, measurement: Measurement) -> float:
     return _LIMITED[metric](measurement)
 
 
+def asks_for_precision(objectives: Sequence[str], constraints: Sequence[Constraint]) -> bool:
+    """Whether a study with these is about what a quantization lowers."""
+    return not {*objectives, *(constraint.metric for constraint in constraints)}.isdisjoint(PRECISION)
+
+
 def needs_cost_model(objectives: Sequence[str], constraints: Sequence[Constraint]) -> bool:
     """Whether a study with these needs a cost model."""
     return any(name in MODELLED for name in (*objectives, *(constraint.metric for constraint in constraints)))

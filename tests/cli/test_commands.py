@@ -235,6 +235,7 @@ def test_no_feasible_point(small: Place, prompts: Path) -> None:
     """Exit code 3; the front is empty, and no schedule file is written. What is measured already costs nothing."""
     (small.folder / "options.toml").write_text(
         f'model = "mini-flux"\nprompts = "{prompts}"\nconstraint = ["deviation<=0", "macs<=1"]\nquiet = true\n'
+        "ladder = false\ncorrect = false\n"
         f'objective = "macs,deviation"\nstorage = "{small.storage}"\nevaluations = 40\nstudy = "not this one"\n'
     )
     done = small.run("--config", "options.toml", "--evaluations", "1", "--study=impossible", "--format", "json")
@@ -248,6 +249,7 @@ def test_no_feasible_point(small: Place, prompts: Path) -> None:
         record = database.load_study("impossible")
     assert len(record.candidates) == 1  # the command line wins over the file
     assert record.settings["constraints"] == ["deviation<=0", "macs<=1"]
+    assert record.settings["ladder"] is False
     nothing = small.run("export", "impossible", "-o", "x.json", "--storage", small.storage)
     assert nothing == Finished(2, "", nothing.err)
     assert nothing.err.startswith("error: study 'impossible' has no feasible schedule")

@@ -1,5 +1,6 @@
 """A schedule file taken to another step count on the command line, on a real model."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from autotune.evaluators.load import load_model
-from autotune.spaces.schedule_file import load_schedule_file
+from autotune.spaces.schedule_file import load_schedule_file, save_schedule_file
 from autotune.storage.database import Database
 
 from .place import Finished, Place
@@ -83,6 +84,18 @@ def test_another_model_is_refused_before_anything_is_made(file: Path, call: Call
     assert done.code == 2
     assert "made for a FluxTransformer2DModel, not for the PixArtTransformer2DModel here" in done.err
     assert done.err.count("\n") == 1
+
+
+def test_a_size_that_is_no_square_is_not_dropped_silently(file: Path, call: Call, tmp_path: Path) -> None:
+    content = load_schedule_file(file)
+    wide = dataclasses.replace(content, condition=dataclasses.replace(content.condition, width=64))
+    save_schedule_file(tmp_path / "wide.json", wide)
+    words = ("--out", tmp_path / "out", "--storage", tmp_path / "no.db")
+    done = call("transfer", tmp_path / "wide.json", "--model", "mini-flux", *words)
+    assert done.code == 2
+    assert (
+        "a square, or 32 x 32, which mini-flux has by default; the file is for 64 x 32: give --resolution" in done.err
+    )
 
 
 def test_a_family_of_given_schedules_needs_some(call: Call, tmp_path: Path) -> None:

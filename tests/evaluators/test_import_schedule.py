@@ -56,6 +56,19 @@ def test_the_condition_is_that_of_a_study_of_the_model(flux: Worker, pixart: Wor
         assert all(p.device.type == "meta" for p in described.pipe.transformer.parameters())
 
 
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"height": 250}, "theirs.json: resolution must be a multiple of 8 pixels; got 250"),
+        ({"width": 4}, "theirs.json: resolution must be at least 8; got 4"),
+        ({"guidance_scale": -1.0}, "theirs.json: guidance must be a finite number, 0 or above; got -1"),
+    ],
+)
+def test_a_run_that_can_not_be_is_refused(config: Any, said: str, write: Any) -> None:
+    with pytest.raises(ScheduleError, match=said):
+        import_schedule(write(ecad(np.ones((4, 42), bool), **config)), "ecad", "mini-pixart")
+
+
 def of_leaves(reuse: np.ndarray, inventory: Inventory) -> CachePlan:
     table = np.zeros((len(reuse), len(inventory)))
     table[:, list(inventory.leaves)] = reuse

@@ -45,3 +45,21 @@ def test_a_family_may_have_objectives_besides_latency_and_quality() -> None:
     assert len(settings(family="ecad", budget="10m").objectives) == 3
     for short in ({"budget": "9m"}, {"network_calls": 19_000}, {"cost": 1.0, "price": 7.0}):
         assert settings(family="ecad", **short).objectives == ("latency", "deviation")
+
+
+@pytest.mark.parametrize(
+    ("objectives", "constraints", "named"),
+    [
+        ("latency,deviation,weights", (), "latency"),
+        ("latency,deviation", ("bit-operations<=0.1",), "latency"),
+        ("macs,deviation,weights", ("latency_ms<=9",), "latency_ms"),
+    ],
+)
+def test_emulated_precision_is_not_timed(objectives: str, constraints: tuple[str, ...], named: str) -> None:
+    with pytest.raises(UsageError, match=f"{named} times low precision as it is emulated .* name modelled-latency"):
+        settings(objectives=objectives, constraints=constraints)
+
+
+def test_where_a_limit_is_on_weights_the_speed_is_that_of_the_cost_model() -> None:
+    assert settings(constraints=["weights_gb<=1"]).objectives == ("modelled-latency", "deviation")
+    assert settings(constraints=["deviation<=0.1"]).objectives == ("latency", "deviation")
