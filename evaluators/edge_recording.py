@@ -146,9 +146,9 @@ def _measured(
 
 
 def _difference_recorder(pipe: Any, condition: Condition, n_calls: int) -> DifferenceRecorder | None:
-    """None where guidance has no two branches in one batch."""
+    """None where guidance has no two branches."""
     adapter = find_adapter(pipe)
-    if adapter.guidance != "batch" or condition.guidance_scale <= 1.0:
+    if adapter.guidance == "embedded" or condition.guidance_scale <= 1.0:
         return None
     return DifferenceRecorder(pipe, adapter.latent_shape(pipe, condition.height, condition.width)[1], n_calls)
 
