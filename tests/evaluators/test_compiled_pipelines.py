@@ -18,7 +18,8 @@ from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.schedule import Schedule
 
 from .conftest import call_args, load
-from .mini_pipelines import attributes, random_plan, run
+from .mini_pipelines import attributes, n_calls, random_plan, run
+from .random_pipelines import NAMES, make_pipeline, random_args
 
 Case = tuple[Any, dict[str, Any]]
 
@@ -38,14 +39,15 @@ class Graphs:
 def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     """A small pipeline of its own, since a compiled module stays compiled."""
     torch._dynamo.reset()
-    yield shortened(load(request.param)), call_args(request.param)
+    name = request.param
+    yield (make_pipeline(name), random_args(name)) if name in NAMES else (shortened(load(name)), call_args(name))
     torch._dynamo.reset()
 
 
 def shortened(pipe: Any) -> Any:
-    """The pipeline with two blocks of each kind."""
+    """The pipeline with two blocks of each kind; a UNet is small enough."""
     for name in ("transformer_blocks", "single_transformer_blocks"):
-        if hasattr(pipe.transformer, name):
+        if hasattr(getattr(pipe, "transformer", None), name):
             setattr(pipe.transformer, name, getattr(pipe.transformer, name)[:2])
     return pipe
 
@@ -53,7 +55,7 @@ def shortened(pipe: Any) -> Any:
 def plans(pipe: Any, kwargs: dict[str, Any]) -> dict[str, CachePlan]:
     """Plans that differ in what they reuse, and where."""
     inventory = list_inventory(pipe)
-    leaves, shape = list(inventory.leaves), (kwargs["num_inference_steps"], len(inventory))
+    leaves, shape = list(inventory.leaves), (n_calls(pipe, kwargs), len(inventory))
     one, every_second, forecast, scattered = np.zeros((4, *shape), np.uint8)
     one[1, leaves[0]] = every_second[1::2, leaves] = CacheAction.REUSE
     forecast[2:, leaves] = CacheAction.TAYLOR_1
@@ -67,7 +69,10 @@ def deviation(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
-def test_graphs_of_compiled_leaves_do_not_depend_on_the_cache_plan(case: Case) -> None:
+@pytest.mark.parametrize(
+    ("case", "most"), [("mini-flux", 8), ("mini-pixart", 8), ("mini-sd", 40), ("wan", 12)], indirect=["case"]
+)
+def test_graphs_of_compiled_leaves_do_not_depend_on_the_cache_plan(case: Case, most: int) -> None:
     pipe, kwargs = case
     plain, expected, graphs = run(pipe, kwargs), {}, Graphs()
     for name, plan in plans(pipe, kwargs).items():
@@ -81,11 +86,11 @@ def test_graphs_of_compiled_leaves_do_not_depend_on_the_cache_plan(case: Case) -
     for name, plan in plans(pipe, kwargs).items():
         attach(pipe, Schedule(n_steps=4, cache=plan))
         assert deviation(run(pipe, kwargs), expected[name]) < 1e-4, name
-        assert deviation(expected[name], plain) > 1e-3, name
+        assert deviation(expected[name], plain) > 2e-4, name
     remove(pipe)
     assert torch.equal(run(pipe, kwargs), compiled)
     assert attributes(pipe) == before
-    assert graphs.n == n_graphs <= 8
+    assert graphs.n == n_graphs <= most
 
 
 def test_dropped_branches_add_graphs_of_half_batches_once(case: Case) -> None:
