@@ -63,6 +63,13 @@ class CacheQuantSearcher(PlannedSearcher):
         self._planners = tuple(planners)
 
     def _candidates(self) -> Iterator[tuple[str, Schedule]]:
+        for label, plain in self.plans():
+            yield label, plain
+            with contextlib.suppress(ScheduleError):  # no runs are left
+                yield f"{label}, cache corrected", self._context.fit(plain, FitColumn.CACHE_CORRECTION).schedule
+
+    def plans(self) -> Iterator[tuple[str, Schedule]]:
+        """Label and schedule of the plans, without corrections."""
         context = self._context
         if context.n_calls < 3:
             return
@@ -84,8 +91,11 @@ class CacheQuantSearcher(PlannedSearcher):
                     continue
                 seen.add(starts)
                 label = f"reuses planned by {planner}, {n_refreshed} of {n_calls} calls refreshed"
+                actions = np.full(n_calls, CacheAction.REUSE, int)
+                actions[list(starts)] = CacheAction.RECOMPUTE
                 for name, sites in objects.items():
-                    yield from self._plain_and_corrected(f"{label}, {name}", starts, sites)
+                    cache = on_sites(actions, inventory, sites)
+                    yield f"{label}, {name}", Schedule(n_steps=context.condition.n_steps, cache=cache)
 
     def _costs(self, has_point: bool) -> list[_Costs]:
         context, found = self._context, list[_Costs]()
@@ -102,18 +112,10 @@ class CacheQuantSearcher(PlannedSearcher):
                 found.append((" ".join(planner), segments.tables[planner], segments.longest))
         return found
 
-    def _plain_and_corrected(
-        self, label: str, starts: Sequence[int], sites: Sequence[int]
-    ) -> Iterator[tuple[str, Schedule]]:
-        context = self._context
-        actions = np.full(context.n_calls, CacheAction.REUSE, int)
-        actions[list(starts)] = CacheAction.RECOMPUTE
-        plain = Schedule(n_steps=context.condition.n_steps, cache=on_sites(actions, context.inventory, sites))
-        yield label, plain
-        try:
-            yield f"{label}, cache corrected", context.fit(plain, FitColumn.CACHE_CORRECTION).schedule
-        except ScheduleError:  # no runs are left
-            return
+
+def cachequant_seeds(context: SearchContext) -> Iterator[tuple[str, Schedule]]:
+    """Label and schedule of the plans by edge costs, for other searches to begin with."""
+    return CacheQuantSearcher(context, planners=(HYBRID,)).plans()
 
 
 def planned_refreshes(table: NDArray[np.float64], n_refreshed: int, longest: int) -> tuple[int, ...]:

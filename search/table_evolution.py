@@ -1,12 +1,13 @@
 """Evolution of whole schedules: all columns in one population."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from autotune.search.bac import bac_seeds
+from autotune.search.cachequant import cachequant_seeds
 from autotune.search.ecad import planned_and_known
 from autotune.search.fitness import Fitness
 from autotune.search.nsga2 import Individual, Ranked, survivors, tournament
@@ -43,10 +44,10 @@ class TableEvolution:
     """NSGA-II on schedules of any length, with any columns but policies.
 
     Its first parents are what other searches have found, the rival and the default run among them, and the first of
-    `planned_and_known` and of BAC's plans, in turns: on the times and formulas of the best schedule that computes
-    everything, since on the pipeline's own sampler they come no closer than that does. Moves that lead to better
-    schedules are drawn more often: in proportion to their share of successes, of which each has two trials and one
-    success from the start. Once `Screening` can be trusted, each offspring is the one of `N_SCREENED` that is expected
+    `planned_and_known`, of BAC's and of CacheQuant's plans, in turns: on the times and formulas of the best schedule
+    that computes everything, since on the pipeline's own sampler they come no closer than that does. Moves that lead to
+    better schedules are drawn more often: in proportion to their share of successes, of which each has two trials and
+    one success from the start. Once `Screening` can be trusted, each offspring is the one of `N_SCREENED` that is expected
     to lie farthest below the front.
     """
 
@@ -99,17 +100,18 @@ class TableEvolution:
 
     def _starts(self) -> Iterator[Seed]:
         solver = self._best_solver()
-        for label, schedule in in_turns(planned_and_known(self._context), self._blockwise()):
+        others = (self._affordable(seeds) for seeds in (bac_seeds, cachequant_seeds))
+        for label, schedule in in_turns(planned_and_known(self._context), *others):
             if solver is None or schedule.time is not None:
                 yield label, schedule
                 continue
             with contextlib.suppress(ScheduleError):
                 yield f"{label}, {solver.n_steps} steps", self._variation.on_solver(schedule, solver)
 
-    def _blockwise(self) -> Iterator[Seed]:
-        """BAC's plans, if the budget has room for what they are made from."""
+    def _affordable(self, seeds: Callable[[SearchContext], Iterator[Seed]]) -> Iterator[Seed]:
+        """Plans, if the budget has room for what they are made from."""
         with contextlib.suppress(BudgetSpentError):
-            yield from bac_seeds(self._context)
+            yield from seeds(self._context)
 
     def _best_solver(self) -> Schedule | None:
         """The closest known schedule that computes everything; None if that is the pipeline's own sampler."""
