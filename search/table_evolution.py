@@ -47,8 +47,8 @@ class TableEvolution:
     `planned_and_known`, of BAC's and of CacheQuant's plans, in turns: on the times and formulas of the best schedule
     that computes everything, since on the pipeline's own sampler they come no closer than that does. Moves that lead to
     better schedules are drawn more often: in proportion to their share of successes, of which each has two trials and
-    one success from the start. Once `Screening` can be trusted, each offspring is the one of `N_SCREENED` that is expected
-    to lie farthest below the front.
+    one success from the start. Once `Screening` can be trusted, each offspring is the one of `N_SCREENED` that is
+    expected to lie farthest below the front.
     """
 
     family = "tables"
