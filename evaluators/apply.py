@@ -136,8 +136,8 @@ def apply(pipe: Any, source: str | Path | ScheduleFile) -> None:
     check_file(pipe, file, inventory, own_scheduler(pipe), stacklevel=3)
     tables = AppliedTables.of(file.schedule, condition, file.tables)
     shape = adapter.latent_shape(pipe, condition.height, condition.width)
-    says_scale = adapter.guidance_argument == "guidance_scale"
-    run = MeasuredRun(latent_shape=shape, guidance_scale=condition.guidance_scale if says_scale else None)
+    rescales = adapter.guidance_argument == "true_cfg_scale"
+    run = MeasuredRun(latent_shape=shape, guidance_scale=condition.guidance_scale, rescales=rescales)
     noise = condition.noise_schedule
     _attach(pipe, file.schedule, inventory=inventory, noise=noise, tables=tables, measured=run)
 

@@ -32,11 +32,13 @@ from autotune.spaces.schedule import Schedule
 class MeasuredRun:
     """What a schedule was measured in: the shape of the latents (batch first), and the guidance scale.
 
-    The scale is None where a pipeline does not say what it was called with.
+    With `rescales` (Qwen-Image) what a pipeline calls its guidance scale is another one, and the combination of the
+    branches has the norm of the conditional one in each token.
     """
 
     latent_shape: tuple[int, ...]
-    guidance_scale: float | None
+    guidance_scale: float
+    rescales: bool = False
 
 
 class Attachment:
@@ -66,8 +68,9 @@ class Attachment:
         self._overrides = Overrides()
         self._signatures: dict[int, object] = {}
         self._removed = False
-        self._branches: torch.Tensor | None = None
-        """The network's output in the first call of a run, until its first step."""
+        self._branches: list[torch.Tensor] = []
+        """The network's outputs in the first calls of a run, `_n_outputs` at most, until its first step."""
+        self._n_outputs = 2 if measured is not None and measured.rescales else 1
         self._entry: tuple[str, Any, str] | None = None
         columns = (schedule.time, schedule.guidance)
         rows = [len(column) for column in columns if column is not None]
@@ -93,8 +96,8 @@ class Attachment:
                 if self.policy is not None:
                     self.policy.install(adapter.denoiser_of(pipe), self._overrides)
                     self._clock.on_step = self.policy.see_step
-                expects = self._measured is not None and self._measured.guidance_scale is not None
-                if self.schedule.tables and expects and not hasattr(pipe, "_guidance_scale"):
+                run = self._measured
+                if self.schedule.tables and run is not None and not _says_scale(pipe, run):
                     self._clock.on_step = self._see_step
                 denoiser = getattr(pipe, adapter.denoiser_attr)
                 entry = entry_name(denoiser)
@@ -133,6 +136,7 @@ class Attachment:
 
     def _begin(self) -> None:
         self._refuse_later_compilation()
+        self._branches = []
         for part in (self.cache, self.guidance):
             if part is not None:
                 part.begin()
@@ -213,14 +217,15 @@ class Attachment:
         else:
             output = self.guidance.run(network, args, kwargs, row=row, call=call, batch=batch)
         output = output if self.cache is None else self.cache.correct_output(output, latents, row, call)
-        if row == 0 and self._clock.on_step is not None:
-            self._branches = output_tensor(output)
+        if row == 0 and self._clock.on_step == self._see_step and len(self._branches) < self._n_outputs:
+            self._branches.append(output_tensor(output))
         return output
 
     def _see_step(self, output: torch.Tensor, sample: torch.Tensor, result: object) -> None:
-        if self._branches is not None:
-            scale = measured_scale(self._branches, output)
-            self._branches = None
+        branches, self._branches = self._branches, []
+        if branches and self._measured is not None:
+            both = torch.cat(branches[::-1])  # where each is a call, the conditional one comes first
+            scale = measured_scale(both, output, rescaled=self._measured.rescales)
             if scale is not None:
                 self._compare_scale(scale, tolerance=0.02)
 
@@ -252,9 +257,8 @@ class Attachment:
                 )
             warnings.warn(f"the schedule was {found}: its speed and quality may differ", stacklevel=2)
             self._measured = None  # said once
-        scale = getattr(self._pipe, "_guidance_scale", None)
-        if has_tables and scale is not None:
-            self._compare_scale(float(scale), tolerance=0.0)
+        if has_tables and _says_scale(self._pipe, measured):
+            self._compare_scale(float(self._pipe._guidance_scale), tolerance=0.0)
 
     def _compare_scale(self, scale: float, *, tolerance: float) -> None:
         expected = None if self._measured is None else self._measured.guidance_scale
@@ -263,3 +267,7 @@ class Attachment:
                 f"the tables of a schedule fit one guidance scale; they were measured at {expected:g}, "
                 f"this run has {scale:g}: draw at that scale, or fit the tables for this one"
             )
+
+
+def _says_scale(pipe: Any, measured: MeasuredRun) -> bool:
+    return not measured.rescales and getattr(pipe, "_guidance_scale", None) is not None
