@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Sequence
 
 from autotune.search.archive import ParetoArchive
+from autotune.search.joint import FAMILY as JOINT
 from autotune.search.precision_choice import PrecisionChoice
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext, Searcher
 from autotune.spaces.column_fit import FitColumn
@@ -81,7 +82,7 @@ class TableMembersSearcher:
             self._with_correction.add(member.schedule_hash)
             with contextlib.suppress(ScheduleError):  # no runs left
                 fit = self._context.fit(schedule, FitColumn.CACHE_CORRECTION)
-                if (made := self._admit(member, fit.schedule, "cache corrected")) is not None:
+                if (made := self._admit(member, fit.schedule, "corrections", "cache corrected")) is not None:
                     return made
         return None
 
@@ -89,10 +90,13 @@ class TableMembersSearcher:
         while (chosen := self._choice.next()) is not None:
             with contextlib.suppress(ScheduleError):  # no runs left
                 schedule = chosen.schedule(self._context.fit)
-                if (made := self._admit(chosen.member, schedule, str(chosen.precision).upper())) is not None:
+                if (made := self._admit(chosen.member, schedule, "bits", str(chosen.precision).upper())) is not None:
                     self._choice.note(made, chosen)
                     return made
         return None
 
-    def _admit(self, member: Proposal, schedule: Schedule, suffix: str) -> Proposal | None:
-        return self._novelty.admit(schedule, family=self._family, label=f"{member.label}, {suffix}")
+    def _admit(self, member: Proposal, schedule: Schedule, arm: str, suffix: str) -> Proposal | None:
+        label = f"{member.label}, {suffix}"
+        if self._family == JOINT:  # whose labels begin with the search that proposed, which is not the member's
+            label = f"{arm}: {label.removeprefix(member.label.partition(': ')[0] + ': ')}"
+        return self._novelty.admit(schedule, family=self._family, label=label)

@@ -51,6 +51,22 @@ def test_every_few_proposals_the_newest_uncorrected_member_is_corrected(
     assert len({p.schedule.without_tables for p in corrected}) == 4
 
 
+def test_schedules_with_tables_are_credited_to_an_arm_of_their_own(
+    context: SearchContext, evaluator: TabulatedEvaluator
+) -> None:
+    about_weights = replace(context, objectives=("macs", "deviation", "weights"))
+    inner = make_searcher("joint", about_weights, 0)
+    searcher = TableMembersSearcher(inner, about_weights, "joint", correct=True, quantize=True)
+    labels: set[str] = set()
+    for _ in range(4 * (EVERY + 1)):
+        (proposal,) = searcher.ask(1)
+        if proposal.schedule.tables and proposal.label.endswith(("corrected", "A8")):
+            labels.add(proposal.label)
+        searcher.tell([result(proposal, evaluator)])
+    assert {label.partition(": ")[0] for label in labels} == {"corrections", "bits"}
+    assert not any(": " in label.partition(": ")[2] for label in labels)
+
+
 def test_corrections_and_precisions_take_turns_where_weights_count_and_none_loses_a_table(
     context: SearchContext, evaluator: TabulatedEvaluator
 ) -> None:
