@@ -184,21 +184,20 @@ def _attach(
         adapter = find_adapter(pipe)
         guidance = _guidance_runtime(pipe, schedule.guidance, adapter)
     initial_scale = 1.0
-    if noise is None and (schedule.time is not None or schedule.policy is not None):
-        noise = noise_schedule_of(scheduler, 0.0)
-        noise = dataclasses.replace(noise, dynamic=False) if isinstance(noise, Flow) else noise
-    if schedule.policy is not None:
-        assert noise is not None
-        adapter = find_adapter(pipe)
-        remove(pipe)  # diffusers refuses a second cache
-        inventory = list_inventory(pipe) if inventory is None else inventory
-        by_alpha = schedule.time is None and divides_by_alpha(scheduler)
+    if schedule.time is not None or schedule.policy is not None:
+        if noise is None:
+            noise = noise_schedule_of(scheduler, 0.0)
+            noise = dataclasses.replace(noise, dynamic=False) if isinstance(noise, Flow) else noise
         prediction = prediction_of(scheduler)
-        policy = make_policy(schedule.policy, pipe, adapter, inventory, noise, prediction, by_alpha=by_alpha)
-    if schedule.time is not None:
-        assert noise is not None
-        scheduler = SolverProgramScheduler.from_schedule(schedule, scheduler, noise, prediction_of(scheduler))
-        initial_scale = scheduler.program.initial_scale
+        if schedule.time is not None:
+            scheduler = SolverProgramScheduler.from_schedule(schedule, scheduler, noise, prediction)
+            initial_scale = scheduler.program.initial_scale
+        if schedule.policy is not None:
+            adapter = find_adapter(pipe)
+            remove(pipe)  # diffusers refuses a second cache
+            inventory = list_inventory(pipe) if inventory is None else inventory
+            by_alpha = divides_by_alpha(scheduler)
+            policy = make_policy(schedule.policy, pipe, adapter, inventory, noise, prediction, by_alpha=by_alpha)
     remove(pipe)
     attachment = Attachment(
         pipe,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from autotune.reports.finding import arm_of
 from autotune.reports.point import CALIBRATION, HELD_OUT, Point, cost_and_error, lower_front, volume
 from autotune.spaces.error_scale import ErrorScale, error_scale
 from autotune.spaces.errors import UsageError
@@ -15,8 +16,6 @@ from autotune.spaces.statistics import pooled_timing_draws
 from autotune.spaces.study_record import Candidate, StudyRecord
 
 UNION = "all families"
-JOINT = "joint"
-"""The family whose labels begin with the name of the search that made the candidate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,8 +144,8 @@ def family_contenders(record: StudyRecord) -> tuple[Contender, ...]:
 
 def family_name(candidate: Candidate) -> str:
     """The family of a candidate; of the joint search also which of its searches: `joint: ecad`."""
-    arm, colon, _ = candidate.label.partition(": ")
-    return f"{JOINT}: {arm}" if candidate.family == JOINT and colon else candidate.family
+    arm = arm_of(candidate)
+    return candidate.family if arm is None else f"{candidate.family}: {arm}"
 
 
 def _study_contender(record: StudyRecord) -> Contender:

@@ -8,11 +8,8 @@ from autotune.reports.growth import Arrival
 from autotune.reports.point import HELD_OUT, Point, cost_and_error, lower_front, volume
 from autotune.reports.wording import wording
 from autotune.spaces.error_scale import error_scale, scale_of
-from autotune.spaces.front import BASELINE, RIVAL, quality_name, refuted_members
+from autotune.spaces.front import BASELINE, JOINT, RIVAL, quality_name, refuted_members
 from autotune.spaces.study_record import Candidate, StudyRecord
-
-JOINT = "joint"
-"""The family whose candidates' labels begin with the search that proposed them, and a colon."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,7 +78,7 @@ def pick_sections(
 
 
 def advice(picks: Sequence[PickSection], baseline: Row | None, words: Wording, quality: str) -> str:
-    """What to take, and what it costs, in a few sentences; "" without picks. `quality` is what the front is chosen by."""
+    """What to take, and what it costs, in a few sentences; "" without picks. `quality` chose the front."""
     chosen = next((pick for pick in picks if pick.name == "balanced"), None)
     if chosen is None:
         return ""

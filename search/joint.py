@@ -14,8 +14,9 @@ from autotune.search.s3 import S3Searcher, S3Settings
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext, Searcher
 from autotune.search.table_evolution import TableEvolution
 from autotune.search.within_budget import WithinBudget
+from autotune.spaces.front import JOINT
 
-FAMILY = "joint"
+FAMILY = JOINT
 
 MEMORY = 0.95
 """What gains and costs of the past count for after each further result."""

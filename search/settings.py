@@ -113,12 +113,11 @@ def make_settings(
     """Checked settings of a study.
 
     `budget` is a wall time such as `2h`, `cost` money at `price` per worker and hour; several budgets may be given, the
-    first one to be used up ends the search. `objectives` are by default latency, the preset's quality and the family's
-    extra ones; where a limit is on weights or bit operations, `modelled-latency` stands for latency. Without `ladder`
-    no candidate is stopped before it has seen all prompts. With `correct` cache schedules of the front are tried once
-    more, corrected. `prompts` is a text file, a prompt per line, of which every second one is held out; one that comes
-    again counts once, but for a policy. `metrics` are measured besides the usual ones, such as `clip-score`,
-    `hps=FOLDER` or `energy`, and besides those of objectives and constraints.
+    first one to be used up ends the search. `objectives` are by default latency, modelled where a limit is on weights
+    or bit operations, the preset's quality and the family's extra ones. Without `ladder` no candidate is stopped before
+    it has seen all prompts. With `correct` cache schedules of the front are tried once more, corrected. `prompts` is a
+    text file, a prompt per line, of which every second one is held out; one that comes again counts once, but for a
+    policy. `metrics` are measured besides what is asked for anyway, such as `clip-score`, `hps=FOLDER` or `energy`.
 
     Raises:
         UsageError: an argument is wrong; the message names it.
@@ -127,10 +126,7 @@ def make_settings(
     check_run_numbers(steps=steps, resolution=resolution, guidance=guidance)
     limit = make_budget(budget, evaluations, network_calls, cost, price)
     limits = [parse_constraint(text) for text in constraints]
-    speed = "modelled-latency" if asks_for_precision((), limits) else "latency"
-    names = parse_objectives(objectives or ",".join((speed, preset.quality, *_extra_objectives(family, limit))))
-    _check_speed(names, limits)
-    choices = asked_metrics(metrics, names, limits)
+    names = _objectives(objectives or _usual_objectives(preset, family, limit, limits), limits)
     calibration, held_out = _split_prompts(preset, prompts)
     return Settings(
         model=_absolute(model),
@@ -147,19 +143,21 @@ def make_settings(
         calibration=calibration,
         held_out=held_out,
         ladder=ladder,
-        metrics=tuple(str(choice.absolute()) for choice in choices),
+        metrics=tuple(str(choice.absolute()) for choice in asked_metrics(metrics, names, limits)),
         correct=correct,
     )
 
 
-def _check_speed(objectives: Sequence[str], limits: Sequence[Constraint]) -> None:
-    """Raise a UsageError if schedules of low precision were to be judged by how long it takes to emulate them."""
+def _objectives(text: str, limits: Sequence[Constraint]) -> tuple[str, ...]:
+    """The objectives; a UsageError if schedules of low precision were to be judged by how long their emulation takes."""
+    objectives = parse_objectives(text)
     timed = [name for name in (*objectives, *(limit.metric for limit in limits)) if name in ("latency", "latency_ms")]
     if timed and asks_for_precision(objectives, limits):
         raise UsageError(
             f"{timed[0]} times low precision as it is emulated in floating point, slower, and not in real kernels; "
             "where weights or bit operations are an objective or a limit, name modelled-latency or macs in its place"
         )
+    return objectives
 
 
 def _absolute(model: str) -> str:
@@ -167,8 +165,10 @@ def _absolute(model: str) -> str:
     return str(Path(model).resolve()) if model not in PRESETS and Path(model).is_dir() else model
 
 
-def _extra_objectives(family: str, budget: Budget) -> tuple[str, ...]:
-    return FAMILIES[family].extra_objectives if budget.used_fraction(EXTRAS_FROM) <= 1.0 else ()
+def _usual_objectives(preset: Preset, family: str, budget: Budget, limits: Sequence[Constraint]) -> str:
+    speed = "modelled-latency" if asks_for_precision((), limits) else "latency"
+    extra = FAMILIES[family].extra_objectives if budget.used_fraction(EXTRAS_FROM) <= 1.0 else ()
+    return ",".join((speed, preset.quality, *extra))
 
 
 def make_budget(

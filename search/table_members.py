@@ -4,11 +4,11 @@ import contextlib
 from collections.abc import Sequence
 
 from autotune.search.archive import ParetoArchive
-from autotune.search.joint import FAMILY as JOINT
 from autotune.search.precision_choice import PrecisionChoice
 from autotune.search.searcher import Novelty, Proposal, Result, SearchContext, Searcher
 from autotune.spaces.column_fit import FitColumn
 from autotune.spaces.errors import ScheduleError
+from autotune.spaces.front import JOINT
 from autotune.spaces.schedule import Schedule
 
 EVERY = 6

@@ -36,6 +36,9 @@ BASELINE = "baseline"
 RIVAL = "fewer-steps"
 """The family that every study runs first: what any other has to beat."""
 
+JOINT = "joint"
+"""The family whose candidates' labels begin with the search that proposed them, and a colon."""
+
 PICKS = ("quality", "balanced", "fast")
 """The members that `pick` names."""
 
