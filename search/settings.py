@@ -149,7 +149,7 @@ def make_settings(
 
 
 def _objectives(text: str, limits: Sequence[Constraint]) -> tuple[str, ...]:
-    """The objectives; a UsageError if schedules of low precision were to be judged by how long their emulation takes."""
+    """The objectives; a UsageError if schedules of low precision would be judged by how long their emulation takes."""
     objectives = parse_objectives(text)
     timed = [name for name in (*objectives, *(limit.metric for limit in limits)) if name in ("latency", "latency_ms")]
     if timed and asks_for_precision(objectives, limits):
