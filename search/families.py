@@ -30,7 +30,7 @@ _ALL = (
     Family(
         name="joint",
         columns=("n_steps", "time", "solver", "start", "correction", "cache", "cache_correction", "guidance", "policy"),
-        method="evolution of whole schedules beside ecad, s3, policies and fits; a bandit shares the budget by gain",
+        method="whole schedules evolve beside ecad, s3, policies and fits; a bandit shares the budget",
         target="autotune.search.joint:JointSearcher",
     ),
     Family(
