@@ -49,31 +49,31 @@ _ALL = (
     Family(
         name="cache-plan",
         columns=("cache",),
-        method="the cheapest refreshes and forecasts by dynamic programming on a traced run, for every budget",
+        method="the cheapest refreshes and forecasts by dynamic programming on a trace, for every budget",
         target="autotune.search.cache_plans:CachePlanSearcher",
     ),
     Family(
         name="cachequant",
         columns=("cache", "cache_correction", "quantization"),
-        method="CacheQuant's schedule by dynamic programming, plain, corrected, and quantized if bits are an objective",
+        method="CacheQuant's dynamic programme, plain, corrected, and quantized if bits are an objective",
         target="autotune.search.cachequant:CacheQuantSearcher",
     ),
     Family(
         name="bac",
         columns=("cache",),
-        method="BAC: each branch refreshed in calls of its own, planned on traces, volatile ones with those below",
+        method="BAC: branches refreshed in calls of their own, planned on traces, volatile ones in unions",
         target="autotune.search.bac:BacSearcher",
     ),
     Family(
         name="evo",
         columns=("cache",),
-        method="EVO-style evolution of the branches' refreshes, from BAC's plans and random sets by importance on",
+        method="EVO-style evolution of the branches' refreshes, from BAC's plans and random sets on",
         target="autotune.search.evo:EvoSearcher",
     ),
     Family(
         name="s3",
         columns=("n_steps", "time", "solver", "start"),
-        method="multi-stage evolution of solver schedules with a learned predictor, the best ones fitted by gradient",
+        method="staged evolution of solver schedules with a learned predictor, the best fitted by gradient",
         target="autotune.search.s3:S3Searcher",
         needs_convergence=True,
     ),
@@ -86,14 +86,14 @@ _ALL = (
     Family(
         name="dc",
         columns=("compensation",),
-        method="DC-Solver's ratios for known solvers, fitted by gradient and predicted for other step counts",
+        method="DC-Solver's ratios for known solvers, by gradient, and predicted for other step counts",
         target="autotune.search.fitted:CompensationSearcher",
         needs_convergence=True,
     ),
     Family(
         name="solver-distill",
         columns=("correction",),
-        method="corrections to known solvers' coefficients and timesteps, fitted by gradient to the converged run",
+        method="corrections to known solvers' coefficients and timesteps, by gradient to a converged run",
         target="autotune.search.fitted:DistillSearcher",
         needs_convergence=True,
     ),
@@ -106,7 +106,7 @@ _ALL = (
     Family(
         name="sada",
         columns=("policy",),
-        method="SADA: calls skipped where the solver's states and slopes agree; proper, multi-step, as released",
+        method="SADA: calls skipped where states and slopes agree; proper, multi-step, as released",
         target="autotune.search.policies:SadaSearcher",
     ),
     Family(
@@ -130,7 +130,7 @@ _ALL = (
     Family(
         name="diffusers-caches",
         columns=("policy",),
-        method="diffusers' own first-block, TaylorSeer, MagCache, PAB and FasterCache, where it supports the model",
+        method="diffusers' own first-block, TaylorSeer, MagCache, PAB and FasterCache, where supported",
         target="autotune.search.policies:DiffusersCachesSearcher",
     ),
     Family(
