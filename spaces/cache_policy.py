@@ -18,7 +18,7 @@ class PolicyKind(StrEnum):
     """Jiang et al. 2025: skip where the extrapolated state and the ODE agree; Adams-Bashforth form.
 
     The output of a skipped call is extrapolated from the last ones. Rebuilt as in the paper, from the last noise at the
-    extrapolated state, samples were 1.4 to 2 times as far off on mini-pixart and mini-flux in as many computed calls.
+    extrapolated state, samples were about 1.5 times as far off on mini-pixart and mini-flux in as many computed calls.
     """
     SADA_MULTISTEP = "sada-multistep"
     """The same, and from call `settled` on every (max_skips + 1)-th call, with the data interpolated between."""
