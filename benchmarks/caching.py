@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from caching_rivals import PLANNED, branch_calls, candidates
+from caching_rivals import FEWER_STEPS, GUIDANCE, PLANNED, branch_calls, candidates
 from harness import Benchmark, parse_arguments, spread
 
 from autotune.evaluators.load import load_model
@@ -44,7 +44,6 @@ RIVALS = (
 
 
 N_SEEDS = 3
-GUIDANCE, FEWER_STEPS = "guidance", "fewer steps"
 
 
 @dataclass(frozen=True, kw_only=True)

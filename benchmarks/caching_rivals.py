@@ -23,7 +23,7 @@ from autotune.spaces.schedule import Schedule
 from autotune.spaces.solvers import make_solver
 from autotune.spaces.time_grid import uniform_lambda
 
-PLANNED = "planned"
+PLANNED, GUIDANCE, FEWER_STEPS = "planned", "guidance", "fewer steps"
 ADAPTIVE = ("sada", "teacache", "first-block", "magcache", "diffusers-caches")
 GUIDED_STEPS = (6, 8, 10, 12, 14, 16)
 N_ADAPTIVE, STRIDE = 30, 3
@@ -38,13 +38,13 @@ def candidates(
     noise = condition.noise_schedule
     guided = list(guidance_candidates(worker, context, n_steps))
     # A rival of equally many branch calls for all that leaves branches out and nothing else.
-    pairs = {(branch_calls(s, worker) + 1) // 2 for kind, _, s in guided if kind == "guidance"}
+    pairs = {(branch_calls(s, worker) + 1) // 2 for kind, _, s in guided if kind == GUIDANCE}
     for n in sorted({*range(4, n_steps + 1, max(1, n_steps // 20)), *pairs}):
         if n < n_steps:
-            yield "fewer steps", f"own sampler, {n} steps", Schedule(n_steps=n)
+            yield FEWER_STEPS, f"own sampler, {n} steps", Schedule(n_steps=n)
         time_grid = uniform_lambda(noise, n, t_start=condition.start_timestep)
         solver = make_solver("unipc-2", n, noise)
-        yield "fewer steps", f"unipc-2, {n} steps", Schedule(n_steps=n, time=time_grid, solver=solver)
+        yield FEWER_STEPS, f"unipc-2, {n} steps", Schedule(n_steps=n, time=time_grid, solver=solver)
     masks = [("FORA", fora_mask(inventory, n_calls, every)) for every in (2, 3, 4, 5)]
     masks += [("evenly spread", even_mask(inventory, n_calls, round(n_calls / every))) for every in (1.5, 2, 3, 4, 5)]
     gates = [round(n_calls * share) for share in (0.25, 0.5, 0.75)]
@@ -75,12 +75,12 @@ def guidance_candidates(worker: Worker, context: SearchContext, n_steps: int) ->
     """Kind, label and schedule of those with a guidance column: planned with a cache, and without one."""
     n_calls = context.n_calls
     for label, schedule in guided_plans(context):
-        yield "guidance" if schedule.cache is None else "planned + guidance", label, schedule
+        yield GUIDANCE if schedule.cache is None else "planned + guidance", label, schedule
     if context.guided:
         for every in (2, 3, 4):
             for estimate in (GuidanceAction.STORED, GuidanceAction.LINEAR):
                 column = guidance_column(range(n_calls), n_calls, every, estimate)
-                yield "guidance", f"{estimate}, both in every {every}", Schedule(n_steps=n_steps, guidance=column)
+                yield GUIDANCE, f"{estimate}, both in every {every}", Schedule(n_steps=n_steps, guidance=column)
         yield from fewer_guided(worker, [n for n in GUIDED_STEPS if n < n_steps])
 
 
@@ -100,4 +100,4 @@ def fewer_guided(worker: Worker, counts: Sequence[int]) -> Iterator[tuple[str, s
             for estimate in (GuidanceAction.STORED, GuidanceAction.LINEAR, GuidanceAction.QUADRATIC):
                 n_calls = len(worker.own_timesteps(n))
                 column = guidance_column(range(n_calls), n_calls, every, estimate)
-                yield "guidance", f"{n} steps, {estimate}, both in every {every}", Schedule(n_steps=n, guidance=column)
+                yield GUIDANCE, f"{n} steps, {estimate}, both in every {every}", Schedule(n_steps=n, guidance=column)

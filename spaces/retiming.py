@@ -98,9 +98,9 @@ def retime(schedule: Schedule, inventory: Inventory, source: RunLevels, target: 
     cache = None if schedule.cache is None else retimed_plan(schedule.cache, inventory, at, len(levels))
     guidance = None if schedule.guidance is None else retimed_guidance(schedule.guidance, at, len(levels))
     policy = None if schedule.policy is None else retimed_policy(schedule.policy, at, len(levels))
-    if policy != schedule.policy:
+    if schedule.policy is not None and (len(levels) != n_calls or policy != schedule.policy):
         remarks.append(
-            "the policy's guards stand at their noise levels, and its threshold is taken over as it is; "
+            "the policy's guards stand at their noise levels, and what else it compares with is taken over as it is; "
             "tune it again with --family policies"
         )
     result = replace(result, cache=cache, guidance=guidance, policy=policy)
