@@ -36,7 +36,7 @@ def validate(
     for path in files:
         file = load_schedule_file(path)
         AppliedTables.of(file.schedule, file.condition, file.tables)
-        names = ("time", "solver", "compensation", "cache", "guidance", *TABLE_COLUMNS)
+        names = ("time", "solver", "compensation", "cache", "unconditional_cache", "guidance", *TABLE_COLUMNS)
         columns = [name for name in names if getattr(file.schedule, name)]
         rows.append(
             {"file": str(path), "valid": True, "hash": schedule_hash(file.schedule)[:12], "model": file.condition.model,

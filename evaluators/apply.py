@@ -11,7 +11,7 @@ Example:
 import contextlib
 import dataclasses
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from autotune.evaluators.solver_scheduler import SolverProgramScheduler
 from autotune.spaces.cache_correction import CacheCorrection
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.errors import ScheduleError, ScheduleMismatchError
-from autotune.spaces.guidance_column import GuidanceAction, GuidanceRow
+from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.noise_schedule import Flow, KnownNoise
 from autotune.spaces.schedule import Schedule
@@ -180,9 +180,9 @@ def _attach(
         adapter = find_adapter(pipe)
         inventory = list_inventory(pipe) if inventory is None else inventory
         cache = _cache_runtime(pipe, schedule, schedule.cache, adapter, inventory, tables.cache_correction)
-    if schedule.guidance is not None and any(action is not GuidanceAction.BOTH for action in schedule.guidance):
+    if schedule.unconditional_cache is not None or not set(schedule.guidance or ()) <= {GuidanceAction.BOTH}:
         adapter = find_adapter(pipe)
-        guidance = _guidance_runtime(pipe, schedule.guidance, adapter)
+        guidance = _guidance_runtime(pipe, schedule, adapter)
     initial_scale = 1.0
     if schedule.time is not None or schedule.policy is not None:
         if noise is None:
@@ -232,6 +232,7 @@ def _cache_runtime(
     return CacheRuntime(
         plan,
         inventory,
+        unconditional=schedule.unconditional_cache,
         dropped=dropped,
         separate=adapter.guidance != "batch",
         copied=adapter.copied,
@@ -241,15 +242,18 @@ def _cache_runtime(
     )
 
 
-def _guidance_runtime(pipe: Any, column: Sequence[GuidanceRow], adapter: Adapter) -> GuidanceRuntime:
+def _guidance_runtime(pipe: Any, schedule: Schedule, adapter: Adapter) -> GuidanceRuntime:
+    column = schedule.guidance
+    if column is None:  # plans of two branches need a guided run all the same
+        column = (GuidanceAction.BOTH,) * (0 if schedule.cache is None else schedule.cache.n_calls)
     if adapter.guidance == "batch":
         return BatchedGuidance(column)
     # FLUX is distilled, and guides in two calls besides, if it is asked to.
     if adapter.guidance == "calls" or "true_cfg_scale" in inspect.signature(pipe.__call__).parameters:
         return SeparateGuidance(column)
     raise ScheduleMismatchError(
-        f"a guidance column needs classifier-free guidance; {type(pipe).__name__} has none; "
-        f"use a schedule without the column"
+        f"the columns guidance and unconditional_cache need classifier-free guidance; {type(pipe).__name__} has none; "
+        f"use a schedule without them"
     )
 
 

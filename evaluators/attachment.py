@@ -10,14 +10,17 @@ from typing import Any
 import torch
 
 from autotune.evaluators.adapters import Adapter
+from autotune.evaluators.branch_store import first_half, second_half
 from autotune.evaluators.cache_runtime import CacheRuntime
 from autotune.evaluators.gate import COMPILED, entry_name, in_python, uncompiled
 from autotune.evaluators.guidance import (
     NOT_GUIDED,
     GuidanceRuntime,
     SeparateGuidance,
+    half_of,
     halves_are_equal,
     output_tensor,
+    replace_tensor,
 )
 from autotune.evaluators.guidance_scale import measured_scale
 from autotune.evaluators.override import Overrides
@@ -208,9 +211,17 @@ class Attachment:
             return self.policy.run(original, args, kwargs, row=row, call=call, batch=batch)
 
         def network(args: tuple[Any, ...], kwargs: dict[str, Any], half: bool) -> Any:
-            if self.cache is not None:
+            if self.cache is None:
+                return original(*args, **kwargs)
+            if not self.cache.splits_batch:
                 self.cache.enter(row, call, batch=batch // 2 if half else batch, half=half)
-            return original(*args, **kwargs)
+                return original(*args, **kwargs)
+            outputs = []
+            for branch, cut in enumerate((second_half, first_half)[: 1 if half else 2]):
+                some_args, some_kwargs = (args, kwargs) if half else half_of((args, kwargs), batch, cut)
+                self.cache.enter(row, branch, batch=batch // 2, half=False)
+                outputs.append(original(*some_args, **some_kwargs))
+            return replace_tensor(outputs[0], torch.cat([output_tensor(output) for output in reversed(outputs)]))
 
         if self.guidance is None:
             output = network(args, kwargs, False)

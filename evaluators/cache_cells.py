@@ -1,11 +1,12 @@
-"""What the gates of a cache do in each row, from a cache plan."""
+"""What the gates of a cache do in each row, from cache plans."""
 
 from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.spaces.cache_plan import CachePlan, CellUse, cell_use, kept_of_unconditional
+from autotune.spaces.branch_plans import branch_uses
+from autotune.spaces.cache_plan import CachePlan, CellUse
 from autotune.spaces.inventory import Inventory
 
 
@@ -32,13 +33,17 @@ uint8 (n_calls, n_sites) and int (n_calls, n_sites, 2).
 """
 
 
-def cell_tables(plan: CachePlan, inventory: Inventory, dropped: NDArray[np.bool_], separate: bool) -> tuple[Table, ...]:
-    """One table; or two where the branches are calls of their own, of which each is a whole batch to its values."""
-    use = cell_use(plan, inventory)
-    branches = use.kept, kept_of_unconditional(use, dropped)
+def cell_tables(
+    plan: CachePlan, unconditional: CachePlan | None, dropped: NDArray[np.bool_], inventory: Inventory, separate: bool
+) -> tuple[Table, ...]:
+    """One table; or two where the branches are calls of their own, of which each is a whole batch to its values.
+
+    Without an `unconditional` plan, `plan` is that of both branches. With one, they must be `separate`.
+    """
+    uses = branch_uses(plan, unconditional, dropped, inventory)
     if not separate:
-        return (_table(use, np.stack(branches, axis=-1), dropped),)
-    return tuple(_table(use, np.stack([kept, kept], axis=-1), np.zeros_like(dropped)) for kept in branches)
+        return (_table(uses[0], np.stack([use.kept for use in uses], axis=-1), dropped),)
+    return tuple(_table(use, np.stack([use.kept, use.kept], axis=-1), np.zeros_like(dropped)) for use in uses)
 
 
 def _table(use: CellUse, kept: NDArray[np.int_], dropped: NDArray[np.bool_]) -> Table:

@@ -46,7 +46,8 @@ class CacheRuntime:
 
     A value is kept from the call that computed it to the last call that reads it, so memory is taken by live sites
     only. A value that should be there and is not (the shapes changed, the run began in the middle) is recomputed and
-    counted in `missed`. Nothing is stored outside `enter` and `leave`, where gates are transparent.
+    counted in `missed`. Nothing is stored outside `enter` and `leave`, where gates are transparent. If it
+    `splits_batch`, the halves of a guided batch are to be calls of their own, the conditional one first.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class CacheRuntime:
         plan: CachePlan,
         inventory: Inventory,
         *,
+        unconditional: CachePlan | None = None,
         dropped: Sequence[bool] = (),
         separate: bool = False,
         copied: frozenset[str] = frozenset(),
@@ -65,6 +67,7 @@ class CacheRuntime:
 
         Args:
             plan: what to execute; it need not be canonical.
+            unconditional: the unconditional branch's plan, if that is not `plan`. A guided batch is then two calls.
             inventory: the sites that the plan's columns stand for.
             dropped: per row, whether the guidance column drops the unconditional branch; by default nowhere.
             separate: whether that branch is the second call of a row, and not the first half of a batch.
@@ -79,14 +82,14 @@ class CacheRuntime:
         self._inventory = inventory
         self._copied = [site.component in copied for site in inventory.sites]
         self._numbers = {site.name: i for i, site in enumerate(inventory.sites)}
-        tables = cell_tables(plan, inventory, np.array(dropped or [False] * plan.n_calls, bool), separate)
+        self.splits_batch = unconditional is not None and not separate
+        without = np.array(dropped or [False] * plan.n_calls, bool)
+        tables = cell_tables(plan, unconditional, without, inventory, separate or self.splits_batch)
         cells = np.concatenate([table for table, _ in tables])
         self._rows = [[row.tobytes() for row in table] for table, _ in tables]
-        self._kept: list[list[list[tuple[int, int]]]] = [
-            [list(map(tuple, row)) for row in kept.tolist()] for _, kept in tables
-        ]
+        self._kept = [[[(c, u) for c, u in row] for row in kept.tolist()] for _, kept in tables]
         self._keep_now: list[tuple[int, int]] = []
-        self._actions = [[CacheAction(action) for action in row] for row in plan.table.tolist()]
+        self._actions = [_actions(plan), _actions(unconditional or plan)]
         self._gated = {i for i, column in enumerate(cells.T) if column.any()}
         self._sometimes_dead = {i for i, column in enumerate(cells.T) if (column == Cell.DEAD).any()}
         self._sources = [_ancestors(i, inventory) for i in range(len(inventory))]
@@ -101,8 +104,7 @@ class CacheRuntime:
         if correction is not None:
             self.on_output = OutputCorrector(correction, self.reuses, self._store).correct
         self._cells = bytearray(len(inventory))
-        self._row = self._call = self._batch = 0
-        self._half = False
+        self._row, self._call, self._batch, self._half = 0, 0, 0, False
         self._shapes: dict[tuple[int, int], Value] = {}
         self._written: set[int] = set()
         self.missed = 0
@@ -256,7 +258,7 @@ class CacheRuntime:
         self._store.write(key, self._row, value, half=self._half, keep=keep)
 
     def _weights(self, site: int, computed: tuple[int, ...]) -> tuple[float, ...]:
-        action = self._actions[self._row][site]
+        action = self._actions[min(self._call, 1)][self._row][site]
         return _weights(action, computed[: action.order + 1], self._row)
 
     def _source_is_stored(self, site: int) -> bool:
@@ -269,6 +271,10 @@ class CacheRuntime:
     def _nothing(self, like: torch.Tensor) -> torch.Tensor:
         """What nobody reads: without channels, so that the code between it and its reader has nothing to do."""
         return like.new_empty((self._batch, *like.shape[1:-1], 0))
+
+
+def _actions(plan: CachePlan) -> list[list[CacheAction]]:
+    return [[CacheAction(action) for action in row] for row in plan.table.tolist()]
 
 
 _weights = functools.lru_cache(maxsize=4096)(forecast_weights)

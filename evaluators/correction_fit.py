@@ -64,8 +64,8 @@ def fit_cache_correction(
     outputs = [OutputFit(with_history=some) for some in ((False,) if lines_only else (False, True))]
     # Watching pairs calls the network twice.
     image_runs = (3 + len(outputs)) * len(train.prompts) + (2 + len(outputs)) * len(held_out.prompts)
-    if base.cache is None:
-        raise ScheduleError("a cache correction needs a schedule that reuses something; choose one with a cache")
+    if base.cache is None or base.unconditional_cache is not None:
+        raise ScheduleError("a cache correction needs a schedule with one cache plan for both branches; choose another")
     if max_image_runs is not None and image_runs > max_image_runs:
         raise ScheduleError(f"the cache correction takes {image_runs} image runs; {max_image_runs} are left")
     found = _closed_loop(pipe, base, inventory, outputs, batches(train, condition.batch_size, stop), run)

@@ -119,7 +119,8 @@ def other_columns(schedule: Schedule) -> Schedule | None:
     """The columns that a fit runs and leaves alone, cache and guidance; None if there are none."""
     if schedule.cache is None and schedule.guidance is None:
         return None
-    return Schedule(n_steps=schedule.n_steps, cache=schedule.cache, guidance=schedule.guidance)
+    plans = (schedule.cache, schedule.unconditional_cache)
+    return Schedule(n_steps=schedule.n_steps, cache=plans[0], unconditional_cache=plans[1], guidance=schedule.guidance)
 
 
 def settings_of(column: FitColumn, quick: bool, seed: int = 0) -> FitSettings:

@@ -17,8 +17,8 @@ from autotune.spaces.guidance_column import (
 )
 
 NOT_GUIDED = (
-    "a guidance column needs classifier-free guidance; this run is not guided; raise guidance_scale (true_cfg_scale "
-    "where the pipeline has it, with a negative prompt), or use a schedule without the column"
+    "the columns guidance and unconditional_cache need classifier-free guidance; this run is not guided; raise "
+    "guidance_scale (true_cfg_scale where the pipeline has it, with a negative prompt), or use a schedule without them"
 )
 
 Network = Callable[[tuple[Any, ...], dict[str, Any], bool], Any]
@@ -95,7 +95,7 @@ class BatchedGuidance(GuidanceRuntime):
             tensor = output_tensor(output)
             self._keep(row, call, second_half(tensor), first_half(tensor))
             return output
-        args, kwargs = conditional_half((args, kwargs), batch)
+        args, kwargs = half_of((args, kwargs), batch, second_half)
         output = network(args, kwargs, True)
         conditional = output_tensor(output)
         return replace_tensor(output, torch.cat([self._unconditional(row, call, conditional), conditional]))
@@ -130,17 +130,17 @@ class SeparateGuidance(GuidanceRuntime):
         return output
 
 
-def conditional_half(value: Any, batch: int) -> Any:
-    """A denoiser argument with every tensor whose first axis is the batch cut to its second half.
+def half_of(value: Any, batch: int, half: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """A denoiser argument with every tensor whose first axis is the batch cut to a half of it.
 
     Lists, tuples and dicts are followed; anything else, and tensors of another length, are passed on.
     """
     if isinstance(value, torch.Tensor):
-        return second_half(value) if value.ndim > 0 and value.shape[0] == batch else value
+        return half(value) if value.ndim > 0 and value.shape[0] == batch else value
     if isinstance(value, dict):
-        return {key: conditional_half(item, batch) for key, item in value.items()}
+        return {key: half_of(item, batch, half) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)(conditional_half(item, batch) for item in value)
+        return type(value)(half_of(item, batch, half) for item in value)
     return value
 
 

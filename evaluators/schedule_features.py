@@ -93,7 +93,7 @@ Encode = Callable[[Schedule, Condition, Inventory, int], Array | None]
 
 
 def _is_cached_default(schedule: Schedule, condition: Condition) -> bool:
-    others = (schedule.policy, schedule.time, schedule.guidance)
+    others = (schedule.policy, schedule.time, schedule.guidance, schedule.unconditional_cache)
     plain = not schedule.tables and all(column is None for column in others)
     return plain and schedule.n_steps == condition.n_steps
 

@@ -268,7 +268,8 @@ class TabulatedEvaluator:
             solver_error *= 0.8 + abs(float(np.mean(schedule.compensation)) - FITTED_RATIO)
         if schedule.correction is not None:
             solver_error *= 0.5
-        cache_error = 0.0 if schedule.cache is None else reuse_error(schedule.cache, self.inventory)
+        plans = [plan for plan in (schedule.cache, schedule.unconditional_cache) if plan is not None]
+        cache_error = max((reuse_error(plan, self.inventory) for plan in plans), default=0.0)
         if schedule.cache_correction is not None:
             cache_error *= CORRECTED
         if schedule.policy is not None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from autotune.reports import palette
 from autotune.reports.cell_path import runs
 from autotune.spaces.cache_action import CacheAction
-from autotune.spaces.cache_plan import needed_sites
+from autotune.spaces.cache_plan import CachePlan, needed_sites
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule
 
@@ -21,9 +21,13 @@ FORECAST = 2
 IDLE = 3
 """State of a cell whose value is not needed, because the site that it is part of or feeds is reused."""
 
+ONE_BRANCH = 4
+"""State of a cell that one guidance branch recomputes and the other does not."""
+
 CELLS = {
     int(CacheAction.RECOMPUTE): ("recompute", "recompute"),
     int(CacheAction.REUSE): ("reuse", "reuse the last value"),
+    ONE_BRANCH: ("one-branch", "recompute of one guidance branch"),
     FORECAST: ("forecast", "forecast from the last values"),
     IDLE: ("idle", "not needed"),
 }
@@ -34,15 +38,22 @@ IDLE_HATCH = "//////"
 
 
 def cell_states(schedule: Schedule, inventory: Inventory) -> NDArray[np.uint8] | None:
-    """Recompute, reuse, `FORECAST` or `IDLE` per network call and site, (n_calls, n_sites).
+    """Recompute, reuse, `ONE_BRANCH`, `FORECAST` or `IDLE` per network call and site, (n_calls, n_sites).
 
-    None without a fitting cache column.
+    Of branches with a plan each, where neither recomputes, the conditional one's. None without a fitting cache column.
     """
     if schedule.cache is None or schedule.cache.n_sites != len(inventory):
         return None
-    table = schedule.cache.table
-    states = np.minimum(table, FORECAST)
-    states[(table != CacheAction.RECOMPUTE) & ~needed_sites(table, inventory)] = IDLE
+    states = _branch_states(schedule.cache, inventory)
+    if schedule.unconditional_cache is not None:
+        other = _branch_states(schedule.unconditional_cache, inventory)
+        states[(states == CacheAction.RECOMPUTE) != (other == CacheAction.RECOMPUTE)] = ONE_BRANCH
+    return states
+
+
+def _branch_states(plan: CachePlan, inventory: Inventory) -> NDArray[np.uint8]:
+    states = np.minimum(plan.table, FORECAST)
+    states[(plan.table != CacheAction.RECOMPUTE) & ~needed_sites(plan.table, inventory)] = IDLE
     return states
 
 

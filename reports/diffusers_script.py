@@ -44,9 +44,11 @@ def diffusers_script(schedule: Schedule, inventory: Inventory, remarks: Sequence
     """Source of the file; `remarks` are sentences that are put on top as comments.
 
     Raises:
-        ScheduleError: the schedule neither caches nor leaves out guidance branches, or a call must read a value of the
-            unconditional branch that no call before it makes.
+        ScheduleError: the schedule neither caches nor leaves out guidance branches, caches each of them by a plan of
+            its own, or a call must read a value of the unconditional branch that no call before it makes.
     """
+    if schedule.unconditional_cache is not None:
+        raise ScheduleError("a script for diffusers has one cache plan for both guidance branches; export as autotune")
     plan = None if schedule.cache is None else canonical_plan(schedule.cache, inventory)
     column = None if schedule.guidance is None else canonical_guidance(schedule.guidance)
     if plan is None and column is None:

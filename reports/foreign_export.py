@@ -110,6 +110,8 @@ def _cache_of(schedule: Schedule) -> CachePlan:
     plan = schedule.cache
     if plan is None:
         raise ScheduleError("only a schedule with a cache column says something to another tool; export as autotune")
+    if schedule.unconditional_cache is not None:
+        raise ScheduleError("no other tool caches each guidance branch by a plan of its own; export as autotune")
     if plan.n_calls != schedule.n_steps:
         raise ScheduleError(
             f"lists with one number per step need one network call per step; the schedule has {plan.n_calls} calls in "

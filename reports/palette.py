@@ -20,6 +20,7 @@ LIGHT_AND_DARK = {
     "recompute": ("#1f4f7b", "#2f6ea6"),
     "reuse": ("#c9e0f2", "#c9e0f3"),
     "forecast": ("#7fb2dc", "#79b0de"),
+    "one-branch": ("#3f8687", "#4f9c9b"),
     "idle": ("#f6f3ec", "#33373c"),
     "hatch": ("#c3beb2", "#5d6369"),
     "guidance-both": ("#4c3d85", "#c5baf2"),

@@ -17,6 +17,8 @@ def schedule_text(schedule: Schedule, reused: float | None) -> str:
         parts.append("coefficients corrected")
     if reused is not None:
         parts.append(f"cache leaves out {reused:.0%} of the site calls")
+    if schedule.unconditional_cache is not None:
+        parts.append("the unconditional branch cached by a plan of its own")
     if schedule.cache_correction is not None:
         parts.append("what it hands out corrected")
     if schedule.quantization is not None:

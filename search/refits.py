@@ -228,7 +228,8 @@ class Refits:
 def _kinds(schedule: Schedule, is_fitted: bool) -> tuple[Kind, ...]:
     """What may be fitted of a schedule: nothing that its correction stands on, if it has one."""
     correction = Kind(FitColumn.CORRECTION)
-    of_cache = () if schedule.cache is None else (Kind(FitColumn.CACHE_CORRECTION),)
+    correctable = schedule.cache is not None and schedule.unconditional_cache is None
+    of_cache = (Kind(FitColumn.CACHE_CORRECTION),) if correctable else ()
     if schedule.time is None:
         return of_cache
     if schedule.correction is not None:

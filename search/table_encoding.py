@@ -42,6 +42,8 @@ class TableEncoding:
         if schedule.policy is not None:
             return None
         times = schedule.time or self._context.own_timesteps(schedule.n_steps)
+        if schedule.unconditional_cache is not None:
+            return None
         try:
             solver = self._solver(schedule, times)
         except ScheduleError:

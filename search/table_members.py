@@ -77,6 +77,8 @@ class TableMembersSearcher:
             schedule = member.schedule
             if schedule.cache is None or schedule.cache_correction is not None:
                 continue
+            if schedule.unconditional_cache is not None:  # a correction is of both branches alike
+                continue
             if member.schedule_hash in self._with_correction:
                 continue
             self._with_correction.add(member.schedule_hash)

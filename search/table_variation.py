@@ -51,17 +51,19 @@ class TableVariation:
         moved = replace(columns, time=None, solver=None, compensation=None, start=None, correction=None)
         levels = self._levels(columns), self._levels(solver)
         moved = retime(moved, self._inventory, *levels, solver.n_steps).schedule
-        return replace(solver, cache=moved.cache, guidance=moved.guidance)
+        return _with_plans_of(moved, solver)
 
     def vary_cache(self, schedule: Schedule, rng: Rng) -> Schedule:
         """A structured move on the cache and guidance columns, at a random granularity that can say them."""
-        for granularity in rng.permutation([Granularity.STEPS, Granularity.GROUPS, Granularity.COMPONENTS]).tolist():
+        able = [Granularity.STEPS, Granularity.GROUPS, Granularity.COMPONENTS]
+        able = able if schedule.unconditional_cache is None else [Granularity.BRANCHES]
+        for granularity in rng.permutation(able).tolist():
             grid = self._grid(self.n_calls(schedule), Granularity(granularity))
             genome = grid.genome(schedule)
             if genome is not None:
                 changed = StructuredVariation(grid=grid, mutation_probability=1.0).mutate(genome, rng)
                 varied = grid.schedule(changed, schedule.n_steps)
-                return replace(schedule, cache=varied.cache, guidance=varied.guidance)
+                return _with_plans_of(varied, schedule)
         return schedule
 
     def cross_cache(self, schedule: Schedule, other: Schedule, rng: Rng) -> Schedule:
@@ -72,7 +74,7 @@ class TableVariation:
             return schedule
         variation = StructuredVariation(grid=grid, crossover_probability=1.0, mutation_probability=0.0)
         crossed = grid.schedule(variation.mutate(variation.crossover(first, second, rng), rng), schedule.n_steps)
-        return replace(schedule, cache=crossed.cache, guidance=crossed.guidance)
+        return _with_plans_of(crossed, schedule)
 
     def vary_solver(self, schedule: Schedule, rng: Rng) -> Schedule:
         """A mutation of S3 on times and formulas; the pipeline's own sampler gives way to a known solver first."""
@@ -98,7 +100,8 @@ class TableVariation:
         if n_calls < 3:
             return schedule
         actions = even_actions(n_calls, int(rng.integers(max(1, n_calls // 3), n_calls)))
-        return replace(schedule, cache=on_sites(actions, self._inventory, self._inventory.outermost), guidance=None)
+        cache = on_sites(actions, self._inventory, self._inventory.outermost)
+        return replace(schedule, cache=cache, unconditional_cache=None, guidance=None)
 
     def drop_branches(self, schedule: Schedule, rng: Rng) -> Schedule:
         """Run both guidance branches in every second to fourth computed call; or in all, where some are dropped."""
@@ -116,7 +119,7 @@ class TableVariation:
 
     def drop_cache(self, schedule: Schedule, rng: Rng) -> Schedule:
         """The schedule without its cache column; guidance as well, which was made for it."""
-        return replace(schedule, cache=None, guidance=None)
+        return replace(schedule, cache=None, unconditional_cache=None, guidance=None)
 
     def _grid(self, n_calls: int, granularity: Granularity) -> GeneGrid:
         key = (n_calls, granularity)
@@ -138,6 +141,12 @@ class TableVariation:
 
     def _own_levels(self, times: tuple[float, ...]) -> RunLevels:
         return RunLevels(noise=self._noise, start=self._start, times=times)
+
+
+def _with_plans_of(source: Schedule, schedule: Schedule) -> Schedule:
+    """A schedule with the cache and guidance columns of another one."""
+    plans = source.cache, source.unconditional_cache
+    return replace(schedule, cache=plans[0], unconditional_cache=plans[1], guidance=source.guidance)
 
 
 MOVES: Mapping[str, Move] = MappingProxyType(

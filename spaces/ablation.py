@@ -19,7 +19,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "start": ("start",),
         "factors": (),
         "fit": ("compensation", "correction"),
-        "cache": ("cache", "policy", "cache_correction"),
+        "cache": ("cache", "unconditional_cache", "policy", "cache_correction"),
         "cache correction": ("cache_correction",),
         "precision": ("quantization",),
         "guidance": ("guidance",),

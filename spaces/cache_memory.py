@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autotune.spaces.cache_plan import cell_use, kept_of_unconditional
+from autotune.spaces.branch_plans import branch_uses
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.guidance_column import differences_kept, dropped_rows
 from autotune.spaces.inventory import Inventory
@@ -44,10 +44,12 @@ class CacheMemory:
         column = schedule.guidance
         if schedule.cache is None:
             return self.difference_bytes * max(differences_kept(column or ()), default=0)
-        use = cell_use(schedule.cache, inventory)
         dropped = np.array(dropped_rows(column, schedule.cache.n_calls))
-        branches = use.kept, kept_of_unconditional(use, dropped)
+        uses = branch_uses(schedule.cache, schedule.unconditional_cache, dropped, inventory)
+        branches = [use.kept for use in uses]
         sizes = np.array(self.value_bytes, np.int64)
+        if len(sizes) == 1 and schedule.unconditional_cache is not None:  # then each branch is a call, of half a batch
+            sizes = np.repeat(sizes // 2, 2, axis=0)
         if len(sizes) == 1:
             kept = (branches[0] + branches[1])[:, None] / 2
         else:  # a whole value of each branch, in its own call

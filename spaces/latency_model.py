@@ -6,8 +6,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.spaces.branch_plans import branch_uses
 from autotune.spaces.cache_action import CacheAction
-from autotune.spaces.cache_plan import CachePlan, CellUse, cell_use
+from autotune.spaces.cache_plan import CachePlan, CellUse
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.guidance_column import dropped_rows
 from autotune.spaces.inventory import Inventory
@@ -25,7 +26,7 @@ class LatencyModel:
     the schedule has its own solver (less, if negative), and for each site: `site_ms` (`half_site_ms` with a dropped
     branch) where it runs, sites inside it left out; `write_ms` where its value is stored; `read_ms` where a stored
     value is handed out, and `term_ms` for each value that a forecast combines. Half a batch is read and written in half
-    the time.
+    the time. Where each branch has a plan of its own, a call is two calls of one branch.
     """
 
     run_ms: float
@@ -80,17 +81,24 @@ class LatencyModel:
 
     def call_times_ms(self, schedule: Schedule, inventory: Inventory, n_calls: int) -> Array:
         """Milliseconds per image of each network call: (n_calls,); see `run_time_ms`."""
-        half = np.array(dropped_rows(schedule.guidance, n_calls))
-        calls = np.where(half, self.half_call_ms, self.call_ms) + self.solver_ms * (schedule.solver is not None)
+        dropped = np.array(dropped_rows(schedule.guidance, n_calls))
         plan = schedule.cache
         if plan is None:
             plan = CachePlan.from_array(np.full((n_calls, len(inventory)), CacheAction.RECOMPUTE, np.uint8))
-        use = cell_use(plan, inventory)
+        conditional, unconditional = branch_uses(plan, schedule.unconditional_cache, dropped, inventory)
+        solver = self.solver_ms * (schedule.solver is not None)
+        if schedule.unconditional_cache is None:
+            return solver + self._times_ms(conditional, dropped)
+        alone = np.ones(n_calls, bool)
+        return solver + self._times_ms(conditional, alone) + ~dropped * self._times_ms(unconditional, alone)
+
+    def _times_ms(self, use: CellUse, half: NDArray[np.bool_]) -> Array:
+        """Of each network call, made of both branches or, where `half`, of one: (n_calls,)."""
         share = np.where(half, 0.5, 1.0)[:, None]
         cells = np.where(half[:, None], self.half_site_ms, self.site_ms) * use.runs
         cells = cells + share * (use.reads * (np.array(self.read_ms) + combined(use) * np.array(self.term_ms)))
         cells = cells + share * (written(use) * np.array(self.write_ms))
-        return np.asarray(calls + cells.sum(axis=1))
+        return np.asarray(np.where(half, self.half_call_ms, self.call_ms) + cells.sum(axis=1))
 
 
 def written(use: CellUse) -> NDArray[np.bool_]:

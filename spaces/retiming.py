@@ -68,17 +68,7 @@ def retime(schedule: Schedule, inventory: Inventory, source: RunLevels, target: 
         ScheduleError: the plan does not fit the inventory, or the result breaks a rule.
     """
     n_calls = len(source.times)
-    rows = {
-        "cache": None if schedule.cache is None else schedule.cache.n_calls,
-        "guidance": None if schedule.guidance is None else len(schedule.guidance),
-        "policy": None if schedule.policy is None else schedule.policy.n_calls,
-    }
-    for name, n_rows in rows.items():
-        if n_rows not in (None, n_calls):
-            raise ScheduleMismatchError(
-                f"the column {name} must have a row for each of the {n_calls} network calls of the run that it was "
-                f"made for; got {n_rows}: the sampler was another one; export the schedule again"
-            )
+    _check_rows(schedule, n_calls)
     remarks = []
     if schedule.time is None:
         result = Schedule(n_steps=n_steps)
@@ -95,7 +85,10 @@ def retime(schedule: Schedule, inventory: Inventory, source: RunLevels, target: 
             f"tables hold for their own run only; {', '.join(schedule.tables)} is left out: fit it again with --correct"
         )
     at = fractional_calls(noise_share(source.noise, source.times), levels)
-    cache = None if schedule.cache is None else retimed_plan(schedule.cache, inventory, at, len(levels))
+    plans = [
+        None if plan is None else retimed_plan(plan, inventory, at, len(levels))
+        for plan in (schedule.cache, schedule.unconditional_cache)
+    ]
     guidance = None if schedule.guidance is None else retimed_guidance(schedule.guidance, at, len(levels))
     policy = None if schedule.policy is None else retimed_policy(schedule.policy, at, len(levels))
     if schedule.policy is not None and (len(levels) != n_calls or policy != schedule.policy):
@@ -103,8 +96,22 @@ def retime(schedule: Schedule, inventory: Inventory, source: RunLevels, target: 
             "the policy's guards stand at their noise levels, and what else it compares with is taken over as it is; "
             "tune it again with --family policies"
         )
-    result = replace(result, cache=cache, guidance=guidance, policy=policy)
+    result = replace(result, cache=plans[0], unconditional_cache=plans[1], guidance=guidance, policy=policy)
     return Retimed(schedule=canonical_schedule(result, inventory), remarks=tuple(remarks))
+
+
+def _check_rows(schedule: Schedule, n_calls: int) -> None:
+    rows = {
+        "cache": None if schedule.cache is None else schedule.cache.n_calls,
+        "guidance": None if schedule.guidance is None else len(schedule.guidance),
+        "policy": None if schedule.policy is None else schedule.policy.n_calls,
+    }
+    for name, n_rows in rows.items():
+        if n_rows not in (None, n_calls):
+            raise ScheduleMismatchError(
+                f"the column {name} must have a row for each of the {n_calls} network calls of the run that it was "
+                f"made for; got {n_rows}: the sampler was another one; export the schedule again"
+            )
 
 
 def retimed_plan(plan: CachePlan, inventory: Inventory, at: Array, n_calls: int) -> CachePlan:

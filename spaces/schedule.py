@@ -7,9 +7,11 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from autotune.spaces.bdia_step import BdiaStep
-from autotune.spaces.cache_action import CacheAction
-from autotune.spaces.cache_plan import CachePlan, canonical_plan
+from autotune.spaces.branch_plans import canonical_branch_plans, check_branch_plans
+from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.cache_policy import CachePolicy, supports
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.guidance_column import (
@@ -43,9 +45,10 @@ class Schedule:
     `compensation` holds DC-Solver's ratio rho per step, 1 for none (Zhao et al. 2024). `start`, if given, is the
     timestep of the starting noise, above `time[0]`: an analytic first step leads down from there with a data
     prediction of 0, at no call. `correction` adds to the compiled coefficients. `cache` and `guidance` have one row
-    per network call, which is `n_steps` except where
-    the pipeline's own sampler calls more often (PNDM). `policy` decides at run time what to reuse; it excludes the
-    columns cache and guidance. `cache_correction` names the table by which values that the cache hands out are
+    per network call, which is `n_steps` except where the pipeline's own sampler calls more often (PNDM).
+    `unconditional_cache` is the plan of the unconditional branch where it has its own; `cache` is then that of the
+    conditional one. `policy` decides at run time what to reuse; it excludes the columns cache and guidance.
+    `cache_correction` names the table by which values that the cache hands out are
     corrected (`autotune.spaces.cache_correction`): the SHA-256 of its file, 64 hex digits. `quantization` names that of
     the precision of each layer (`autotune.spaces.quantization`).
     """
@@ -57,6 +60,7 @@ class Schedule:
     start: float | None = None
     correction: ProgramCorrection | None = None
     cache: CachePlan | None = None
+    unconditional_cache: CachePlan | None = None
     guidance: tuple[GuidanceRow, ...] | None = None
     policy: CachePolicy | None = None
     cache_correction: str | None = None
@@ -81,12 +85,15 @@ class Schedule:
                     raise ScheduleError(f"{name}[{i}] must be a finite number; got {value}")
         self._check_solver()
         check_guidance(self.guidance or ())
+        check_branch_plans(self.cache, self.unconditional_cache)
         for name in TABLE_COLUMNS:
             digest = getattr(self, name)
             if digest is not None and not (isinstance(digest, str) and _SHA256.fullmatch(digest)):
                 raise ScheduleError(f"{name} must be the SHA-256 of a table, 64 hex digits; got {digest!r}")
         if self.cache_correction is not None and self.cache is None:
             raise ScheduleError("cache_correction needs the column cache; give it, or leave cache_correction out")
+        if self.cache_correction is not None and self.unconditional_cache is not None:
+            raise ScheduleError("a cache_correction is of one plan for both branches; leave unconditional_cache out")
         for name in ("cache", "guidance"):
             if self.policy is not None and getattr(self, name) is not None:
                 raise ScheduleError(f"a schedule has a policy or the column {name}; got both: leave one out")
@@ -170,7 +177,10 @@ def canonical_schedule(schedule: Schedule, inventory: Inventory) -> Schedule:
             f"a policy of the kind {schedule.policy.kind} can't run on a {inventory.denoiser_class}; "
             "choose another kind"
         )
-    cache = None if schedule.cache is None else canonical_plan(_with_both_fresh(schedule), inventory)
+    cache = unconditional = None
+    if schedule.cache is not None:
+        dropped = np.array(dropped_rows(schedule.guidance, schedule.cache.n_calls))
+        cache, unconditional = canonical_branch_plans(schedule.cache, schedule.unconditional_cache, dropped, inventory)
     guidance = None if schedule.guidance is None else canonical_guidance(schedule.guidance)
     solver, compensation = schedule.solver, schedule.compensation
     if solver is not None:
@@ -189,23 +199,12 @@ def canonical_schedule(schedule: Schedule, inventory: Inventory) -> Schedule:
         start=schedule.start,
         correction=None if schedule.correction is None or schedule.correction.is_zero else schedule.correction,
         cache=cache,
+        unconditional_cache=unconditional,
         guidance=guidance,
         policy=schedule.policy,
         cache_correction=None if cache is None else schedule.cache_correction,
         quantization=schedule.quantization,
     )
-
-
-def _with_both_fresh(schedule: Schedule) -> CachePlan:
-    """The plan, in which the first call that runs both branches computes all: before it, one of them has no values."""
-    plan, dropped = schedule.cache, dropped_rows(schedule.guidance, 0)
-    assert plan is not None
-    first = dropped.index(False) if False in dropped else 0
-    if first == 0:
-        return plan
-    table = plan.table.copy()
-    table[first] = CacheAction.RECOMPUTE
-    return CachePlan.from_array(table)
 
 
 def points_for_row(solver: tuple[SolverRow, ...], i: int, time: tuple[float, ...]) -> int:
@@ -261,15 +260,16 @@ def schedule_to_json(schedule: Schedule) -> dict[str, object]:
     Levels, ratios and corrections are floats, whole or not: 999 and 999.0 have one hash.
     """
     solver = schedule.solver
-    cache = schedule.cache
     data: dict[str, object] = {
         "n_steps": schedule.n_steps,
         "time": None if schedule.time is None else [float(t) for t in schedule.time],
         "solver": None if solver is None else [step_to_row(step) for step in solver],
         "compensation": None if schedule.compensation is None else [float(rho) for rho in schedule.compensation],
-        "cache": None if cache is None else [cache.n_calls, cache.n_sites, cache.actions.hex()],
+        "cache": None if schedule.cache is None else _plan_to_json(schedule.cache),
         "guidance": None if schedule.guidance is None else guidance_to_json(schedule.guidance),
     }
+    if schedule.unconditional_cache is not None:
+        data["unconditional_cache"] = _plan_to_json(schedule.unconditional_cache)
     if schedule.start is not None:
         data["start"] = float(schedule.start)
     if schedule.correction is not None:
@@ -277,6 +277,10 @@ def schedule_to_json(schedule: Schedule) -> dict[str, object]:
     if schedule.policy is not None:
         data["policy"] = schedule.policy.to_json()
     return data | schedule.tables
+
+
+def _plan_to_json(plan: CachePlan) -> list[object]:
+    return [plan.n_calls, plan.n_sites, plan.actions.hex()]
 
 
 def schedule_hash(schedule: Schedule) -> str:

@@ -38,8 +38,9 @@ SCHEMA_VERSION = 1
 SCHEMA_PATH = Path(__file__).with_name("schedule.schema.json")
 
 _TOP = ("schema_version", "hash", "schedule", "condition", "measured", "provenance")
-_OWN_COLUMNS = ("n_steps", "time", "solver", "compensation", "start", "correction", "cache", "guidance", "policy")
-_COLUMNS = (*_OWN_COLUMNS, *TABLE_COLUMNS)
+_SOLVER_COLUMNS = ("time", "solver", "compensation", "start", "correction")
+_PLANS = ("cache", "unconditional_cache")
+_COLUMNS = ("n_steps", *_SOLVER_COLUMNS, *_PLANS, "guidance", "policy", *TABLE_COLUMNS)
 _CACHE = ("n_calls", "n_sites", "actions", "packed")
 _ACTIONS = [action.name.lower() for action in CacheAction]
 
@@ -146,15 +147,9 @@ def _columns_to_json(schedule: Schedule) -> dict[str, object]:
         data["start"] = schedule.start
     if schedule.correction is not None:
         data["correction"] = schedule.correction.to_json()
-    if schedule.cache is not None:
-        actions = _ACTIONS[: max(2, int(schedule.cache.table.max()) + 1)]
-        bits = np.unpackbits(schedule.cache.table.reshape(-1, 1), axis=1)[:, -_n_bits(actions) :]
-        data["cache"] = {
-            "n_calls": schedule.cache.n_calls,
-            "n_sites": schedule.cache.n_sites,
-            "actions": actions,
-            "packed": base64.b64encode(np.packbits(bits).tobytes()).decode(),
-        }
+    for name in _PLANS:
+        if (plan := getattr(schedule, name)) is not None:
+            data[name] = _cache_to_json(plan)
     if schedule.guidance is not None:
         data["guidance"] = guidance_to_json(schedule.guidance)
     if schedule.policy is not None:
@@ -176,7 +171,8 @@ def _columns_from_json(data: dict[str, object]) -> Schedule:
         compensation=_numbers(data, "compensation"),
         start=_number(data["start"], "start") if "start" in data else None,
         correction=correction_from_json(data["correction"]) if "correction" in data else None,
-        cache=_cache_from_json(data["cache"]) if "cache" in data else None,
+        cache=_plan(data, "cache"),
+        unconditional_cache=_plan(data, "unconditional_cache"),
         guidance=None if guidance is None else guidance_from_json(guidance),
         policy=policy_from_json(data["policy"]) if "policy" in data else None,
         **tables_from_json(data),
@@ -212,34 +208,45 @@ def _step_from_json(data: object, i: int) -> SolverRow:
         raise ScheduleError(f"schedule.solver[{i}]: {error}") from error
 
 
-def _cache_from_json(data: object) -> CachePlan:
+def _plan(data: Mapping[str, object], name: str) -> CachePlan | None:
+    return _cache_from_json(data[name], f"schedule.{name}") if name in data else None
+
+
+def _cache_to_json(plan: CachePlan) -> dict[str, object]:
+    actions = _ACTIONS[: max(2, int(plan.table.max()) + 1)]
+    bits = np.unpackbits(plan.table.reshape(-1, 1), axis=1)[:, -_n_bits(actions) :]
+    packed = base64.b64encode(np.packbits(bits).tobytes()).decode()
+    return {"n_calls": plan.n_calls, "n_sites": plan.n_sites, "actions": actions, "packed": packed}
+
+
+def _cache_from_json(data: object, where: str) -> CachePlan:
     if not isinstance(data, dict):
-        raise ScheduleError(f"schedule.cache must be an object; got {type(data).__name__}")
-    check_keys(data, "schedule.cache.", _CACHE, required=_CACHE)
+        raise ScheduleError(f"{where} must be an object; got {type(data).__name__}")
+    check_keys(data, f"{where}.", _CACHE, required=_CACHE)
     for name in ("n_calls", "n_sites"):
         if isinstance(data[name], bool) or not isinstance(data[name], int) or data[name] < 1:
-            raise ScheduleError(f"schedule.cache.{name} must be a positive integer; got {data[name]!r}")
+            raise ScheduleError(f"{where}.{name} must be a positive integer; got {data[name]!r}")
     actions = data["actions"]
     if not isinstance(actions, list) or len(actions) < 2 or actions != _ACTIONS[: len(actions)]:
-        raise ScheduleError(f"schedule.cache.actions must be two or more of {_ACTIONS}, in order; got {actions!r}")
+        raise ScheduleError(f"{where}.actions must be two or more of {_ACTIONS}, in order; got {actions!r}")
     n_bits = _n_bits(actions)
     try:
         packed = base64.b64decode(str(data["packed"]), validate=True)
     except ValueError as error:
-        raise ScheduleError(f"schedule.cache.packed must be base64 ({error}); export the file again") from error
+        raise ScheduleError(f"{where}.packed must be base64 ({error}); export the file again") from error
     n_cells = data["n_calls"] * data["n_sites"]
     if len(packed) != math.ceil(n_cells * n_bits / 8):
         raise ScheduleError(
-            f"schedule.cache.packed must hold {math.ceil(n_cells * n_bits / 8)} bytes for {data['n_calls']} x "
+            f"{where}.packed must hold {math.ceil(n_cells * n_bits / 8)} bytes for {data['n_calls']} x "
             f"{data['n_sites']} cells; got {len(packed)}: export the file again"
         )
     bits = np.unpackbits(np.frombuffer(packed, np.uint8))
     if bits[n_cells * n_bits :].any():
-        raise ScheduleError("schedule.cache.packed must end in zero bits; export the file again")
+        raise ScheduleError(f"{where}.packed must end in zero bits; export the file again")
     cells = bits[: n_cells * n_bits].reshape(n_cells, n_bits) @ (1 << np.arange(n_bits)[::-1])
     if cells.max() >= len(actions):
         raise ScheduleError(
-            f"the cells of schedule.cache.packed must be below {len(actions)}, the number of actions; got {cells.max()}"
+            f"the cells of {where}.packed must be below {len(actions)}, the number of actions; got {cells.max()}"
         )
     return CachePlan(data["n_calls"], data["n_sites"], cells.astype(np.uint8).tobytes())
 

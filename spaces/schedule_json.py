@@ -12,7 +12,7 @@ from autotune.spaces.solver_json import step_from_row
 from autotune.spaces.solver_row import SolverRow
 
 _COLUMNS = ("n_steps", "time", "solver", "compensation", "cache", "guidance")
-_OPTIONAL = ("start", "correction", "policy", *TABLE_COLUMNS)
+_OPTIONAL = ("start", "correction", "unconditional_cache", "policy", *TABLE_COLUMNS)
 
 
 def schedule_from_json(data: Mapping[str, object]) -> Schedule:
@@ -35,7 +35,8 @@ def schedule_from_json(data: Mapping[str, object]) -> Schedule:
         compensation=_numbers(data, "compensation"),
         start=_number(data, "start"),
         correction=correction_from_json(data["correction"]) if "correction" in data else None,
-        cache=_cache(data),
+        cache=_cache(data, "cache"),
+        unconditional_cache=_cache(data, "unconditional_cache"),
         guidance=None if guidance is None else guidance_from_json(guidance),
         policy=policy_from_json(data["policy"]) if "policy" in data else None,
         **tables_from_json(data),
@@ -59,7 +60,7 @@ def tables_from_json(data: Mapping[str, object]) -> dict[str, str]:
 
 
 def _rows(data: Mapping[str, object], column: str) -> list[object] | None:
-    value = data[column]
+    value = data.get(column)
     if value is not None and not isinstance(value, list):
         raise ScheduleError(f"the column {column} must be a list or null; got {type(value).__name__}")
     return value
@@ -93,8 +94,8 @@ def _step(row: object, i: int) -> SolverRow:
         raise ScheduleError(f"solver[{i}]: {error}") from error
 
 
-def _cache(data: Mapping[str, object]) -> CachePlan | None:
-    rows = _rows(data, "cache")
+def _cache(data: Mapping[str, object], column: str) -> CachePlan | None:
+    rows = _rows(data, column)
     if rows is None:
         return None
     match rows:
@@ -104,5 +105,5 @@ def _cache(data: Mapping[str, object]) -> CachePlan | None:
             except ScheduleError:
                 raise
             except ValueError as error:
-                raise ScheduleError(f"the actions of the column cache must be hexadecimal digits; {error}") from error
-    raise ScheduleError("the column cache must be [n_calls, n_sites, hexadecimal digits]")
+                raise ScheduleError(f"the actions of column {column} must be hexadecimal digits; {error}") from error
+    raise ScheduleError(f"the column {column} must be [n_calls, n_sites, hexadecimal digits]")

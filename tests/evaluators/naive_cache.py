@@ -22,7 +22,7 @@ def copied(value: Any) -> Any:
 
 def combined(values: list[Any], weights: tuple[float, ...]) -> Any:
     """The weighted sum, made in float64; a single value as it is."""
-    if len(weights) == 1:
+    if len(weights) == 1 or values[0] is None:
         return copied(values[0])
     if isinstance(values[0], torch.Tensor):
         return sum(w * v.double() for w, v in zip(weights, values, strict=True)).to(values[0].dtype)
@@ -46,13 +46,23 @@ def joined(u: Any, c: Any) -> Any:
 class Naive:
     """Executes a plan by keeping a copy of every value, and skipping nothing.
 
-    Values are kept per call of a row and, if `dropped` is given, per guidance branch. Rows come from counting the
-    denoiser's calls, `calls_per_row` to a row.
+    Values are kept per call of a row and, if `dropped` is given, per guidance branch; an `unconditional` plan is that
+    of the first half of a batch, or of the second call of a row. Rows come from counting the denoiser's calls,
+    `calls_per_row` to a row. Batches are computed whole; what a branch does not ask for is thrown away.
     """
 
-    def __init__(self, pipe: Any, plan: CachePlan, dropped: tuple[bool, ...] = (), calls_per_row: int = 1) -> None:
-        self.denoiser, self.plan, self.calls_per_row = denoiser_of(pipe), plan, calls_per_row
+    def __init__(
+        self,
+        pipe: Any,
+        plan: CachePlan,
+        dropped: tuple[bool, ...] = (),
+        calls_per_row: int = 1,
+        unconditional: CachePlan | None = None,
+    ) -> None:
+        self.denoiser, self.calls_per_row = denoiser_of(pipe), calls_per_row
+        self.plans = (unconditional or plan, plan)
         self.dropped = dropped
+        self.active = {0, 1}
         self.values: dict[Any, list[tuple[int, Any]]] = {}
         self.n = -1
         self.came_in: dict[int, list[torch.Tensor]] = {}
@@ -76,39 +86,54 @@ class Naive:
         for module in self.denoiser.modules():
             vars(module).pop("forward", None)
 
-    def branches(self, i: int) -> tuple[int, list[Any]]:
-        """Row, and a key per guidance branch of this call."""
-        row, call = divmod(self.n, self.calls_per_row)
-        branches = [0, 1] if self.dropped and not self.dropped[row] else [1]
-        return row, [(call, i, branch) for branch in branches]
+    @property
+    def row(self) -> int:
+        return self.n // self.calls_per_row
 
-    def computes(self, i: int) -> bool:
-        row = self.n // self.calls_per_row
-        return row == 0 or bool(self.plan.table[row, i] == CacheAction.RECOMPUTE)
+    def branches(self) -> list[int]:
+        """Those of this call, in the order of the batch: 0 is the unconditional one."""
+        if self.calls_per_row > 1:
+            return [1 - self.n % self.calls_per_row]
+        return [0, 1] if self.dropped and not self.dropped[self.row] else [1]
 
-    def store(self, i: int, value: Any) -> None:
-        row, keys = self.branches(i)
-        parts = [value] if len(keys) == 1 else [halves(value, 0), halves(value, 1)]
-        for key, part in zip(keys, parts, strict=True):
-            self.values.setdefault(key, []).insert(0, (row, copied(part)))
+    def fresh(self, i: int) -> set[int]:
+        """The branches that compute, of those that ask."""
+        asking = self.active & set(self.branches())
+        return {b for b in asking if self.row == 0 or self.plans[b].table[self.row, i] == CacheAction.RECOMPUTE}
 
-    def stored(self, i: int) -> Any:
-        row, keys = self.branches(i)
-        action = CacheAction(self.plan.table[row, i])
+    def taken(self, i: int, value: Any, fresh: set[int]) -> Any:
+        """The value, of which the fresh branches are stored, and the others come from what is stored."""
+        branches = self.branches()
         parts = []
-        for key in keys:
-            stored = self.values[key][: action.order + 1]
-            weights = forecast_weights(action, [made for made, _ in stored], row)
-            parts.append(combined([value for _, value in stored[: len(weights)]], weights))
+        for k, branch in enumerate(branches):
+            part = value if value is None or len(branches) == 1 else halves(value, k)
+            if branch in fresh:
+                self.values.setdefault((i, branch), []).insert(0, (self.row, copied(part)))
+            elif branch in self.active:
+                part = self.stored(i, branch)
+            parts.append(part)
+        if value is None and not set(branches) <= self.active:  # anything will do where nobody asks
+            parts = [copied(parts[max(self.active)])] * len(parts) if len(parts) > 1 else parts
         return parts[0] if len(parts) == 1 else joined(*parts)
+
+    def stored(self, i: int, branch: int) -> Any:
+        action = CacheAction(self.plans[branch].table[self.row, i])
+        stored = self.values[i, branch][: action.order + 1]
+        weights = forecast_weights(action, [made for made, _ in stored], self.row)
+        return combined([value for _, value in stored[: len(weights)]], weights)
+
+    def computed(self, fresh: set[int], original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What a module returns, within which these branches ask alone."""
+        before, self.active = self.active, fresh
+        try:
+            return original(*args, **kwargs)
+        finally:
+            self.active = before
 
     def gate(self, i: int, original: Callable[..., Any]) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if not self.computes(i):
-                return self.stored(i)
-            value = original(*args, **kwargs)
-            self.store(i, value)
-            return value
+            fresh = self.fresh(i)
+            return self.taken(i, self.computed(fresh, original, *args, **kwargs) if fresh else None, fresh)
 
         return forward
 
@@ -120,13 +145,19 @@ class Naive:
             streams = [arguments[name] for name in span.streams]
             if path == span.modules[0]:
                 self.came_in[i] = [copied(x) for x in streams]
-            if self.computes(i):
-                value = original(*args, **kwargs)
-                if path == span.modules[-1]:
-                    self.store(i, self.shifted(span, i, value, -1) if span.residual else value)
-                return value
-            if path == span.modules[-1]:
-                return self.shifted(span, i, self.stored(i), 1) if span.residual else self.stored(i)
+            fresh, is_last = self.fresh(i), path == span.modules[-1]
+            if fresh:
+                value = self.computed(fresh, original, *args, **kwargs)
+                if not is_last:
+                    return value
+                taken = self.taken(i, self.shifted(span, i, value, -1) if span.residual else value, fresh)
+                if set(self.branches()) <= fresh or not span.residual:  # no bit is lost by adding what was taken off
+                    return taken if not span.residual else value
+                result = self.shifted(span, i, taken, 1)
+                return joined(*(halves(value if b in fresh else result, b) for b in (0, 1)))
+            if is_last:
+                value = self.taken(i, None, fresh)
+                return self.shifted(span, i, value, 1) if span.residual else value
             return span.skip(module, tuple(streams))
 
         return forward

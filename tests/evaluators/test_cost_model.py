@@ -79,13 +79,17 @@ def test_predicted_memory_is_what_the_runtime_holds(
         table = np.zeros((n_calls, len(inventory)), np.uint8)
         chosen = rng.random((n_calls, len(sites))) < rng.uniform(0.2, 0.9)
         table[:, list(sites)] = chosen * rng.integers(1, len(CacheAction), chosen.shape)
+        other = None
+        if name != "mini-flux" and trial >= 6:
+            other = CachePlan.from_array(rng.permuted(table, axis=0))
         column = None
         if name != "mini-flux" and trial % 2:
             rows = [actions[int(k)] for k in rng.integers(0, len(actions), n_calls)]
             column = (GuidanceAction.BOTH, *rows[1:])
             if trial % 4 == 3:  # the first branch has values that the second one lacks
                 column = (GuidanceAction.CONDITIONAL, *column[:-1])
-        schedule = Schedule(n_steps=N_CALLS, cache=CachePlan.from_array(table), guidance=column)
+        plan = CachePlan.from_array(table)
+        schedule = Schedule(n_steps=N_CALLS, cache=plan, unconditional_cache=other, guidance=column)
         schedule = canonical_schedule(schedule, inventory)
         if schedule.cache is None:  # nothing is read
             continue

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from autotune.evaluators.apply import _attach, remove
-from autotune.evaluators.guidance import conditional_half, halves_are_equal
+from autotune.evaluators.branch_store import second_half
+from autotune.evaluators.guidance import half_of, halves_are_equal
 from autotune.spaces.errors import ScheduleMismatchError
 from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.schedule import Schedule
@@ -166,7 +167,7 @@ def test_difference_that_a_late_start_never_stored_makes_the_call_run_both(guide
 
 def test_conditional_half_follows_containers_and_spares_other_lengths() -> None:
     batch, other = torch.arange(4), torch.arange(3)
-    cut = conditional_half(({"a": [batch, other], "b": None}, torch.tensor(1.0), "text"), 4)
+    cut = half_of(({"a": [batch, other], "b": None}, torch.tensor(1.0), "text"), 4, second_half)
     assert cut[0]["a"][0].tolist() == [2, 3]
     assert cut[0]["a"][1] is other
     assert cut[1:] == (torch.tensor(1.0), "text")

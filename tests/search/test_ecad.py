@@ -162,14 +162,19 @@ def test_a_guided_model_gets_guidance_columns_that_evolve(evaluator: TabulatedEv
 @pytest.mark.parametrize("granularity", Granularity)
 def test_offspring_keep_the_granularity(evaluator: TabulatedEvaluator, granularity: Granularity) -> None:
     inventory = pixart_inventory(8)
-    pixart = TabulatedEvaluator(replace(evaluator.condition, n_steps=8), inventory)
-    context = SearchContext(condition=pixart.condition, inventory=inventory, own_timesteps=pixart.own_timesteps)
+    guided = granularity is Granularity.BRANCHES
+    pixart = TabulatedEvaluator(replace(evaluator.condition, n_steps=8, guidance_scale=1.0 + 2 * guided), inventory)
+    context = SearchContext(
+        condition=pixart.condition, inventory=inventory, own_timesteps=pixart.own_timesteps, guided=guided
+    )
     results = run(EcadSearcher(context, 0, EcadSettings(granularity=granularity, n_seeds=8)), pixart, 60)
-    grid = GeneGrid.of(inventory, 8, granularity=granularity)
+    grid = GeneGrid.of(inventory, 8, granularity=granularity, guided=guided)
     evolved = [r.proposal.schedule for r in results if r.proposal.label.startswith("evolved")]
     assert len(evolved) > 20
     for schedule in evolved:
         assert grid.genome(schedule) is not None
+    if guided:
+        assert sum(schedule.unconditional_cache is not None for schedule in evolved) > 5
 
 
 def test_the_published_run_on_pixart_starts_from_72_different_schedules(evaluator: TabulatedEvaluator) -> None:

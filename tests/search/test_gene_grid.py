@@ -9,6 +9,7 @@ from autotune.search.ecad import READS
 from autotune.search.gene_grid import GeneGrid, Granularity
 from autotune.search.variation import StructuredVariation
 from autotune.spaces.cache_action import CacheAction
+from autotune.spaces.errors import ScheduleError
 from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.inventory import FINAL, STACK, Inventory
 from autotune.spaces.schedule import Schedule, canonical_schedule
@@ -49,6 +50,10 @@ def random_genome(grid: GeneGrid, rng: np.random.Generator) -> np.ndarray:
 def test_a_schedule_gives_a_genome_back_that_means_the_same(
     inventory: Inventory, granularity: Granularity, guided: bool
 ) -> None:
+    if granularity is Granularity.BRANCHES and not guided:
+        with pytest.raises(ScheduleError, match="need classifier-free guidance"):
+            GeneGrid.of(inventory, N_CALLS, READS, granularity=granularity)
+        return
     grid = GeneGrid.of(inventory, N_CALLS, READS, granularity=granularity, guided=guided)
     rng = np.random.default_rng(0)
     for _ in range(50):
@@ -59,11 +64,11 @@ def test_a_schedule_gives_a_genome_back_that_means_the_same(
 
 
 def test_a_coarser_gene_covers_the_sites_that_nothing_of_its_blocks_is_around(inventory: Inventory) -> None:
-    counts = {g: GeneGrid.of(inventory, N_CALLS, granularity=g).n_genes for g in Granularity}
-    steps, groups, blocks, components = (counts[g] for g in Granularity)
+    grids = {g: GeneGrid.of(inventory, N_CALLS, granularity=g, guided=True) for g in Granularity}
+    steps, groups, blocks, components, branches = (grids[g].n_genes - 1 for g in Granularity)
     assert steps == 1 < groups <= blocks < components == len(inventory)
-    for granularity in Granularity:
-        grid = GeneGrid.of(inventory, N_CALLS, granularity=granularity)
+    assert branches == 2 * components
+    for grid in grids.values():
         covered = np.concatenate(grid.sites)
         assert len(set(covered)) == len(covered)
     around = {i for i, site in enumerate(inventory.sites) if site.component in (FINAL, STACK)}
