@@ -156,8 +156,8 @@ def chosen_by(record: StudyRecord) -> tuple[str, ...]:
     if quality == drawn:
         return ()
     return (
-        f"The front was chosen by {quality}. The plot, its hypervolumes and the progress show {drawn}, in which fewer "
-        "steps may lie below a member; how the two compare by what was chosen, the table of the front says.",
+        f"The front was chosen by {quality}, which the second plot shows. The first one, hypervolumes and the progress "
+        f"show {drawn}, in which fewer steps may lie below a member.",
     )
 
 

@@ -1,18 +1,21 @@
-"""The front plot: every candidate, the front with its intervals, the fewer-steps curve, the default run, the picks."""
+"""The front plot: every candidate, the front with its intervals, the fewer-steps curve, the default run, the picks.
+
+It shows the error on a logarithmic scale, or a quality on a linear one, whose better values lie below too.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from autotune.reports import palette
-from autotune.reports.point import HELD_OUT, Point, cost_interval, error_interval, lower_front
+from autotune.reports.point import HELD_OUT, Point, cost_interval, error_interval, lower_front, quality_interval
 from autotune.reports.wording import wording
 from autotune.spaces.error_scale import DEVIATIONS, ErrorScale, scale_of
 from autotune.spaces.front import BASELINE, RIVAL
+from autotune.spaces.objective import OBJECTIVES
 from autotune.spaces.study_record import Candidate
 
 _SPEEDUPS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0)
@@ -22,17 +25,31 @@ _RASTER_ABOVE = 3000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontPlot:
-    """What the front plot shows; `front` holds hashes, `picks` maps a pick's name to its candidate."""
+    """What the front plot shows; `front` holds hashes, `picks` maps a pick's name to its candidate.
+
+    With a `quality`, points have its values (`autotune.reports.point.by_quality`) in place of errors.
+    """
 
     points: tuple[Point, ...]
     front: frozenset[str]
     picks: Mapping[str, Candidate]
     cost: str
+    quality: str | None = None
+
+    @property
+    def shown(self) -> tuple[Point, ...]:
+        """The points that the axis has a place for: a logarithmic one has none for an error of 0."""
+        return tuple(p for p in self.points if self.quality is not None or p.error > 0)
 
     @property
     def members(self) -> tuple[Point, ...]:
         """The front's points by increasing cost."""
         return tuple(sorted((p for p in self.points if p.candidate.schedule_hash in self.front), key=lambda p: p.cost))
+
+    @property
+    def shown_members(self) -> tuple[Point, ...]:
+        """The members that the axis has a place for."""
+        return tuple(p for p in self.members if self.quality is not None or p.error > 0)
 
     @property
     def fewer_steps(self) -> tuple[Point, ...]:
@@ -62,8 +79,11 @@ def draw_front(plot: FrontPlot, narrow: bool) -> Figure:
     axes = figure.add_subplot()
     name = "MACs" if plot.cost == "macs" else "latency"
     axes.set_xlabel(f"{name} relative to the default run" + ("" if narrow else "  (faster to the left)"))
-    axes.set_ylabel(plot.scale.metric if narrow else f"{wording(plot.scale).axis}  (better below)")
-    shown = [p for p in plot.points if p.error > 0]
+    what, axis = plot.scale.metric, wording(plot.scale).axis
+    if plot.quality is not None:
+        what = axis = plot.quality
+    axes.set_ylabel(what if narrow else f"{axis}  (better below)")
+    shown = plot.shown
     if not shown:
         axes.set_xticks([])
         axes.set_yticks([])
@@ -75,7 +95,7 @@ def draw_front(plot: FrontPlot, narrow: bool) -> Figure:
     _draw_fewer_steps(axes, plot.fewer_steps)
     _draw_members(axes, plot, styles)
     baseline = plot.baseline
-    if baseline is not None and baseline.error > 0:
+    if baseline is not None and baseline in shown:
         axes.plot(baseline.cost, baseline.error, "*", ms=15, color=palette.light("ink"), mec=palette.light("paper"),
                   mew=0.8, ls="none", zorder=7, label="default run")  # fmt: skip
     _annotate_picks(axes, plot)
@@ -86,7 +106,7 @@ def draw_front(plot: FrontPlot, narrow: bool) -> Figure:
 
 def outside_frame(plot: FrontPlot) -> int:
     """How many candidates are so slow or so far off that the plot leaves them out."""
-    shown = [p for p in plot.points if p.error > 0]
+    shown = plot.shown
     if not shown:
         return len(plot.points)
     right, top = _limits(plot, shown)
@@ -96,23 +116,23 @@ def outside_frame(plot: FrontPlot) -> int:
 def _limits(plot: FrontPlot, shown: Sequence[Point]) -> tuple[float, float]:
     important = [*plot.members, *plot.fewer_steps, *([plot.baseline] if plot.baseline else [])] or list(shown)
     right = max(1.08, 1.1 * max(p.cost for p in important))
-    top = max(p.error for p in important) * 4.0
-    return right, top
+    top = max(p.error for p in important)
+    if plot.quality is not None:
+        best = min(p.error for p in important)
+        return right, top + 0.5 * ((top - best) or abs(top) or 1.0)
+    return right, 4.0 * top
 
 
 def _set_frame(axes: Axes, plot: FrontPlot, shown: Sequence[Point], narrow: bool) -> None:
     right, top = _limits(plot, shown)
-    highest = min(top, max(p.error for p in shown) * 1.35)
-    axes.set_yscale("log")
     axes.set_xlim(0.0, right)
-    axes.set_ylim(min(p.error for p in shown) / 1.9, highest)
-    low, high = axes.get_ylim()
-    ticks = [m * 10.0**e for e in range(-9, 4) for m in (1, 2, 5)]
-    if high / low > 100:
-        ticks = [10.0**e for e in range(-9, 4)]
-    axes.yaxis.set_major_locator(FixedLocator([t for t in ticks if low <= t <= min(high, plot.scale.largest)]))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plot.scale.tick(value)))
+    if plot.quality is None:
+        _set_error_axis(axes, plot.scale, [p.error for p in shown], top)
+    else:
+        lowest = min(p.error for p in shown)
+        axes.set_ylim(lowest - 0.15 * (top - lowest), top)
+        sign = -1.0 if OBJECTIVES[plot.quality].higher_is_better else 1.0
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{sign * value + 0.0:.4g}"))
     axes.grid(visible=True)
     if plot.cost == "latency":
         top_axis = axes.secondary_xaxis("top")
@@ -124,6 +144,18 @@ def _set_frame(axes: Axes, plot: FrontPlot, shown: Sequence[Point], narrow: bool
         top_axis.set_xticks([1.0 / s for s in faster], [f"{s:g}x" for s in faster])
         top_axis.set_xlabel("speed-up", fontsize=8.5)
         top_axis.tick_params(labelsize=8)
+
+
+def _set_error_axis(axes: Axes, scale: ErrorScale, errors: Sequence[float], top: float) -> None:
+    axes.set_yscale("log")
+    axes.set_ylim(min(errors) / 1.9, min(top, max(errors) * 1.35))
+    low, high = axes.get_ylim()
+    ticks = [m * 10.0**e for e in range(-9, 4) for m in (1, 2, 5)]
+    if high / low > 100:
+        ticks = [10.0**e for e in range(-9, 4)]
+    axes.yaxis.set_major_locator(FixedLocator([t for t in ticks if low <= t <= min(high, scale.largest)]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: scale.tick(value)))
 
 
 def _draw_dominated(axes: Axes, plot: FrontPlot, shown: Sequence[Point], styles: Mapping[str, tuple[str, str]]) -> None:
@@ -146,12 +178,12 @@ def _draw_fewer_steps(axes: Axes, curve: Sequence[Point]) -> None:
 
 
 def _draw_members(axes: Axes, plot: FrontPlot, styles: Mapping[str, tuple[str, str]]) -> None:
-    members = [p for p in plot.members if p.error > 0]
+    members = plot.shown_members
     if not members:
         return
     axes.plot(*_staircase(lower_front(members)), color=palette.light("front"), lw=1.8, zorder=3.5, label="front")
     for point in members:
-        _error_bars(axes, point, plot.cost, palette.light(styles[point.family][0]))
+        _error_bars(axes, point, plot, palette.light(styles[point.family][0]))
     for family in sorted({p.family for p in members} - {BASELINE}):
         mine = [p for p in members if p.family == family]
         colour, marker = styles[family]
@@ -179,8 +211,9 @@ def _staircase(points: Sequence[Point]) -> tuple[list[float], list[float]]:
     return x, y
 
 
-def _error_bars(axes: Axes, point: Point, cost: str, colour: str) -> None:
-    for interval, across in ((cost_interval(point, cost), True), (error_interval(point), False)):
+def _error_bars(axes: Axes, point: Point, plot: FrontPlot, colour: str) -> None:
+    upright = error_interval(point) if plot.quality is None else quality_interval(point, plot.quality)
+    for interval, across in ((cost_interval(point, plot.cost), True), (upright, False)):
         if interval is None:
             continue
         x = interval if across else (point.cost, point.cost)
@@ -193,12 +226,12 @@ def _annotate_picks(axes: Axes, plot: FrontPlot) -> None:
     names: dict[str, list[str]] = {}
     for name, candidate in plot.picks.items():
         names.setdefault(candidate.schedule_hash, []).append(name)
-    members = [p for p in plot.members if p.candidate.schedule_hash in names and p.error > 0]
-    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    members = [p for p in plot.shown_members if p.candidate.schedule_hash in names]
+    left, right = axes.get_xlim()
     before = -1.0
     for point in members:
         across = (point.cost - left) / (right - left)
-        up = float(np.log(point.error / low) / np.log(high / low))
+        up = float(axes.transAxes.inverted().transform(axes.transData.transform((point.cost, point.error)))[1])
         close = across - before < 0.2
         before = across
         place, side = (-14.0, -44.0 if close and up > 0.2 else -24.0), "right"

@@ -1,13 +1,15 @@
-"""Candidates as points of the front plot: relative cost against error, both minimised, with 95 % intervals."""
+"""Candidates as points of a front plot: relative cost against error or quality, minimised, with 95 % intervals."""
 
+import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autotune.spaces.error_scale import scale_of
+from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import Measurement
 from autotune.spaces.front import record_objectives, reported_measurement
 from autotune.spaces.objective import OBJECTIVES
@@ -25,7 +27,8 @@ HELD_OUT = "held_out"
 class Point:
     """A complete candidate's place on the plot: `cost` relative to the pipeline's default run, and `error`.
 
-    Both come from `measurement`, the held-out one where there is one, and `source` says which it is.
+    The error may be another quality, signed so that less is better. Both come from `measurement`, the held-out one
+    where there is one, and `source` says which it is.
     """
 
     candidate: Candidate
@@ -81,6 +84,17 @@ def study_points(record: StudyRecord) -> tuple[Point, ...]:
     return tuple(points)
 
 
+def by_quality(points: Sequence[Point], quality: str) -> tuple[Point, ...]:
+    """The points with the value of a quality objective for their error, where it was measured."""
+    read = OBJECTIVES[quality].natural
+    sign = -1.0 if OBJECTIVES[quality].higher_is_better else 1.0
+    placed = []
+    for point in points:
+        with contextlib.suppress(UsageError):  # a policy's error stands for no image, for one
+            placed.append(replace(point, error=sign * read(point.measurement)))
+    return tuple(point for point in placed if isfinite(point.error))
+
+
 def cost_interval(point: Point, cost: str) -> Interval | None:
     """95 % interval of the relative cost; None for MACs, which are counted, and for fewer than two timed runs."""
     measurement = point.measurement
@@ -98,6 +112,15 @@ def error_interval(point: Point) -> Interval | None:
         return bootstrap_interval(measurement.errors)
     low, high = share_interval(measurement.errors)
     return max(low, measurement.least_error), high
+
+
+def quality_interval(point: Point, quality: str) -> Interval | None:
+    """95 % interval of a quality objective's mean over prompts, signed as it is; None for a single prompt."""
+    values = point.measurement.quality.get(quality, ())
+    if len(values) < 2:
+        return None
+    low, high = bootstrap_interval(values)
+    return (-high, -low) if OBJECTIVES[quality].higher_is_better else (low, high)
 
 
 def coordinates(points: Sequence[Point]) -> NDArray[np.float64]:

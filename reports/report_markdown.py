@@ -30,12 +30,16 @@ def report_markdown(
     words: Wording,
     picks: Sequence[PickSection],
     advice: str,
+    plots: Sequence[str],
     rows: Sequence[Row],
     baseline: Row | None,
     families: Sequence[FamilyRow],
     findings: Sequence[str],
 ) -> str:
-    """The text of `report.md`; it shows the PNG files that lie beside it, and needs none of them."""
+    """The text of `report.md`; it shows the PNG files that lie beside it, and needs none of them.
+
+    `plots` are the names of those of the front.
+    """
     condition = record.condition
     parts = [
         f"# {markdown_cell(record.name)}",
@@ -49,7 +53,7 @@ def report_markdown(
     parts += ["## What to use", *_picks(picks, advice, baseline, words, quality_name(record))]
     if rows:
         note = _FRONT_NOTE.format(units=words.units, floor=words.floor)
-        parts += ["## Front", "![front](front.png)", note, to_markdown(rows), words.held_up]
+        parts += ["## Front", *(f"![front]({plot})" for plot in plots), note, to_markdown(rows), words.held_up]
     if findings:
         parts.append("\n".join(f"- {markdown_cell(sentence)}" for sentence in findings))
     parts += ["## Pictures", "![samples](samples.png)", f"The worst {words.unit} first; {words.captions}."]

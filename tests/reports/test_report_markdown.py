@@ -57,8 +57,12 @@ def test_a_front_that_was_chosen_by_a_reward_is_told_by_it(record: StudyRecord) 
     )
     settings = {**record.settings, "objectives": ["latency", "clip-score"]}
     study = replace(record, candidates=candidates, settings=settings)
-    text = report_files(study, lambda name: None)["report.md"].decode()
-    assert "- The front was chosen by clip-score. The plot" in text
+    files = report_files(study, lambda name: None)
+    text = files["report.md"].decode()
+    assert "- The front was chosen by clip-score, which the second plot shows." in text
+    assert "![front](front-quality.png)" in text
+    assert b"by the quality that the front was chosen by" in files["report.html"]
+    assert files["front-quality.png"][:4] == b"\x89PNG"
     assert re.search(r"converged run and clip-score 0\.3\S+ \[0\.3\S+, 0\.\S+\], where the default run has", text)
     picks, front = (
         block for block in text.split("\n\n") if block.startswith(("| pick | speed-up", "| pick | schedule"))
@@ -66,7 +70,9 @@ def test_a_front_that_was_chosen_by_a_reward_is_told_by_it(record: StudyRecord) 
     for table in (picks, front):
         head, _, *lines = (line.split(" | ") for line in table.splitlines())
         assert all(re.fullmatch(r"0\.3\S+ \[0\.3\S+, 0\.\S+\]", line[head.index("clip-score")]) for line in lines)
-    assert "was chosen by" not in report_files(record, lambda name: None)["report.md"].decode()
+    files = report_files(record, lambda name: None)
+    assert "was chosen by" not in files["report.md"].decode()
+    assert "front-quality.png" not in files
 
 
 def reported(candidate: Candidate) -> Measurement:
