@@ -9,6 +9,7 @@ deviation, with a paired 95 % bootstrap interval over prompts.
 
 import argparse
 import dataclasses
+import math
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -59,7 +60,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         arguments.storage = arguments.storage or Path(folder) / "solvers.db"
         Database.open(str(arguments.storage)).close()  # made once, before several processes open it
-        lengths = sorted({length for n in counts for length in (n, round(LONGER * n))})
+        lengths = sorted({length for n in counts for length in (n, math.ceil(LONGER * n))})
         bench.run(_measure_rivals, [(*c, n) for c in conditions for n in lengths], arguments.jobs)
         bench.run(_measure_cell, [(*c, n) for c in conditions for n in reversed(counts)], arguments.jobs)
         if len(counts) >= 4:
@@ -155,7 +156,7 @@ class Cells:
             self._bench.target(
                 f"{self._where}, {n} calls: DC's gain in MSE", gain, interval, at_least=0.09 if n == 5 else 0.2
             )
-        longer = round(LONGER * n)
+        longer = math.ceil(LONGER * n)
         _, rival, _ = self._rivals.best(longer, self._score)
         ratio = _gain(held["S3"], self._held_out_of(rival))
         self._bench.target(
@@ -193,12 +194,13 @@ class Cells:
         for stage in searcher.stages:
             self._bench.row(f"S3's predictor, Kendall's tau, stage {stage.number}", stage.tau, where=self._where, n=n)
         taus = [stage.tau for stage in searcher.stages if stage.number > 2]
-        self._bench.target(
-            f"{self._where}, {n} calls: median tau of S3's predictor after stage 2",
-            statistics.median(taus),
-            spread(taus),
-            at_least=0.7,
-        )
+        if taus:  # of a search that came to a third stage
+            self._bench.target(
+                f"{self._where}, {n} calls: median tau of S3's predictor after stage 2",
+                statistics.median(taus),
+                spread(taus),
+                at_least=0.7,
+            )
         best = min(
             (result for result in results if result.measurement is not None),
             key=lambda result: result.measurement.mean("deviation") if result.measurement else np.inf,

@@ -69,7 +69,7 @@ def fit_column(
         seeds: of the starting noise; every fourth prompt is held out for early stopping.
         reference: (n, channels, height, width) final latents of the converged run.
         arguments: the pipeline call's others.
-        settings: see `settings_of`.
+        settings: see `settings_of`; batches are the condition's at most, and probes as wide as its precision asks for.
         stop: polled between iterations; once true, the best so far is returned.
         max_image_runs: what it may cost; before more, too, the best so far is returned.
 
@@ -92,15 +92,14 @@ def fit_column(
         latents = run(tensors, rows, [seeds[i] for i in chosen], arguments)
         return torch.div((latents.cpu() - reference[chosen]).flatten(1), scale[chosen])
 
+    probe = max(settings.probe, torch.finfo(denoiser.dtype).eps ** 0.5)
+    settings = replace(settings, batch=min(settings.batch, condition.batch_size), probe=probe)
     train, held_out = _split(len(seeds))
     with _frozen(denoiser):
         fit = fit_parameters(parameters, residuals, train, held_out, settings, stop, max_image_runs)
+    fitted = parameters.finish(fit.theta)
     return ColumnFit(
-        schedule=parameters.finish(fit.theta),
-        before=fit.before,
-        after=fit.after,
-        image_runs=fit.image_runs,
-        stopped=fit.stopped,
+        schedule=fitted, before=fit.before, after=fit.after, image_runs=fit.image_runs, stopped=fit.stopped
     )
 
 

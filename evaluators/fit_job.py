@@ -19,12 +19,12 @@ from autotune.evaluators.table_fit import Run
 from autotune.evaluators.workload import Workload
 from autotune.spaces.column_fit import CACHE_CORRECTIONS, ColumnFit, FitColumn, FitTarget, Precision, fit_from_bytes
 from autotune.spaces.condition import Condition
-from autotune.spaces.errors import EvaluatorError, ScheduleError
+from autotune.spaces.errors import EvaluatorError, FitMemoryError, ScheduleError
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
 
-PROTOCOL = "5"
+PROTOCOL = "6"
 """Version of the fitting code."""
 
 
@@ -59,7 +59,8 @@ class FitJob:
         `max_image_runs`, it ends with the best so far, which is not kept.
 
         Raises:
-            ScheduleError: the schedule has no solver or no cache, too few steps, too few runs or too little memory.
+            ScheduleError: the schedule has no solver or no cache, too few steps, or too few runs.
+            FitMemoryError: memory is too short.
             EvaluatorError: the fit failed for a reason that is not the schedule's.
         """
         digest = schedule_hash(canonical_schedule(schedule, self.inventory))
@@ -77,7 +78,7 @@ class FitJob:
             stop, seed = lambda: time.monotonic() >= end, int(digest[:8], 16)
             made = self._made(schedule, column, fidelity, stop, max_image_runs, quick, seed, layer_corrections)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            kind = ScheduleError if is_out_of_memory(error) else EvaluatorError
+            kind = FitMemoryError if is_out_of_memory(error) else EvaluatorError
             raise kind(f"the {column} of a schedule can't be fitted: {error}") from error
         if self.artifacts is not None and not made.stopped:
             self.artifacts.save(name, made.to_bytes(), "fit")

@@ -19,6 +19,9 @@ from autotune.spaces.solver_tape import points_available
 
 Array = NDArray[np.float64]
 
+MAX_HISTORY = 10
+"""Calls that a correction looks back on, the present one among them: parameters grow with steps, not their square."""
+
 RATIO_RANGE = 0.5
 """Ratios stay in 1 -+ this: beyond, they are no use and extrapolate wildly (DC-Solver's released bound)."""
 
@@ -86,7 +89,8 @@ def _solver(schedule: Schedule, noise: NoiseSchedule, prediction: Prediction) ->
 def _correction(schedule: Schedule, noise: NoiseSchedule, prediction: Prediction) -> FitParameters:
     base = compile_program(replace(schedule, correction=None), noise, prediction)
     n = base.n_steps
-    rows, _ = np.tril_indices(n)
+    rows, columns = np.tril_indices(n)
+    near = rows - columns < MAX_HISTORY
     # A unit moves a timestep by its gap to the next one, and a coefficient by the largest weight on an output there.
     gaps = -np.diff(base.timesteps, append=0.0)
     weights = np.abs(base.output_coefs).max(axis=1)[rows]
@@ -96,7 +100,8 @@ def _correction(schedule: Schedule, noise: NoiseSchedule, prediction: Prediction
     def correction(theta: Array) -> ProgramCorrection:
         moves = np.zeros(n)
         moves[free] = theta[: len(free)]
-        states, outputs = np.split(theta[len(free) :], 2)
+        states, outputs = np.zeros((2, len(rows)))
+        states[near], outputs[near] = np.split(theta[len(free) :], 2)
         addends = ProgramCorrection(
             timesteps=tuple((gaps * moves).tolist()),
             states=_triangle(weights * states, n),
@@ -105,7 +110,7 @@ def _correction(schedule: Schedule, noise: NoiseSchedule, prediction: Prediction
         return addends if schedule.correction is None else schedule.correction.plus(addends)
 
     return FitParameters(
-        n=len(free) + n * (n + 1),
+        n=len(free) + 2 * int(near.sum()),
         build=lambda theta: corrected(base, correction(theta), noise.t_max),
         finish=lambda theta: replace(schedule, correction=correction(theta)),
     )

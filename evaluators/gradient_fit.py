@@ -1,6 +1,7 @@
 """Fitting a program's parameters by gradient: distillation of a converged run into few steps."""
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -12,6 +13,7 @@ from scipy.optimize import minimize
 
 from autotune.evaluators.fit_parameters import FitParameters
 from autotune.evaluators.gradient_run import ProgramTensors, flatten
+from autotune.evaluators.peak_memory import is_out_of_memory
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.solver_program import SolverProgram
 
@@ -22,9 +24,11 @@ Residuals = Callable[[ProgramTensors, Prompts], torch.Tensor]
 """(m, d): what the prompts with these m indices end up off by; the norm of a row is its relative deviation."""
 
 _PROBE = 1e-5
-_WHITENING_PROBE = 1e-3
 _PERFECT = 1e-12
 """A squared deviation at the rounding errors of float32."""
+
+_LESS = 4096.0
+"""By how much less a loss is scaled whose gradient overflows."""
 
 _WORST = 10.0
 """What parameters without a finite result are taken for, in units of the deviation at the start."""
@@ -42,7 +46,8 @@ class FitSettings:
     whitened at the start, where their unit is the deviation there, is added to the loss relative to it. After each
     iteration the held-out prompts are scored: the best parameters there are the result, and a round without gain there
     is the last one. With `squared`, loss and score are the mean square of the relative deviation, else its mean, which
-    single outliers do not rule.
+    single outliers do not rule. `probe` is how far the whitening moves parameters: in half precision by more, as what a
+    small move does is lost in rounding there. Where memory is short of a batch, the fit goes on with half of it.
     """
 
     evaluations: int
@@ -53,6 +58,7 @@ class FitSettings:
     round_length: int = 10
     n_probed: int = 1
     damping: float = 1e-2
+    probe: float = 1e-3
     seed: int = 0
 
 
@@ -115,6 +121,7 @@ class _Fitter:
         self._train, self._held_out, self._stop = train, held_out, stop
         self._max_runs = float("inf") if max_image_runs is None else max_image_runs
         self._image_runs, self._n_gradients, self._round_end, self._stopped = 0, 0, 0, False
+        self._batch, self._scale = settings.batch, 1.0
         self._best, self._best_theta = float("inf"), np.zeros(parameters.n)
         self._unit: float | None = None
         self._to_whitened: Array | None = None
@@ -149,15 +156,13 @@ class _Fitter:
 
     def _whitening(self, theta: Array) -> Array:
         """Equal effects -> parameters: the inverse root of the Gauss-Newton matrix at theta, (n, n), symmetric."""
-        probed, columns = self._train[: self._settings.n_probed], []
-        for row in theta + _WHITENING_PROBE * np.vstack([np.zeros(len(theta)), np.eye(len(theta))]):
+        probed, columns, probe = self._train[: self._settings.n_probed], [], self._settings.probe
+        for row in theta + probe * np.vstack([np.zeros(len(theta)), np.eye(len(theta))]):
             if self._polled(len(probed)):
                 return np.eye(len(theta))
             columns.append(self._ends(row, probed).ravel())
         here = columns.pop(0)
-        effects = [
-            (column - here) / _WHITENING_PROBE if column.shape == here.shape else 0.0 * here for column in columns
-        ]
+        effects = [(column - here) / probe if column.shape == here.shape else 0.0 * here for column in columns]
         jacobian = np.nan_to_num(np.array(effects), posinf=0.0, neginf=0.0)
         strengths, directions = np.linalg.eigh(jacobian @ jacobian.T / len(probed))
         mean = float(strengths.mean())
@@ -174,7 +179,8 @@ class _Fitter:
         except ScheduleError:
             return np.full((len(prompts), 1), np.nan)
         self._image_runs += len(prompts)
-        return np.asarray(self._residuals(tensors, prompts).double().numpy())
+        parts = [prompts[i : i + self._batch] for i in range(0, len(prompts), self._batch)]
+        return np.concatenate([self._residuals(tensors, part).double().numpy() for part in parts])
 
     def _loss(self, z: Array) -> tuple[float, Array]:
         """The loss relative to its value at the start, and its gradient."""
@@ -184,19 +190,13 @@ class _Fitter:
         self._n_gradients += 1
         settings = self._settings
         theta = torch.tensor(self._origin + self._basis @ z, requires_grad=True)
-        total = 0.0
         try:
-            for first in range(0, len(self._train), settings.batch):
-                prompts = self._train[first : first + settings.batch]
-                flat = _Compile.apply(theta, self._parameters.build)  # type: ignore[no-untyped-call]
-                squares = self._residuals(ProgramTensors.unflatten(flat), prompts).square().sum(dim=1)
-                self._image_runs += 3 * len(prompts)
-                loss = (squares if settings.squared else squares.clamp_min(_PERFECT).sqrt()).sum() / len(self._train)
-                loss.backward()  # type: ignore[no-untyped-call]
-                total += float(loss.detach())
+            total, gradient = self._total(theta)
+            if np.isfinite(total) and not np.all(np.isfinite(gradient)):  # it was scaled up too far
+                self._scale /= _LESS
+                total, gradient = self._total(theta)
         except ScheduleError:
             return _WORST, np.zeros_like(z)
-        gradient = np.zeros_like(z) if theta.grad is None else theta.grad.numpy()
         if not (np.isfinite(total) and np.all(np.isfinite(gradient))):
             return _WORST, np.zeros_like(z)
         unit = self._unit = max(total, _PERFECT) if self._unit is None else self._unit
@@ -204,6 +204,38 @@ class _Fitter:
         penalty, whitened = settings.penalty / len(z), self._to_whitened @ theta.detach().numpy()
         gradient = gradient / unit + 2.0 * penalty * self._to_whitened.T @ whitened
         return total / unit + penalty * float(whitened @ whitened), self._basis.T @ gradient
+
+    def _total(self, theta: torch.Tensor) -> tuple[float, Array]:
+        """The loss of all prompts and its gradient, a batch at a time."""
+        total, gradient, first = 0.0, np.zeros(len(theta)), 0
+        while first < len(self._train):
+            prompts = self._train[first : first + self._batch]
+            found = self._gradient(theta, prompts)
+            if found is None:
+                self._batch = len(prompts) // 2
+                continue
+            total, gradient, first = total + found[0], gradient + found[1], first + len(prompts)
+        return total, gradient
+
+    def _gradient(self, theta: torch.Tensor, prompts: Prompts) -> tuple[float, Array] | None:
+        """The loss of some prompts and its gradient; None where memory is short of more than one.
+
+        What a mean over all elements hands back to each is too small for float16, so it is scaled up on its way.
+        """
+        try:
+            flat = _Compile.apply(theta, self._parameters.build)  # type: ignore[no-untyped-call]
+            residuals = self._residuals(ProgramTensors.unflatten(flat), prompts)
+            squares = residuals.square().sum(dim=1)
+            losses = squares if self._settings.squared else squares.clamp_min(_PERFECT).sqrt()
+            loss = losses.sum() / len(self._train)
+            scale = self._scale * 2.0 ** round(math.log2(len(self._train) * residuals.shape[1]))
+            (gradient,) = torch.autograd.grad(scale * loss, theta)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if len(prompts) == 1 or not is_out_of_memory(error):
+                raise
+            return None
+        self._image_runs += 3 * len(prompts)
+        return float(loss.detach()), gradient.numpy() / scale
 
     def _keep(self, z: Array) -> None:
         """Score on the held-out prompts after an iteration."""

@@ -111,10 +111,10 @@ def _patched(
 ) -> Iterator[None]:
     """The pipeline with the scheduler, the other columns, a scaled start, and a decoder that ends the call.
 
-    With `checkpointed` the denoiser is.
+    With `checkpointed` the denoiser is, and each block within it, where diffusers can do that.
     """
     overrides = Overrides()
-    own_scheduler = pipe.scheduler
+    own_scheduler, vae_dtype = pipe.scheduler, pipe.vae.dtype
     prepare, denoiser = pipe.prepare_latents, getattr(pipe, "transformer", None) or pipe.unet
     forward = denoiser.forward
     scale = scheduler.tensors.initial_scale
@@ -127,8 +127,12 @@ def _patched(
         kept.append(z)
         raise _Stop
 
+    def by_block(*args: Any, **kwargs: Any) -> Any:  # called again in the backward pass, when this context is gone
+        with _checkpointed_blocks(denoiser):
+            return forward(*args, **kwargs)
+
     def checkpointed_forward(*args: Any, **kwargs: Any) -> Any:
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+        return checkpoint(by_block, *args, use_reentrant=False, **kwargs)
 
     overrides.set(pipe, "prepare_latents", prepare_latents)
     overrides.set(pipe.vae, "decode", decode)
@@ -146,6 +150,23 @@ def _patched(
         remove(pipe)
         pipe.scheduler = own_scheduler
         overrides.undo()
+        if pipe.vae.dtype != vae_dtype:  # SDXL decodes in float32, and would go back after it
+            pipe.vae.to(vae_dtype)
+
+
+@contextlib.contextmanager
+def _checkpointed_blocks(denoiser: Any) -> Iterator[None]:
+    """The denoiser with checkpoints at its blocks, where diffusers knows how, and as it was after that."""
+    if not getattr(denoiser, "_supports_gradient_checkpointing", False) or denoiser.is_gradient_checkpointing:
+        yield
+        return
+    denoiser.enable_gradient_checkpointing()
+    try:
+        yield
+    finally:
+        denoiser.disable_gradient_checkpointing()
+        for module in denoiser.modules():
+            vars(module).pop("_gradient_checkpointing_func", None)
 
 
 def run_with_gradient(
@@ -171,8 +192,8 @@ def run_with_gradient(
         seeds: of the starting noise, one per sample, as in `run_pipeline`.
         arguments: the call's others: guidance, size.
         columns: cache and guidance to run under; what is handed out from the store has its graph too.
-        checkpointed: recompute the network's activations in the backward pass: memory for one call instead of all,
-            for a third more time. Not together with columns: they must decide once.
+        checkpointed: recompute the network's activations in the backward pass, block by block: memory for one block
+            instead of all calls, for two thirds more time. Not together with columns: they must decide once.
 
     Returns:
         (n, channels, height, width) float32, before the autoencoder's scaling is undone.

@@ -80,7 +80,7 @@ _ALL = (
     Family(
         name="optuna",
         columns=("n_steps", "time", "solver", "start"),
-        method="TPE, NSGA-II or a Gaussian process of Optuna on solver schedules in 13 numbers",
+        method="Optuna's TPE on solver schedules in 13 numbers",
         target="autotune.search.optuna_search:OptunaSearcher",
     ),
     Family(

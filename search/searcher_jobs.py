@@ -1,5 +1,6 @@
 """What searchers may ask of the workers besides scores: fits, traces, costs of reuses, branch tables, cost models."""
 
+import logging
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +23,7 @@ from autotune.spaces.branch_tables import BranchTables
 from autotune.spaces.column_fit import ColumnFit, FitTarget
 from autotune.spaces.cost_model import CostModel
 from autotune.spaces.edge_costs import EdgeCosts, replayed_calls
+from autotune.spaces.errors import FitMemoryError
 from autotune.spaces.evaluation import Measurement
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.segment_costs import SegmentCosts
@@ -29,6 +31,8 @@ from autotune.spaces.trace import Trace
 from autotune.spaces.traced_run import N_TRACED, TRACE_LEVELS
 from autotune.storage.database import Database
 from autotune.storage.study_costs import load_costs, save_costs
+
+_LOG = logging.getLogger(__name__)
 
 MAX_COST_SHARE = 0.125
 """At most this share of a study's time, network calls or evaluations goes into a cost model that is not asked for."""
@@ -41,6 +45,9 @@ MAX_RECORDING_SHARE = 0.25
 
 SLOWER = 1.5
 """So much longer than in a plain run a call takes whose features are recorded (mini-flux, one core)."""
+
+MAX_FIT_SHARE = 0.25
+"""At most this share of a study's time or network calls goes into one fit."""
 
 GRADIENT_RUNS = 3
 """What a run with gradients counts as."""
@@ -66,6 +73,7 @@ class SearcherJobs:
         self._dispatcher, self._spending, self._has_time = dispatcher, spending, has_time
         self._costs: CostModel | None = None
         self._edges: EdgeCosts | None = None
+        self._unfit: FitMemoryError | None = None
         self._image_s = 0.0
 
     def note_baseline(self, baseline: Measurement) -> None:
@@ -90,23 +98,38 @@ class SearcherJobs:
     def fit(self, schedule: Schedule, column: FitTarget, reserve_s: float, *, quick: bool = False) -> ColumnFit:
         """Fit a column on the calibration prompts, in the time that is left less a reserve; its calls count.
 
-        It leaves as many network calls as it takes to score what comes of it. A gradient once begun is not interrupted,
-        so that the time of one is kept back, too.
+        It leaves as many network calls as it takes to score what comes of it, and takes at most `MAX_FIT_SHARE` of the
+        budget. A gradient once begun is not interrupted, so that the time of one is kept back, too.
+
+        Raises:
+            ScheduleError: the column can't be fitted to this schedule, or too little of the budget is left.
+            FitMemoryError: memory is too short. That is said once in the log, and nothing is fitted any more.
         """
+        if self._unfit is not None:
+            raise self._unfit
         calibration = self._plan.calibration
         runs = GRADIENT_RUNS * len(calibration.prompts) * schedule.n_steps / self._pool.condition.n_steps
         left_s = max(0.0, self._spending.left_s - reserve_s - runs * self._image_s)
+        left_s = min(left_s, MAX_FIT_SHARE * self._spending.total_s)
         limit, spent = self._plan.budget.network_calls, self._spending.spent
-        n_scored = len(calibration.prompts)
+        n_scored, calls = len(calibration.prompts), None
+        if limit is not None:
+            calls = int(min(limit - spent.network_calls - n_scored * schedule.n_steps, MAX_FIT_SHARE * limit))
         job = FitJob(
             schedule=schedule,
             column=column,
             fidelity=calibration,
             timeout_s=left_s if left_s < float("inf") else None,
-            max_image_runs=None if limit is None else (limit - spent.network_calls) // schedule.n_steps - n_scored,
+            max_image_runs=None if calls is None else calls // schedule.n_steps,
             quick=quick,
         )
-        fit = self._dispatcher.call(job)
+        try:
+            fit = self._dispatcher.call(job)
+        except FitMemoryError as error:
+            self._unfit = error
+            self._spending.note_calls(n_scored * schedule.n_steps)  # some were made
+            _LOG.warning("nothing is fitted in this study: %s", error)
+            raise
         assert isinstance(fit, ColumnFit)
         self._spending.note_calls(fit.network_calls)
         return fit

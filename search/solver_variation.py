@@ -96,13 +96,25 @@ class SolverVariation:
         for i, step in enumerate(steps):
             row = step
             if isinstance(row, SolverStep) and i == len(steps) - 1 and row.domain == "lambda" and not row.origin:
-                gain = row.output_gain if row.view == "data" else 1.0
-                row = SolverStep(view=view, domain=domain, order=1, state_gain=gain, output_gain=gain)
+                gains = self._gains_in_sigma(row, schedule.solver_columns[0][-1])
+                if gains is not None:
+                    row = SolverStep(view=view, domain=domain, order=1, state_gain=gains[0], output_gain=gains[1])
             if isinstance(row, SolverStep) and row.order < 3:
                 slope = row.slope if row.order == 2 else 0.0
                 row = replace(row, order=3, slope_points=row.slope_points or 1, slope=slope, curvature=0.0)
             rows.append(row)
         return replace(schedule, solver=tuple(rows))
+
+    def _gains_in_sigma(self, row: SolverStep, time: float) -> tuple[float, float] | None:
+        """Factors on state and output with which the last step in sigma is that of a row in lambda, from this time."""
+        if row.view == "data":
+            return row.output_gain, row.output_gain
+        if not isinstance(self._noise, Flow):  # the same view, which ends in the data prediction too
+            return row.state_gain, row.output_gain
+        sigma = time / self._noise.t_max  # the noise is the state plus (1 - sigma) times the velocity
+        if sigma >= 1.0:
+            return None
+        return (row.state_gain - sigma * row.output_gain) / (1.0 - sigma), row.output_gain
 
     def toggle_start(self, schedule: Schedule, rng: Rng) -> Schedule:
         """The schedule with an analytic first step where it has none, and without where it has one.

@@ -73,9 +73,9 @@ CACHE_CORRECTIONS = frozenset({FitColumn.CACHE_CORRECTION, FitColumn.DEC})
 class ColumnFit:
     """A schedule with a fitted column.
 
-    `before` and `after` are deviations on prompts that the fit did not train on: the root mean square for compensation,
-    else the mean. `image_runs` is what it cost in runs over one prompt; one with gradients counts as
-    three. `stopped` says that time ran out.
+    `before` and `after` are deviations on prompts that the fit did not train on (of fewer than four it trains on all):
+    the root mean square for compensation, else the mean. `image_runs` is what it cost in runs over one prompt; one with
+    gradients counts as three. `stopped` says that time ran out.
     """
 
     schedule: Schedule

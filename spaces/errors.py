@@ -2,7 +2,8 @@
 
 AutotuneError
 ├── ScheduleError (ValueError)          a schedule, or its file, breaks a rule
-│   └── ScheduleMismatchError           a valid schedule that belongs to another model or sampler
+│   ├── ScheduleMismatchError           a valid schedule that belongs to another model or sampler
+│   └── FitMemoryError                  a column can't be fitted for want of memory
 ├── UnsupportedModelError (ValueError)  no adapter knows this denoiser
 ├── ModelNotFoundError (LookupError)    weights that can't be had
 ├── UsageError (ValueError)             an argument of a command or of the Python API
@@ -26,6 +27,10 @@ class ScheduleError(AutotuneError, ValueError):
 
 class ScheduleMismatchError(ScheduleError):
     """A valid schedule was applied to a model, sampler or step count that it was not made for."""
+
+
+class FitMemoryError(ScheduleError):
+    """Memory is too short to fit a column of a schedule of this model, be it for a single sample."""
 
 
 class UnsupportedModelError(AutotuneError, ValueError):

@@ -160,6 +160,12 @@ class Schedule:
         for i, step in enumerate(self.solver):
             if step.origin > i:
                 raise ScheduleError(f"solver[{i}].origin must be at most {i}; got {step.origin}")
+        last = self.solver[-1]
+        if isinstance(last, SolverStep) and last.origin and last.domain == "lambda":
+            raise ScheduleError(
+                "the last row of solver must start at its own call, origin 0, in lambda, where no other output would "
+                f"count; got {last.origin}; use the domain sigma, or an origin of 0"
+            )
         if self.time[-1] < 0:
             raise ScheduleError(f"time must not be negative; got {self.time[-1]} at the last step")
         if self.start is not None and not (math.isfinite(self.start) and self.start > self.time[0]):

@@ -121,6 +121,7 @@ def parse_schedule_file(text: str) -> ScheduleFile:
     schedule = _columns_from_json(data["schedule"])
     condition = condition_from_json(data["condition"])
     _check_solver(schedule, condition.noise_schedule)
+    _check_start(schedule, condition)
     if data["hash"] != schedule_hash(schedule):
         raise ScheduleError(
             f"hash must be the SHA-256 of the schedule, {schedule_hash(schedule)[:12]}...; got "
@@ -199,6 +200,18 @@ def _check_solver(schedule: Schedule, noise: NoiseSchedule) -> None:
         )
     if schedule.start is not None:
         analytic_scale(schedule.start, schedule.time[0], noise)
+
+
+def _check_start(schedule: Schedule, condition: Condition) -> None:
+    """Refuse a solver that takes the starting noise for that of another level."""
+    if schedule.time is None:
+        return
+    name, level = ("time[0]", schedule.time[0]) if schedule.start is None else ("start", schedule.start)
+    if abs(level - condition.start_timestep) > 1e-3 * condition.noise_schedule.t_max:
+        raise ScheduleError(
+            f"schedule.{name} must be the level of the starting noise, {condition.start_timestep:g}; got {level:g}: a "
+            "first call below it needs schedule.start, an analytic first step from there"
+        )
 
 
 def _step_from_json(data: object, i: int) -> SolverRow:

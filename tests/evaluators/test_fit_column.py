@@ -15,7 +15,7 @@ from autotune.evaluators.load import load_model
 from autotune.evaluators.worker import Worker
 from autotune.search.cache_plans import even_actions, on_sites
 from autotune.spaces.column_fit import FitColumn
-from autotune.spaces.errors import EvaluatorError, ScheduleError
+from autotune.spaces.errors import EvaluatorError, FitMemoryError, ScheduleError
 from autotune.spaces.evaluation import Fidelity, Measurement
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solver_step import SolverStep
@@ -120,6 +120,20 @@ def test_a_large_network_is_not_fitted_under_a_cache(worker: Worker, monkeypatch
         worker.fit(cached, FitColumn.SOLVER, PROMPTS)
 
 
+def test_no_more_images_are_drawn_together_than_in_a_study(worker: Worker) -> None:
+    model = load_model("mini-flux")
+    small = Worker(replace(model, preset=replace(model.preset, batch_size=2)))
+    drawn: list[int] = []
+    hook = denoiser_of(small._pipe).register_forward_pre_hook(
+        lambda module, args, kwargs: drawn.append(len(kwargs["hidden_states"])), with_kwargs=True
+    )
+    fit = small.fit(plan_of(small, "ab2", 5), FitColumn.COMPENSATION, PROMPTS)
+    hook.remove()
+    assert max(drawn) == 2
+    whole = worker.fit(plan_of(worker, "ab2", 5), FitColumn.COMPENSATION, PROMPTS)
+    assert fit.after == pytest.approx(whole.after, rel=1e-2)
+
+
 def test_a_fit_that_ran_out_of_time_is_not_kept(worker: Worker) -> None:
     plan = plan_of(worker, "ab2", 3)
     stopped = worker.fit(plan, FitColumn.COMPENSATION, PROMPTS, timeout_s=0.0)
@@ -149,7 +163,7 @@ def test_a_schedule_without_a_solver_or_with_noise_is_refused(worker: Worker, co
 
 @pytest.mark.parametrize(
     ("error", "kind"),
-    [(torch.OutOfMemoryError("CUDA out of memory"), ScheduleError), (RuntimeError("CUDA fault"), EvaluatorError)],
+    [(torch.OutOfMemoryError("CUDA out of memory"), FitMemoryError), (RuntimeError("CUDA fault"), EvaluatorError)],
 )
 def test_a_network_that_fails_is_the_evaluators_error_but_for_memory(
     worker: Worker, error: Exception, kind: type[Exception]

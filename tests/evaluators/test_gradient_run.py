@@ -8,12 +8,17 @@ import pytest
 import torch
 
 from autotune.evaluators.apply import attach, remove
-from autotune.evaluators.gradient_run import ProgramTensors, flatten
+from autotune.evaluators.gradient_run import ProgramTensors, flatten, run_with_gradient
+from autotune.evaluators.noise import noise_schedule_of, own_timesteps, prediction_of
 from autotune.evaluators.sampling import run_pipeline
+from autotune.evaluators.solver_scheduler import SolverProgramScheduler
 from autotune.spaces.schedule import Schedule
+from autotune.spaces.solver_program import compile_program
+from autotune.spaces.solvers import make_solver
 
 from .gradient_cases import MODELS, PROMPTS, GradientCase, gradient_case, leaf
 from .mini_pipelines import denoiser_of, state
+from .random_pipelines import random_args
 
 KINDS = ("plain", "start", "correction", "both", "compensation", "cached")
 
@@ -70,6 +75,18 @@ def weights_like(latents: torch.Tensor) -> torch.Tensor:
 def test_checkpointing_changes_no_gradient(case: GradientCase) -> None:
     schedule = case.schedule("both")
     assert gap(gradient(case, schedule, checkpointed=True), gradient(case, schedule, checkpointed=False)) < 1e-5
+
+
+def test_checkpoints_are_at_blocks_within_those_of_calls(case: GradientCase) -> None:
+    """A block computes in the call, again where its call's backward pass begins, and again before its own."""
+    block = next(m for m in denoiser_of(case.pipe).modules() if type(m).__name__.endswith(("Block", "ResnetBlock2D")))
+    n_steps, calls = 3, [0]
+    hook = block.register_forward_pre_hook(lambda *_: calls.append(calls.pop() + 1))
+    gradient(case, case.schedule("plain"), checkpointed=False)
+    assert calls == [n_steps]
+    gradient(case, case.schedule("plain"), checkpointed=True)
+    hook.remove()
+    assert calls == [n_steps + 3 * n_steps]
 
 
 @pytest.mark.parametrize("kind", ["start", "cached"])
@@ -135,3 +152,22 @@ def test_flat_coefficients_are_a_program(case: GradientCase) -> None:
     for name in ("timesteps", "state_coefs", "output_coefs"):
         np.testing.assert_array_equal(getattr(tensors, name), getattr(program, name))
     assert float(tensors.initial_scale) == program.initial_scale != 1.0
+
+
+def test_an_autoencoder_that_decodes_in_float32_goes_back_to_half_precision(random_pipes: dict[str, Any]) -> None:
+    """SDXL's pipeline raises its precision before it decodes, where the call ends."""
+    pipe = random_pipes["sdxl"]
+    noise, prediction = noise_schedule_of(pipe.scheduler, 0.0), prediction_of(pipe.scheduler)
+    times = own_timesteps(pipe.scheduler, 3, 0.0)
+    schedule = Schedule(n_steps=3, time=times, solver=make_solver("euler", 3, noise))
+    tensors = ProgramTensors.unflatten(leaf(compile_program(schedule, noise, prediction)))
+    scheduler = SolverProgramScheduler.from_schedule(schedule, pipe.scheduler, noise, prediction)
+    arguments = {name: value for name, value in random_args("sdxl").items() if name != "output_type"}
+    assert pipe.vae.config.force_upcast
+    pipe.vae.to(torch.float16)
+    try:
+        latents = run_with_gradient(pipe, scheduler, tensors, {}, [0, 1], arguments)
+        assert torch.isfinite(latents).all()
+        assert pipe.vae.dtype == torch.float16
+    finally:
+        pipe.vae.to(torch.float32)

@@ -15,7 +15,7 @@ from autotune.spaces.noise_schedule import NoiseSchedule
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solver_formula import Prediction
 from autotune.spaces.solver_program import compile_program
-from autotune.spaces.solver_step import SolverStep
+from autotune.spaces.solver_step import SolverStep, View
 from autotune.spaces.solvers import make_solver
 from autotune.spaces.time_grid import uniform_lambda
 
@@ -146,6 +146,20 @@ def test_an_enriched_schedule_is_the_same_program(
     rows = [row for row in richer.solver_columns[1] if isinstance(row, SolverStep)]
     assert all(row.order == 3 for row in rows)
     assert len(rows) == (0 if solver == "ghvb-2.8" else 6)
+
+
+@pytest.mark.parametrize(("noise", "prediction", "start"), CASES)
+@pytest.mark.parametrize("view", ["data", "noise"])
+def test_an_enriched_schedule_keeps_the_factors_of_its_last_row(
+    noise: NoiseSchedule, prediction: Prediction, start: float, view: View
+) -> None:
+    variation, plan = SolverVariation(noise, start), plan_on(noise, start, solver="euler")
+    _, rows = plan.solver_columns
+    last = SolverStep(view=view, domain="lambda", order=1, state_gain=1.0 if view == "data" else 0.97, output_gain=1.05)
+    plan = replace(plan, solver=(*rows[:-1], last))
+    first, second = (compile_program(p, noise, prediction) for p in (plan, variation.enriched(plan)))
+    np.testing.assert_allclose(first.state_coefs, second.state_coefs, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(first.output_coefs, second.output_coefs, rtol=1e-9, atol=1e-12)
 
 
 def test_variation_is_drawn_from_the_given_generator_alone() -> None:

@@ -8,9 +8,10 @@ from autotune.search import searcher_jobs
 from autotune.search.budget import Budget
 from autotune.search.clock import SimulatedClock
 from autotune.search.progress import Phase
+from autotune.search.searcher_jobs import MAX_FIT_SHARE
 from autotune.spaces.column_fit import ColumnFit, FitColumn, FitTarget
 from autotune.spaces.edge_costs import EdgeCosts, EdgeSource, replayed_calls
-from autotune.spaces.errors import UsageError
+from autotune.spaces.errors import FitMemoryError, UsageError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
 from autotune.spaces.front import calibration_front, pick, study_front
 from autotune.spaces.schedule import Schedule
@@ -118,14 +119,57 @@ class GreedyEvaluator(TabulatedEvaluator):
         return replace(made, image_runs=limits["max_image_runs"])
 
 
-def test_a_fit_leaves_the_calls_that_score_it(open_study: OpenStudy, plan: MakePlan) -> None:
+class ShortOfMemory(TabulatedEvaluator):
+    """Has no memory for gradients."""
+
+    n_asked = 0
+
+    def fit(self, schedule: Schedule, column: FitTarget, fidelity: Fidelity, **limits: Any) -> ColumnFit:
+        self.n_asked += 1
+        raise FitMemoryError("the compensation of a schedule can't be fitted: out of memory")
+
+
+def four_steps(evaluator: TabulatedEvaluator) -> Schedule:
+    noise = evaluator.condition.noise_schedule
+    return Schedule(n_steps=4, time=(1000.0, 800.0, 600.0, 300.0), solver=make_solver("dpmpp-2m", 4, noise))
+
+
+def test_a_fit_takes_a_share_and_leaves_the_calls_that_score_it(open_study: OpenStudy, plan: MakePlan) -> None:
     study, evaluator = plan(Budget(network_calls=1000), "fewer-steps"), GreedyEvaluator()
     loop = make_loop(study, evaluator, open_study("greedy", study, evaluator), SimulatedClock())
-    noise = evaluator.condition.noise_schedule
-    schedule = Schedule(n_steps=4, time=(1000.0, 800.0, 600.0, 300.0), solver=make_solver("dpmpp-2m", 4, noise))
-    fit = loop._jobs.fit(schedule, FitColumn.COMPENSATION, 0.0)
-    assert fit.image_runs == 1000 // 4 - 2  # two calibration prompts
+    runs = [loop._jobs.fit(four_steps(evaluator), FitColumn.COMPENSATION, 0.0).image_runs for _ in range(4)]
+    share = int(MAX_FIT_SHARE * 1000) // 4
+    assert runs == [share, share, share, 1000 // 4 - 2 - 3 * share]  # two calibration prompts
     assert loop._spending.spent.network_calls == 1000 - 2 * 4
+
+
+def test_a_fit_takes_a_share_of_the_time(open_study: OpenStudy, plan: MakePlan) -> None:
+    seen: list[float] = []
+
+    class Timed(TabulatedEvaluator):
+        def fit(self, schedule: Schedule, column: FitTarget, fidelity: Fidelity, **limits: Any) -> ColumnFit:
+            seen.append(limits["timeout_s"])
+            return super().fit(schedule, column, fidelity)
+
+    study, evaluator = plan(Budget(wall_s=100.0), "fewer-steps"), Timed()
+    loop = make_loop(study, evaluator, open_study("timed", study, evaluator), SimulatedClock())
+    loop._jobs.fit(four_steps(evaluator), FitColumn.COMPENSATION, 0.0)
+    assert seen == [pytest.approx(MAX_FIT_SHARE * 100.0)]
+
+
+def test_memory_too_short_for_fits_is_said_once_and_counted(
+    open_study: OpenStudy, plan: MakePlan, caplog: pytest.LogCaptureFixture
+) -> None:
+    study, evaluator = plan(Budget(network_calls=1000), "fewer-steps"), ShortOfMemory()
+    loop = make_loop(study, evaluator, open_study("short", study, evaluator), SimulatedClock())
+    for _ in range(3):
+        with pytest.raises(FitMemoryError, match="out of memory"):
+            loop._jobs.fit(four_steps(evaluator), FitColumn.COMPENSATION, 0.0)
+    assert evaluator.n_asked == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "nothing is fitted in this study: the compensation of a schedule can't be fitted: out of memory"
+    ]
+    assert loop._spending.spent.network_calls == 2 * 4
 
 
 @pytest.mark.parametrize(

@@ -72,9 +72,11 @@ def test_where_all_data_is_zero_every_solver_stays_on_the_straight_line(
 
 
 def test_json_and_file_keep_it_and_the_published_schema_knows_it(tmp_path: Path) -> None:
-    plan = replace(started(FLOW), start=987.5)
-    data = kept_in_file(plan, tmp_path / "s.json")
-    assert data["schedule"]["start"] == 987.5
+    data = kept_in_file(started(FLOW), tmp_path / "s.json")
+    assert data["schedule"]["start"] == 1000.0
+    data["schedule"]["start"] = 987.5
+    with pytest.raises(ScheduleError, match=r"schedule\.start must be the level of the starting noise, 1000; got 987"):
+        parse_schedule_file(json.dumps(data))
     data["schedule"]["start"] = "high"
     assert not PUBLISHED.is_valid(data)
     with pytest.raises(ScheduleError, match=r"schedule\.start must be a number; got 'high'"):

@@ -81,6 +81,8 @@ def plans(draw: st.DrawFn, stochastic: bool = False, gains: bool = False) -> tup
             if isinstance(follower, SolverStep) and times[-1 - follower.origin] == t:
                 follower = replace(follower, origin=0)
             rows.append(follower)
+    if isinstance(rows[-1], SolverStep) and rows[-1].domain == "lambda":
+        rows[-1] = replace(rows[-1], origin=0)
     ratios = tuple(draw(st.floats(0.5, 1.5)) for _ in times)
     return replace(schedule(noise, times, rows), compensation=ratios, start=start), noise, prediction
 

@@ -242,3 +242,11 @@ def test_a_table_that_does_not_fit_is_refused(columns: dict[str, object], messag
 
 def test_a_pipeline_that_calls_more_often_than_it_steps_has_a_row_per_call() -> None:
     assert Schedule(n_steps=2, guidance=(BOTH, BOTH, STORED)).guidance is not None
+
+
+def test_a_last_row_that_would_not_read_the_last_output_is_refused() -> None:
+    first = SolverStep(view="noise", domain="lambda", order=1)
+    rows = [first, dataclasses.replace(first, order=2, slope_points=1, origin=1)]
+    with pytest.raises(ScheduleError, match="must start at its own call, origin 0, in lambda"):
+        Schedule(n_steps=2, time=(900.0, 400.0), solver=tuple(rows))
+    Schedule(n_steps=2, time=(900.0, 400.0), solver=(rows[0], dataclasses.replace(rows[1], domain="sigma")))

@@ -108,14 +108,15 @@ def text_of(tmp_path: Path, file: ScheduleFile) -> str:
 
 
 def falling_times(n: int, seed: int) -> tuple[float, ...]:
-    return tuple(sorted((1.0 + 998.0 * np.random.default_rng(seed).random(n)).tolist(), reverse=True))
+    below = 1.0 + 998.0 * np.random.default_rng(seed).random(n - 1)
+    return (CONDITION.start_timestep, *sorted(below.tolist(), reverse=True))
 
 
 schedules = st.builds(
     lambda n, seed, has_cache, has_guidance, has_time: Schedule(
         n_steps=n,
         time=falling_times(n, seed) if has_time else None,
-        solver=tuple(ROWS[i] if i < len(ROWS) else STEP for i in range(n)) if has_time else None,
+        solver=(*(*ROWS, *(STEP,) * n)[: n - 1], FIRST if n == 1 else STEP) if has_time else None,
         cache=CachePlan.from_array(np.random.default_rng(seed).integers(0, 2 + seed % 6, (n, 1 + seed % 40)))
         if has_cache
         else None,
@@ -214,6 +215,14 @@ BAD = {
     "time above the noise schedule": (change("schedule.time.0", 1000.5), r"time\[0\] must lie in \(0, 1000\]"),
     "clean time": (change("schedule.time.2", 0.0), r"time\[2\] must lie in \(0, 1000\]"),
     "start above the noise schedule": (change("schedule.start", 1001.0), r"start must lie in \(1000, 1000\]; got 1001"),
+    "first call below the starting noise": (
+        change("schedule.time.0", 500.0),
+        r"time\[0\] must be the level of the starting noise, 1000; got 500: .* needs schedule.start",
+    ),
+    "start of another run": (
+        change("condition.start_timestep", 900.0),
+        r"time\[0\] must be the level of the starting noise, 900; got 1000",
+    ),
     "repeated time": (change("schedule.time.1", 1000.0), "decrease strictly; got 1000.0 then 1000.0"),
     "noise in sigma on a flow": (change("schedule.solver.1.view", "noise"), "no sigma-domain form on a flow"),
     "unknown method": (rows({"method": "nt", "order": 1, "beta": 1.0}), "method must be one of hb, ghvb, bdia, or ab"),
