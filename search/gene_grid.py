@@ -64,7 +64,9 @@ class Granularity(StrEnum):
     No search takes it by default. On mini-pixart in 20 calls, with leaves refreshed evenly in 4, 6, 8 or 11, leaving a
     refresh out of the unconditional branch alone brings plain reuses up to 40 % closer. Forecasts are far closer, and
     those it takes farther off than leaving it out of both branches, at 23 of 25 places: guidance multiplies what is
-    wrong with one branch alone.
+    wrong with one branch alone. Evolution with it came to a held-out hypervolume of .306, .303 and .313 there, with
+    genes of both branches to .294, .294 and .316 (120 evaluations on 4 prompts), and hardly any member of its fronts
+    had two plans.
     """
 
 
