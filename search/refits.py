@@ -156,7 +156,6 @@ class Refits:
             fit = self._context.quick_fit(start, column)
             made = canonical_schedule(fit.schedule, self._context.inventory)
         except ScheduleError:  # it can't be fitted, or no runs are left
-            self._known[chance.kind].fits.append((math.log(start.n_steps), 0.0))
             return None
         known = self._known[chance.kind]
         known.n += 1
