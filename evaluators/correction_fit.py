@@ -65,7 +65,7 @@ def fit_cache_correction(
     # Watching pairs calls the network twice.
     image_runs = (3 + len(outputs)) * len(train.prompts) + (2 + len(outputs)) * len(held_out.prompts)
     if base.cache is None or base.unconditional_cache is not None:
-        raise ScheduleError("a cache correction needs a schedule with one cache plan for both branches; choose another")
+        raise ScheduleError("a cache correction needs a schedule that reuses something, by one plan for both branches")
     if max_image_runs is not None and image_runs > max_image_runs:
         raise ScheduleError(f"the cache correction takes {image_runs} image runs; {max_image_runs} are left")
     found = _closed_loop(pipe, base, inventory, outputs, batches(train, condition.batch_size, stop), run)

@@ -19,6 +19,7 @@ from autotune.spaces.atomic_write import write_atomically
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.cache_policy import policy_from_json
+from autotune.spaces.call_alignment import noise_share
 from autotune.spaces.condition import Condition, condition_from_json
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.guidance_column import guidance_from_json, guidance_to_json
@@ -33,6 +34,9 @@ from autotune.spaces.solver_row import SolverRow
 from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.strict_json import check_keys, parse_strict
 from autotune.spaces.table_files import read_tables, write_tables
+
+MAX_START_GAP = 0.2
+"""By how much the share of noise at the first call may differ from that at the condition's start."""
 
 SCHEMA_VERSION = 1
 SCHEMA_PATH = Path(__file__).with_name("schedule.schema.json")
@@ -203,11 +207,15 @@ def _check_solver(schedule: Schedule, noise: NoiseSchedule) -> None:
 
 
 def _check_start(schedule: Schedule, condition: Condition) -> None:
-    """Refuse a solver that takes the starting noise for that of another level."""
+    """Refuse a solver that takes the starting noise for that of another level.
+
+    By a little it may: samplers that round their grids begin lower in fewer steps, with the same noise.
+    """
     if schedule.time is None:
         return
     name, level = ("time[0]", schedule.time[0]) if schedule.start is None else ("start", schedule.start)
-    if abs(level - condition.start_timestep) > 1e-3 * condition.noise_schedule.t_max:
+    shares = [float(noise_share(condition.noise_schedule, (t,))[0]) for t in (level, condition.start_timestep)]
+    if abs(shares[0] - shares[1]) > MAX_START_GAP:
         raise ScheduleError(
             f"schedule.{name} must be the level of the starting noise, {condition.start_timestep:g}; got {level:g}: a "
             "first call below it needs schedule.start, an analytic first step from there"

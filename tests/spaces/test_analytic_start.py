@@ -74,8 +74,8 @@ def test_where_all_data_is_zero_every_solver_stays_on_the_straight_line(
 def test_json_and_file_keep_it_and_the_published_schema_knows_it(tmp_path: Path) -> None:
     data = kept_in_file(started(FLOW), tmp_path / "s.json")
     assert data["schedule"]["start"] == 1000.0
-    data["schedule"]["start"] = 987.5
-    with pytest.raises(ScheduleError, match=r"schedule\.start must be the level of the starting noise, 1000; got 987"):
+    data["condition"]["start_timestep"] = 700.0
+    with pytest.raises(ScheduleError, match=r"schedule\.start must be the level of the starting noise, 700; got 1000"):
         parse_schedule_file(json.dumps(data))
     data["schedule"]["start"] = "high"
     assert not PUBLISHED.is_valid(data)

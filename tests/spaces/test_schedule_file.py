@@ -220,8 +220,8 @@ BAD = {
         r"time\[0\] must be the level of the starting noise, 1000; got 500: .* needs schedule.start",
     ),
     "start of another run": (
-        change("condition.start_timestep", 900.0),
-        r"time\[0\] must be the level of the starting noise, 900; got 1000",
+        change("condition.start_timestep", 700.0),
+        r"time\[0\] must be the level of the starting noise, 700; got 1000",
     ),
     "repeated time": (change("schedule.time.1", 1000.0), "decrease strictly; got 1000.0 then 1000.0"),
     "noise in sigma on a flow": (change("schedule.solver.1.view", "noise"), "no sigma-domain form on a flow"),
