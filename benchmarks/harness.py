@@ -42,15 +42,20 @@ def spread(values: Sequence[float]) -> list[float]:
 
 
 Rows: TypeAlias = list[dict[str, object]]
+SAVE_EVERY = 60.0
+"""Seconds after which what is new is written: a run that is cut off loses no more."""
 
 
 class Benchmark:
-    """Collects rows and targets, prints each as it comes, and writes them at the end."""
+    """Collects rows and targets, prints each as it comes, and writes them now and then and at the end."""
 
     def __init__(self, name: str, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         self._name = name
-        self._began = time.monotonic()
+        self._began = self._saved = time.monotonic()
+        self._commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+        ).stdout.strip()
         self.rows: Rows = []
         self.targets: Rows = []
 
@@ -60,6 +65,7 @@ class Benchmark:
         where = " ".join(str(part) for part in what.values() if not isinstance(part, list))
         bounds = "" if interval is None else f"   [{interval[0]:.4g}, {interval[1]:.4g}]"
         print(f"{where:24} {figure:44} {value:10.4g}{bounds}", flush=True)
+        self._save_now_and_then()
 
     def target(
         self,
@@ -84,6 +90,7 @@ class Benchmark:
             )
         self.targets.append({"name": name, "target": target, "value": value, "interval": interval, "met": met})
         print(f"{'':24} {name}: {value:.4g}, target {target}: {'met' if met else 'MISSED'}", flush=True)
+        self._save_now_and_then()
 
     def run(self, measure: Callable[..., None], parts: Sequence[tuple[object, ...]], jobs: int) -> None:
         """Call `measure` with a benchmark and each part, in `jobs` processes; rows and targets stay in order."""
@@ -98,24 +105,30 @@ class Benchmark:
                 rows, targets = future.result()
                 self.rows += rows
                 self.targets += targets
+                self._save_now_and_then()
 
     def finish(self) -> None:
         """Write the JSON file, if one was asked for."""
-        seconds = time.monotonic() - self._began
-        print(f"{seconds:.0f} s")
+        print(f"{time.monotonic() - self._began:.0f} s")
+        self._save({})
+
+    def _save_now_and_then(self) -> None:
+        if time.monotonic() - self._saved >= SAVE_EVERY:
+            self._save({"incomplete": "the run had not ended"})
+
+    def _save(self, remark: dict[str, str]) -> None:
+        self._saved = time.monotonic()
         if self.arguments.json is None:
             return
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-        ).stdout.strip()
         machine = describe_machine()
         data = {
             "benchmark": self._name,
-            "commit": commit or "unknown",
+            "commit": self._commit or "unknown",
+            **remark,
             "hardware": {name: machine[name] for name in ("processor", "cores", "memory_gb", "accelerators")},
             "versions": {name: machine[name] for name in ("torch", "diffusers", "transformers", "autotune")}
             | {"python": platform.python_version()},
-            "seconds": round(seconds, 1),
+            "seconds": round(self._saved - self._began, 1),
             "rows": self.rows,
             "targets": self.targets,
         }
@@ -126,7 +139,7 @@ def _measured(
     name: str, arguments: argparse.Namespace, measure: Callable[..., None], part: tuple[object, ...]
 ) -> tuple[Rows, Rows]:
     """One part's rows and targets, in a process of the pool."""
-    bench = Benchmark(name, arguments)
+    bench = Benchmark(name, argparse.Namespace(**{**vars(arguments), "json": None}))
     measure(bench, *part)
     return bench.rows, bench.targets
 

@@ -70,6 +70,27 @@ def test_parts_are_kept_in_order_however_many_run_at_a_time(jobs: int, tmp_path:
     assert [target["met"] for target in data["targets"]] == [True, True, True, False]
 
 
+CUT_OFF = """
+import argparse, os, pathlib, sys
+sys.path.insert(0, {folder!r})
+import harness
+
+harness.SAVE_EVERY = 0.0
+bench = harness.Benchmark("squares", argparse.Namespace(json=pathlib.Path({out!r})))
+bench.row("square", 4.0, part=2)
+os._exit(1)
+"""
+
+
+def test_a_run_that_is_cut_off_leaves_what_it_has_measured(tmp_path: Path) -> None:
+    script = tmp_path / "squares.py"
+    script.write_text(CUT_OFF.format(folder=str(BENCHMARKS), out=str(tmp_path / "out.json")))
+    assert run(script).returncode == 1
+    data = json.loads((tmp_path / "out.json").read_text())
+    assert data["incomplete"]
+    assert [row["value"] for row in data["rows"]] == [4.0]
+
+
 @pytest.mark.parametrize("path", sorted((BENCHMARKS / "results").glob("*.json")), ids=lambda path: path.stem)
 def test_committed_results_have_the_form_that_is_promised(path: Path) -> None:
     data = json.loads(path.read_text())
