@@ -64,8 +64,8 @@ def main() -> None:
         bench.run(_measure_rivals, [(*c, n) for c in conditions for n in lengths], arguments.jobs)
         bench.run(_measure_cell, [(*c, n) for c in conditions for n in reversed(counts)], arguments.jobs)
         if len(counts) >= 4:
-            guided = [(*c, counts) for c in conditions if c[1] > 1.0]
-            bench.run(_measure_regression, guided, arguments.jobs)
+            guided = sorted({name for name, guidance in conditions if guidance > 1.0})
+            bench.run(_measure_regression, [(name, counts) for name in guided], arguments.jobs)
     bench.finish()
 
 
@@ -86,9 +86,24 @@ def _measure_cell(bench: Benchmark, name: str, guidance: float, n: int) -> None:
         Cells(bench, database, name, guidance).measure(n)
 
 
-def _measure_regression(bench: Benchmark, name: str, guidance: float, counts: Sequence[int]) -> None:
+def _measure_regression(bench: Benchmark, name: str, counts: Sequence[int]) -> None:
+    """Ratios predicted at each guidance scale and inner step count from the fits at the others.
+
+    Beside the scales of the model's cells their mean is measured, of which the regression sees no fit at all.
+    """
+    scales = [guidance for other, guidance in CONDITIONS if other == name]
     with Database.open(str(bench.arguments.storage)) as database, Heartbeat(database):
-        Cells(bench, database, name, guidance).measure_regression(counts)
+        cells = {scale: Cells(bench, database, name, scale) for scale in (*scales, statistics.mean(scales))}
+        fits = {(scale, n): cell.compensated(n)[1] for scale, cell in cells.items() for n in counts}
+        for scale, cell in cells.items():
+            for n in sorted(counts)[1:-1]:
+                unseen = {n} if scale in scales else set(counts)
+                samples = [
+                    RatioSample.of(fitted, other)
+                    for (other, count), fitted in fits.items()
+                    if other != scale or count not in unseen
+                ]
+                cell.measure_regression(n, CompensationRegression.fit(samples))
 
 
 def prompts_of(name: str, templates: Sequence[str], first_seed: int) -> Fidelity:
@@ -124,7 +139,7 @@ class Cells:
         held = {"best rival": self._held_out_of(rival)}
         searched, n_images = self._s3(n, finalists)
         held["S3"] = self._held_out_of(searched)
-        base, compensated = self._compensated(n)
+        base, compensated = self.compensated(n)
         held["UniPC-2"] = self._held_out_of(base)
         held["DC on UniPC-2"] = self._held_out_of(compensated)
         held["S3 + DC"] = self._held_out_of(self._fit(searched, FitColumn.COMPENSATION).schedule)
@@ -207,19 +222,15 @@ class Cells:
         )
         return best.proposal.schedule, n_images
 
-    def measure_regression(self, counts: Sequence[int]) -> None:
-        """Ratios predicted at each inner step count from the fits at the others."""
-        fits = {n: self._compensated(n) for n in sorted(counts)}
-        for n in sorted(counts)[1:-1]:
-            samples = [RatioSample.of(fitted, self._guidance) for other, (_, fitted) in fits.items() if other != n]
-            regression = CompensationRegression.fit(samples)
-            base, fitted = fits[n]
-            predicted = self._held_out_of(regression.compensated(base, self._guidance))
-            before = self._held_out_of(base)
-            gain, interval = _gain(predicted, before, power=2)
-            self._bench.row("CPR, RMS error of the ratios", regression.rms_error, where=self._where, n=n)
-            self._bench.row("CPR, gain in MSE where it never fitted", gain, interval, where=self._where, n=n)
-            self._share_kept(n, before, self._held_out_of(fitted), predicted)
+    def measure_regression(self, n: int, regression: CompensationRegression) -> None:
+        """What predicted ratios gain at a step count that the regression was not told of under this condition."""
+        base, fitted = self.compensated(n)
+        predicted = self._held_out_of(regression.compensated(base, self._guidance))
+        before = self._held_out_of(base)
+        gain, interval = _gain(predicted, before, power=2)
+        self._bench.row("CPR, RMS error of the ratios", regression.rms_error, where=self._where, n=n)
+        self._bench.row("CPR, gain in MSE where it never fitted", gain, interval, where=self._where, n=n)
+        self._share_kept(n, before, self._held_out_of(fitted), predicted)
 
     def _share_kept(self, n: int, before: Measurement, fitted: Measurement, predicted: Measurement) -> None:
         """The share of the fit's gain in MSE that CPR keeps; missed where the fit itself gains nothing for certain."""
@@ -236,7 +247,7 @@ class Cells:
         bounds = percentile_interval(top[bottom > 0.0] / bottom[bottom > 0.0])
         self._bench.target(f"{where}: share of the fitted gain that CPR keeps", kept, bounds, at_least=0.8)
 
-    def _compensated(self, n: int) -> tuple[Schedule, Schedule]:
+    def compensated(self, n: int) -> tuple[Schedule, Schedule]:
         """UniPC-2 on the default grid, without and with fitted ratios."""
         base = self._rivals.schedule("unipc-2", "default", n)
         assert base is not None
