@@ -194,10 +194,19 @@ def _attach(
             initial_scale = scheduler.program.initial_scale
         if schedule.policy is not None:
             adapter = find_adapter(pipe)
-            remove(pipe)  # diffusers refuses a second cache
             inventory = list_inventory(pipe) if inventory is None else inventory
             by_alpha = divides_by_alpha(scheduler)
-            policy = make_policy(schedule.policy, pipe, adapter, inventory, noise, prediction, by_alpha=by_alpha)
+            earlier = vars(pipe).get(_ATTRIBUTE)
+            policy = make_policy(
+                schedule.policy,
+                pipe,
+                adapter,
+                inventory,
+                noise,
+                prediction,
+                by_alpha=by_alpha,
+                replaced=None if earlier is None else earlier.policy,
+            )
     remove(pipe)
     attachment = Attachment(
         pipe,

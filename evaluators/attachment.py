@@ -89,6 +89,8 @@ class Attachment:
             if scheduler is not pipe.scheduler:
                 pipe.scheduler = scheduler
             self._clock.install(scheduler, self._overrides)
+            if hasattr(pipe, "progress_bar"):
+                self._overrides.set(pipe, "progress_bar", self._clock.watched_bar(pipe.progress_bar))
             if self._initial_scale != 1.0:
                 self._overrides.set(pipe, "prepare_latents", self._scaled(pipe.prepare_latents))
             if adapter is not None:

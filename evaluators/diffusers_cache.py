@@ -19,18 +19,24 @@ _ABSENT = object()
 _LEFT_BEHIND = ("forward", "_diffusers_hook", "_cache_config")
 """Attributes that diffusers sets on modules and does not take back."""
 
+_ATTENTION = r".*blocks\..*attn\d?"
+"""What TaylorSeer forecasts: attention, as its own patterns say, which miss the numbered ones of Wan."""
+
 
 class DiffusersCache(PolicyRuntime):
     """Enables one cache of diffusers; each call runs in a cache context of its own ordinal.
 
     Pipelines open a context in some places only, and reset the caches only where a run ends well; both are done here.
+    PAB and FasterCache look at no context, so each call is given a state of its own.
     """
 
-    def __init__(self, policy: CachePolicy, inventory: Inventory, denoiser: Any) -> None:
-        """Prepare a policy.
+    def __init__(
+        self, policy: CachePolicy, inventory: Inventory, denoiser: Any, replaced: PolicyRuntime | None = None
+    ) -> None:
+        """Prepare a policy; `replaced` is the one that is on the denoiser now and will be taken off.
 
         Raises:
-            ScheduleMismatchError: diffusers can't enable caches on this denoiser, or one is enabled already.
+            ScheduleMismatchError: diffusers can't enable caches on this denoiser, or another one is enabled.
         """
         super().__init__(inventory)
         self._denoiser: Any = denoiser
@@ -39,13 +45,17 @@ class DiffusersCache(PolicyRuntime):
                 f"diffusers can enable caches on denoisers with its CacheMixin; {type(denoiser).__name__} has none; "
                 "use a policy that does not begin with diffusers-"
             )
-        if self._denoiser.is_cache_enabled:
+        if self._denoiser.is_cache_enabled and not isinstance(replaced, DiffusersCache):
             raise ScheduleMismatchError(
                 "a policy needs a denoiser without another cache; diffusers has enabled one; call disable_cache() first"
             )
         self._policy = policy
         self._before: list[tuple[torch.nn.Module, dict[str, Any]]] = []
         self._enabled = False
+        self._hooks: list[Any] = []
+        """diffusers' hooks that keep one state whatever the context."""
+        self._states: dict[int, list[Any]] = {}
+        """Their states by the ordinal of the call."""
         self._timestep = 0.0
         self._own_macs = inventory.tree.own_macs
         self._ran = np.zeros(len(inventory), np.int64)
@@ -60,6 +70,8 @@ class DiffusersCache(PolicyRuntime):
         self._enabled = True
         overrides.on_undo(self._disable)
         denoiser.enable_cache(self._config())
+        registries = [vars(m)["_diffusers_hook"] for m in denoiser.modules() if "_diffusers_hook" in vars(m)]
+        self._hooks = [hook for registry in registries for hook in registry.hooks.values() if hasattr(hook, "state")]
 
     def _disable(self) -> None:
         """Disable the cache, and take away what diffusers leaves on the modules."""
@@ -76,6 +88,7 @@ class DiffusersCache(PolicyRuntime):
 
     def reset(self) -> None:
         """Make diffusers forget."""
+        self._states.clear()
         if self._enabled:
             self._denoiser._reset_stateful_cache()
 
@@ -83,6 +96,9 @@ class DiffusersCache(PolicyRuntime):
         """Run the denoiser in a cache context."""
         self._timestep = self._timesteps[row]
         self._ran[:] = 0
+        states = self._states.setdefault(call, [type(hook.state)() for hook in self._hooks])
+        for hook, state in zip(self._hooks, states, strict=True):
+            hook.state = state
         with self._denoiser.cache_context(str(call)):
             output = original(*args, **kwargs)
         macs = self._inventory.total_macs - int(self._own_macs.sum()) + int(self._ran @ self._own_macs)
@@ -109,6 +125,7 @@ class DiffusersCache(PolicyRuntime):
                     cache_interval=policy.interval,
                     disable_cache_before_step=policy.warm_up,
                     max_order=policy.order,
+                    cache_identifiers=[_ATTENTION],
                     taylor_factors_dtype=self._denoiser.dtype,
                 )
             case PolicyKind.DIFFUSERS_MAGCACHE:

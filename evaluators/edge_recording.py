@@ -177,8 +177,8 @@ def by_outcome(costs: EdgeCosts, pairwise: Array, change: Callable[[int, int], f
 
 
 def _log_ratios(changes: Array, errors: Array) -> Array:
-    with np.errstate(divide="ignore"):
-        return np.maximum(np.log(changes / errors), -50.0)
+    with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 where nothing changed at all
+        return np.nan_to_num(np.maximum(np.log(changes / errors), -50.0), nan=0.0, posinf=0.0)
 
 
 @contextlib.contextmanager

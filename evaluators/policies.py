@@ -22,15 +22,18 @@ def make_policy(
     prediction: Prediction,
     *,
     by_alpha: bool,
+    replaced: PolicyRuntime | None = None,
 ) -> PolicyRuntime:
     """What executes a policy on a pipeline; `by_alpha` is `divides_by_alpha` of the scheduler that will run.
+
+    `replaced` is the policy that is on the pipeline now and will be taken off.
 
     Raises:
         ScheduleMismatchError: a policy of this kind can't run on the pipeline's denoiser.
     """
     denoiser = adapter.denoiser_of(pipe)
     if policy.kind.by_diffusers:
-        return DiffusersCache(policy, inventory, denoiser)
+        return DiffusersCache(policy, inventory, denoiser, replaced)
     if policy.kind.is_sada:
         return SadaPolicy(policy, inventory, noise, prediction, by_alpha=by_alpha)
     return StackPolicy(policy, inventory, adapter.list_spans(denoiser))

@@ -14,7 +14,7 @@ class RunClock:
 
     Network calls are never counted, so guidance in two calls, or PNDM's extra step, can't shift the rows. A run that
     begins later (image to image) begins at the scheduler's `begin_index`. `on_begin` is called when a run begins,
-    `on_end` after its last row, and before the next run in any case.
+    `on_end` after its last row, when its progress bar closes, and before the next run in any case.
     """
 
     def __init__(
@@ -25,6 +25,7 @@ class RunClock:
         self._steps_done: int | None = None
         self._first = self._n_calls = 0
         self._timesteps: Any = ()
+        self._run = 0
         self.scheduler: Any = None
         self.sample_batch: int | None = None
         """If not None: the batch size that the first step's sample must have."""
@@ -56,6 +57,24 @@ class RunClock:
 
         overrides.set(scheduler, "set_timesteps", _Watched(scheduler, "set_timesteps", watched_set_timesteps))
         overrides.set(scheduler, "step", _Watched(scheduler, "step", watched_step))
+
+    def watched_bar(self, progress_bar: Callable[..., Any]) -> Callable[..., Any]:
+        """A pipeline's progress bars, whose closing ends the run: it comes after an interrupt or any error, too."""
+
+        @functools.wraps(progress_bar)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            bar = progress_bar(*args, **kwargs)
+            close, run = bar.close, self._run
+
+            def close_and_stop() -> None:
+                if self._run == run:
+                    self.stop()
+                close()
+
+            bar.close = close_and_stop
+            return bar
+
+        return watched
 
     @property
     def timesteps(self) -> tuple[float, ...]:
@@ -90,6 +109,7 @@ class RunClock:
                 f"{n_rows} rows; call the pipeline with num_inference_steps={self._n_steps}, or autotune.remove(pipe)"
             )
         self._steps_done = self._first = self._n_calls = 0
+        self._run += 1
         self._on_begin()
 
     def _advance(self) -> None:

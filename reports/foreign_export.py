@@ -69,7 +69,11 @@ def export_smoothcache(schedule: Schedule, inventory: Inventory) -> ForeignFile:
         name: [int(computed) for computed in column]
         for name, column in zip(dict.fromkeys(components), projection.computed.T, strict=True)
     }
-    lost = (*_changes(projection, "types of components, the same in all blocks"), *_left_out(schedule))
+    lost = (
+        *_changes(projection, "types of components, the same in all blocks"),
+        *_skipped(projection),
+        *_left_out(schedule),
+    )
     return ForeignFile(text=json.dumps(lists) + "\n", lost=lost)
 
 
@@ -128,6 +132,15 @@ def _changes(projection: PlanProjection, grain: str) -> tuple[str, ...]:
     forecasts = f" ({projection.forecasts:.1%} are forecasts, which become reuses)" if projection.forecasts else ""
     return (
         f"{projection.changed:.1%} of the plan's cells change{forecasts}, since the format decides for {grain}{work}",
+    )
+
+
+def _skipped(projection: PlanProjection) -> tuple[str, ...]:
+    if projection.skipped == 0.0:
+        return ()
+    return (
+        f"{projection.skipped:.1%} of the plan's cells are skipped with the block, the stack or the whole network "
+        "around them, where SmoothCache reuses the outputs of modules, so that its images are not those measured",
     )
 
 

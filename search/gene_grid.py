@@ -56,6 +56,8 @@ class Granularity(StrEnum):
     """A run of neighbouring blocks or UNet stages, eight runs in all; the hidden state and the stack besides."""
     BLOCKS = "blocks"
     """One block or stage."""
+    LEAVES = "leaves"
+    """One leaf, as in ECAD."""
     COMPONENTS = "components"
     """One site: every leaf, and each block, stack and hidden state around them."""
     BRANCHES = "branches"
@@ -180,6 +182,9 @@ class GeneGrid:
                 if len(sites):  # dead cells of the canonical form are plain reuses, which any other read outranks
                     part = table[:, sites]
                     genome[:, gene] = np.where((part == CacheAction.RECOMPUTE).any(axis=1), 0, part.max(axis=1))
+        cells = genome[:, : self.n_genes - self.guided]
+        if not np.isin(cells, (CacheAction.RECOMPUTE, *self.reads)).all():
+            return None
         for call, row in enumerate(guidance or ()):
             if not self.guided:
                 return None
@@ -199,6 +204,8 @@ def _genes(inventory: Inventory, granularity: Granularity) -> tuple[Columns, ...
         return (np.array(inventory.outermost, np.intp),)
     if granularity in (Granularity.COMPONENTS, Granularity.BRANCHES):
         return tuple(np.array([i], np.intp) for i in range(len(inventory)))
+    if granularity is Granularity.LEAVES:
+        return tuple(np.array([i], np.intp) for i in inventory.leaves)
     around = [i for i, site in enumerate(inventory.sites) if site.component in (FINAL, STACK)]
     names = dict.fromkeys(site.block for i, site in enumerate(inventory.sites) if i not in around)
     blocks = [_outermost_of(name, inventory) for name in names]

@@ -34,8 +34,7 @@ class PublishedVariation:
     """ECAD's operators (Aggarwal et al. 2025, arXiv 2506.15682) as its runs used them.
 
     Four-point crossover of the flat, step-major vector with probability 0.9, and a bit flip of each gene with
-    probability 1/n, given to one individual in twenty: 0.05 flips per offspring on average. Genes are those of the
-    leaves, which recompute or reuse.
+    probability 1/n, given to one individual in twenty: 0.05 flips per offspring on average. Genes recompute or reuse.
     """
 
     grid: GeneGrid
@@ -44,23 +43,21 @@ class PublishedVariation:
 
     def crossover(self, first: Genome, second: Genome, rng: np.random.Generator) -> Genome:
         """The first genome with the second and fourth of five random segments from the second."""
-        leaves = self.grid.leaves
-        genes, other = first[:, leaves].ravel(), second[:, leaves].ravel()
         child = first.copy()
+        genes, other = child.reshape(-1), second.reshape(-1)
         if rng.random() >= self.crossover_probability or genes.size < 5:
             return child
         cuts = np.sort(rng.choice(np.arange(1, genes.size), size=4, replace=False))
         genes[cuts[0] : cuts[1]] = other[cuts[0] : cuts[1]]
         genes[cuts[2] : cuts[3]] = other[cuts[2] : cuts[3]]
-        child[:, leaves] = genes.reshape(len(first), -1)
         return child
 
     def mutate(self, genome: Genome, rng: np.random.Generator) -> Genome:
         """The genome with each bit flipped at rate 1/n, for one individual in twenty."""
         child = genome.copy()
         if rng.random() < self.mutation_probability:
-            flips = rng.random((len(genome), len(self.grid.leaves))) < 1.0 / (len(genome) * len(self.grid.leaves))
-            child[:, self.grid.leaves] ^= flips
+            flips = rng.random(child.shape) < 1.0 / child.size
+            child = np.where(flips, np.where(child == RECOMPUTE, CacheAction.REUSE, RECOMPUTE), child)
         return child
 
 

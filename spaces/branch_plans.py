@@ -74,7 +74,7 @@ def canonical_branch_plans(
         ScheduleError: the plans do not fit the inventory.
     """
     if unconditional is None:
-        return canonical_plan(_fresh_with_both(cache, dropped), inventory), None
+        return canonical_plan(fresh_with_both(cache, dropped), inventory), None
     first = canonical_plan(cache, inventory)
     alone = of_calls(unconditional, ~dropped)
     second = None if alone is None else canonical_plan(alone, inventory)
@@ -87,7 +87,8 @@ def canonical_branch_plans(
     return first or CachePlan.from_array(nothing), plan
 
 
-def _fresh_with_both(plan: CachePlan, dropped: NDArray[np.bool_]) -> CachePlan:
+def fresh_with_both(plan: CachePlan, dropped: NDArray[np.bool_]) -> CachePlan:
+    """A plan of both branches that computes all in the first call that runs both."""
     table = plan.table.copy()
     table[np.argmin(dropped)] = CacheAction.RECOMPUTE  # the first of them, or where all are, call 0
     return CachePlan.from_array(table)

@@ -21,7 +21,9 @@ class PlanProjection:
     changed: float
     """Share of the plan's cells (leaves only) that do something else afterwards, dead ones left out."""
     forecasts: float
-    """Share of the plan's cells that forecast, all of which are among the changed ones."""
+    """Share of the plan's cells that forecast, themselves or a site around them; all are among the changed ones."""
+    skipped: float
+    """Share of the plan's cells that are not called, since a site around them is read: now they are reused instead."""
     relative_macs: tuple[float, float]
     """Multiply-accumulates over those of an uncached run, before and after; NaN if the inventory has none."""
 
@@ -60,6 +62,7 @@ def project_plan(plan: CachePlan, inventory: Inventory, groups: Sequence[str]) -
     Raises:
         ScheduleError: the plan caches nothing, before or after; it has stages; or it does not fit the inventory.
     """
+    around = _read_around(plan, inventory)
     plan, inventory = leaf_plan(plan, inventory)
     before = canonical_plan(plan, inventory) or plan
     names = list(dict.fromkeys(groups))
@@ -76,7 +79,23 @@ def project_plan(plan: CachePlan, inventory: Inventory, groups: Sequence[str]) -
     macs = [plan_macs(p, inventory, plan.n_calls) / full if full else float("nan") for p in (before, after)]
     return PlanProjection(
         computed=computed,
-        changed=float((before.table != after.table).mean()),
-        forecasts=float((before.table > CacheAction.REUSE).mean()),
+        changed=float(((before.table != after.table) | (around > CacheAction.REUSE)).mean()),
+        forecasts=float((np.maximum(before.table, around) > CacheAction.REUSE).mean()),
+        skipped=float((around != CacheAction.RECOMPUTE).mean()),
         relative_macs=(macs[0], macs[1]),
     )
+
+
+def _read_around(plan: CachePlan, inventory: Inventory) -> NDArray[np.uint8]:
+    """Per call and leaf the action of the outermost site around it that is read, recompute if none is."""
+    canonical = canonical_plan(plan, inventory) or plan
+    read = np.zeros((plan.n_calls, len(inventory.leaves)), np.uint8)
+    for column, leaf in enumerate(inventory.leaves):
+        site = inventory.sites[leaf]
+        while site.parent is not None:
+            inside, parent = site.relation is Relation.INSIDE, site.parent
+            site = inventory.sites[parent]
+            if inside:
+                outer = canonical.table[:, parent]
+                read[:, column] = np.where(outer != CacheAction.RECOMPUTE, outer, read[:, column])
+    return read

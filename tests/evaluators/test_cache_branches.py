@@ -8,11 +8,12 @@ import torch
 
 from autotune.evaluators.apply import _attach, remove
 from autotune.evaluators.inventory import list_inventory
+from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.guidance_column import GuidanceAction, GuidanceRow
 from autotune.spaces.schedule import Schedule, canonical_schedule
 
-from .mini_pipelines import denoiser_of, random_plan, run
+from .mini_pipelines import denoiser_of, n_calls, random_plan, run
 from .naive_cache import Naive
 from .random_pipelines import random_args
 
@@ -81,6 +82,23 @@ def test_canonical_schedule_with_dropped_branches_changes_no_bit(
         assert attachment.guidance is not None
         assert (attachment.cache.missed, attachment.guidance.missed) == (0, 0)
     remove(pipe)
+    assert torch.equal(*results)
+
+
+def test_a_run_that_begins_with_one_branch_equals_its_canonical_form(random_case: tuple[Any, dict[str, Any]]) -> None:
+    """As in guidance intervals: what the first call stores is of one branch, and the next one reads none of it."""
+    pipe, kwargs = random_case
+    inventory = list_inventory(pipe)
+    table = np.zeros((n_calls(pipe, kwargs), len(inventory)), np.uint8)
+    table[1::2, list(inventory.leaves)] = CacheAction.REUSE
+    column = (GuidanceAction.CONDITIONAL, *[GuidanceAction.BOTH] * (len(table) - 1))
+    whole = Schedule(n_steps=kwargs["num_inference_steps"], cache=CachePlan.from_array(table), guidance=column)
+    results = []
+    for variant in (whole, canonical_schedule(whole, inventory)):
+        attachment = _attach(pipe, variant)
+        results.append(run(pipe, kwargs))
+        assert attachment.cache is not None
+        assert attachment.cache.missed == 0
     assert torch.equal(*results)
 
 

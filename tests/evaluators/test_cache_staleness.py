@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from autotune.evaluators.apply import _attach, remove
+from autotune.evaluators.apply import _attach, cache_runtime_of, remove
 from autotune.evaluators.inventory import list_inventory
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan
@@ -58,7 +58,32 @@ def test_error_outside_the_network_leaves_no_stale_state(sd_pipe: Any, small_arg
 
     with pytest.raises(KeyboardInterrupt):
         run(sd_pipe, kwargs, prompt="something else", callback_on_step_end=fail)
+    runtime = cache_runtime_of(sd_pipe)
+    assert runtime is not None
+    assert runtime.stored_bytes == 0
     assert torch.equal(run(sd_pipe, kwargs), expected)
+
+
+def test_an_interrupted_run_keeps_nothing_and_leaves_the_network_alone(sd_pipe: Any, small_args: Any) -> None:
+    kwargs = small_args("mini-sd")
+    inputs: list[Any] = []
+    hook = sd_pipe.unet.register_forward_pre_hook(lambda m, a, k: inputs.append((a, k)), with_kwargs=True)
+    run(sd_pipe, kwargs)
+    hook.remove()
+    args, named = inputs[-1]
+    with torch.no_grad():
+        expected = sd_pipe.unet(*args, **named)[0]
+    attachment = _attach(sd_pipe, schedule(kwargs, random_plan(sd_pipe, kwargs, 6)))
+
+    def interrupt(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        pipe._interrupt = step == 1
+        return tensors
+
+    run(sd_pipe, kwargs, callback_on_step_end=interrupt)
+    assert attachment.cache is not None
+    assert attachment.cache.stored_bytes == 0
+    with torch.no_grad():
+        assert torch.equal(sd_pipe.unet(*args, **named)[0], expected)
 
 
 def test_other_size_and_batch_after_a_run_start_afresh(pipe_case: Case) -> None:

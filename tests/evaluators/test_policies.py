@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import CacheMixin, DiffusionPipeline
@@ -15,6 +16,7 @@ from autotune.evaluators.apply import _attach, remove
 from autotune.evaluators.inventory import list_inventory
 from autotune.evaluators.policy.transformer import PolicyTransformer
 from autotune.evaluators.worker import Worker
+from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.cache_policy import CACHE_MIXIN, CachePolicy, PolicyKind, supports
 from autotune.spaces.errors import ScheduleMismatchError
 from autotune.spaces.evaluation import Failure, FailureKind, Fidelity, Measurement
@@ -25,6 +27,7 @@ from autotune.spaces.solvers import make_solver
 from autotune.spaces.time_grid import uniform_lambda
 
 from .mini_pipelines import attributes, denoiser_of, n_calls, run
+from .random_pipelines import SEQUENTIAL, random_args
 
 Case = tuple[Any, dict[str, Any]]
 STEPS = 10
@@ -228,3 +231,53 @@ def test_a_file_with_a_policy_gives_the_same_latents_on_a_new_pipeline(
     autotune.remove(fresh)
     assert (expected - plain).abs().max() > 1e-2, "the policy does something"
     torch.testing.assert_close(run(fresh, kwargs), plain, rtol=1e-4, atol=1e-5)
+
+
+def outputs_of(pipe: Any, kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """What the network gives in each call of a run."""
+    outputs: list[torch.Tensor] = []
+    hook = pipe.transformer.register_forward_hook(lambda module, args, made: outputs.append(made[0]))
+    run(pipe, kwargs)
+    hook.remove()
+    return outputs
+
+
+@pytest.mark.parametrize("name", SEQUENTIAL)
+@pytest.mark.parametrize("kind", [kind for kind in PolicyKind if kind.by_diffusers])
+def test_caches_of_diffusers_keep_the_branches_of_guidance_in_two_calls_apart(
+    name: str, kind: PolicyKind, random_pipes: dict[str, Any]
+) -> None:
+    """Nothing can be reused in the first step, unless the second branch takes what the first one has left."""
+    pipe, kwargs = random_pipes[name], {**random_args(name), "num_inference_steps": 6}
+    plain = outputs_of(pipe, kwargs)
+    _attach(pipe, with_policy(pipe, kwargs, kind, LARGE))
+    for _ in range(2):
+        cached = outputs_of(pipe, kwargs)
+        assert all(torch.equal(one, other) for one, other in zip(cached[:2], plain[:2], strict=True))
+        assert not torch.equal(cached[-1], plain[-1]), "something must have been reused"
+    remove(pipe)
+
+
+def test_a_policy_that_is_refused_leaves_the_schedule_before_it(random_pipes: dict[str, Any]) -> None:
+    pipe, kwargs = random_pipes["sd3"], random_args("sd3")
+    inventory = list_inventory(pipe)
+    plan = CachePlan.from_array(np.repeat([[0], [1], [0], [1]], len(inventory), axis=1))
+    _attach(pipe, Schedule(n_steps=4, cache=plan))
+    cached = run(pipe, kwargs)
+    with pytest.raises(ScheduleMismatchError, match="CacheMixin"):
+        _attach(pipe, with_policy(pipe, kwargs, PolicyKind.DIFFUSERS_FIRST_BLOCK, 0.1))
+    assert torch.equal(run(pipe, kwargs), cached)
+    remove(pipe)
+    assert not torch.equal(run(pipe, kwargs), cached)
+
+
+def test_a_cache_of_diffusers_takes_the_place_of_another(flux_pipe: Any, small_args: Any) -> None:
+    kwargs = small_args("mini-flux", steps=STEPS)
+    expected = {}
+    for kind in (PolicyKind.DIFFUSERS_PAB, PolicyKind.DIFFUSERS_TAYLORSEER):
+        _attach(flux_pipe, with_policy(flux_pipe, kwargs, kind, 0.1))
+        expected[kind] = run(flux_pipe, kwargs)
+        remove(flux_pipe)
+    for kind in (*expected, *expected):
+        _attach(flux_pipe, with_policy(flux_pipe, kwargs, kind, 0.1))
+        assert torch.equal(run(flux_pipe, kwargs), expected[kind])

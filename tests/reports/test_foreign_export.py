@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,23 @@ def test_smoothcache_is_read_back_as_it_was() -> None:
     table[1, 0] = 0
     (lost,) = export_smoothcache(schedule(table), INVENTORY).lost
     assert lost.startswith("2.1% of the plan's cells change, since the format decides for types of components")
+
+
+def test_what_stands_on_a_span_is_told_as_lost() -> None:
+    """A stack around all leaves: where it is read they are not called, which no other tool does."""
+    inside = [replace(site, parent=12, relation=Relation.INSIDE) for site in INVENTORY.sites]
+    stack = Site(name="stack", block="stack", component="stack", macs=1200)
+    inventory = replace(INVENTORY, sites=(*inside, stack))
+    table = np.zeros((5, 13), np.uint8)
+    table[[1, 3], 12], table[4, 12] = CacheAction.REUSE, CacheAction.TAYLOR_1
+    changes, other = export_smoothcache(schedule(table), inventory).lost
+    assert changes.startswith("20.0% of the plan's cells change (20.0% are forecasts, which become reuses)")
+    assert other.startswith("60.0% of the plan's cells are skipped with the block, the stack or the whole network")
+    changes, other = export_cache_dit(schedule(table), inventory).lost
+    assert changes.startswith("20.0% of the plan's cells change (20.0% are forecasts, which become reuses)")
+    table[4, 12] = CacheAction.REUSE
+    (other,) = export_smoothcache(schedule(table), inventory).lost
+    assert other.startswith("60.0% of the plan's cells are skipped")
 
 
 @pytest.mark.parametrize("form", FOREIGN_EXPORTS)

@@ -9,18 +9,19 @@ import pytest
 from autotune.evaluators import pixart_adapter
 from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.archive import ParetoArchive
-from autotune.search.ecad import EcadSearcher, EcadSettings, PublishedEcadSearcher
+from autotune.search.ecad import READS, EcadSearcher, EcadSettings, PublishedEcadSearcher
 from autotune.search.gene_grid import GeneGrid, Genome, Granularity
 from autotune.search.random_search import RandomSearcher
 from autotune.search.searcher import Proposal, Result, SearchContext, Searcher
 from autotune.search.variation import PublishedVariation
 from autotune.search.within_budget import BudgetSpentError
 from autotune.spaces.cache_action import CacheAction
+from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.edge_costs import EdgeCosts
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.inventory import Inventory, Relation, Site
 from autotune.spaces.objective import parse_constraint
-from autotune.spaces.schedule import Schedule
+from autotune.spaces.schedule import Schedule, canonical_schedule
 
 FIDELITY = Fidelity(name="calibration", prompts=("a cat", "a dog"), seeds=(0, 1))
 
@@ -168,7 +169,7 @@ def test_offspring_keep_the_granularity(evaluator: TabulatedEvaluator, granulari
         condition=pixart.condition, inventory=inventory, own_timesteps=pixart.own_timesteps, guided=guided
     )
     results = run(EcadSearcher(context, 0, EcadSettings(granularity=granularity, n_seeds=8)), pixart, 60)
-    grid = GeneGrid.of(inventory, 8, granularity=granularity, guided=guided)
+    grid = GeneGrid.of(inventory, 8, READS, granularity=granularity, guided=guided)
     evolved = [r.proposal.schedule for r in results if r.proposal.label.startswith("evolved")]
     assert len(evolved) > 20
     for schedule in evolved:
@@ -228,3 +229,25 @@ def test_a_known_offspring_of_the_published_search_is_drawn_anew_and_not_mutated
     evolved = [r for r in results if r.proposal.label.startswith("evolved")]
     assert len(results) == 150
     assert counted.n_mutations == counted.n_crossovers > len(evolved) > 100
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_published_search_stays_what_it_is_when_told_of_others_plans(
+    context: SearchContext, evaluator: TabulatedEvaluator, seed: int
+) -> None:
+    """A study tells it of what it began with, too: forecasts, and reuses of the stack, are none of its genes."""
+    searcher = PublishedEcadSearcher(context, seed)
+    rng = np.random.default_rng(seed)
+    told = []
+    for i in range(20):
+        table = rng.integers(1, len(CacheAction), (context.n_calls, len(context.inventory))).astype(np.uint8)
+        table[::2] = CacheAction.RECOMPUTE
+        made = Schedule(n_steps=context.condition.n_steps, cache=CachePlan.from_array(table))
+        schedule = canonical_schedule(made, context.inventory)
+        proposal = Proposal(schedule=schedule, family="given", label=f"given {i}")
+        told.append(Result(proposal=proposal, outcome=evaluator.score(schedule, FIDELITY)))
+    searcher.tell(told)
+    for result in run(searcher, evaluator, 120)[1:]:
+        plan = result.proposal.schedule.cache
+        assert plan is not None
+        assert set(np.unique(plan.table)) <= {CacheAction.RECOMPUTE, CacheAction.REUSE}

@@ -65,8 +65,9 @@ def test_a_schedule_gives_a_genome_back_that_means_the_same(
 
 def test_a_coarser_gene_covers_the_sites_that_nothing_of_its_blocks_is_around(inventory: Inventory) -> None:
     grids = {g: GeneGrid.of(inventory, N_CALLS, granularity=g, guided=True) for g in Granularity}
-    steps, groups, blocks, components, branches = (grids[g].n_genes - 1 for g in Granularity)
+    steps, groups, blocks, leaves, components, branches = (grids[g].n_genes - 1 for g in Granularity)
     assert steps == 1 < groups <= blocks < components == len(inventory)
+    assert leaves == len(inventory.leaves)
     assert branches == 2 * components
     for grid in grids.values():
         covered = np.concatenate(grid.sites)
