@@ -27,6 +27,7 @@ from autotune.evaluators.sampling import Purpose
 from autotune.evaluators.worker import Worker
 from autotune.search.cache_plans import planned_schedules
 from autotune.search.searcher import SearchContext
+from autotune.spaces.cache_policy import PolicyKind
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.schedule import Schedule
 
@@ -39,7 +40,7 @@ RIVALS = (
     "DeepCache",
     "cache-dit",
     "SmoothCache",
-    "adaptive",
+    *PolicyKind,
 )
 
 

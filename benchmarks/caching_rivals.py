@@ -65,7 +65,8 @@ def candidates(
         yield kind, mask.label, mask.schedule(n_steps)
     for family in ADAPTIVE:
         for proposal in make_searcher(family, context).ask(N_ADAPTIVE)[::STRIDE]:
-            yield "adaptive", proposal.schedule.policy.text if proposal.schedule.policy else "", proposal.schedule
+            if proposal.schedule.policy is not None:
+                yield proposal.schedule.policy.kind, proposal.schedule.policy.text, proposal.schedule
     for label, schedule in plans:
         yield PLANNED, label, schedule
     yield from guided
