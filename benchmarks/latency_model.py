@@ -55,7 +55,9 @@ def main() -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--batch", type=int, default=4, help="images that are drawn together")
-    parser.add_argument("--rounds", type=int, default=2, help="of designed runs: 2 in a study that has the time, or 1")
+    parser.add_argument(
+        "--rounds", type=int, default=4, help="of designed runs: 4 in a study that has the time, or fewer"
+    )
     parser.add_argument("--schedules", type=int, help="how many schedules; 50 by default, 15 with --quick")
 
 

@@ -47,7 +47,7 @@ def load_or_measure_costs(
         n_calls: network calls of the default run.
         n_images: images of a timed run.
         rounds: how often designed runs are made, other ones each time. One fit is off by 1 to 4 % where the speed of a
-            processor wanders, by its luck with the runs; two together by half as much.
+            processor wanders, by its luck with the runs; four together by half as much.
         run: executes a schedule.
         artifacts: where the model is kept, as JSON.
     """

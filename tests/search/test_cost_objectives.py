@@ -140,7 +140,9 @@ def test_lucky_timings_are_not_on_the_front_of_a_study(open_study: OpenStudy, pl
     assert [m.relative_latency for m in verified] == [objective_value("latency", m) for m in verified]
 
 
-@pytest.mark.parametrize(("share", "n_images", "rounds"), [(4.0, 8, 2), (1.0, 8, 1), (0.5, 4, 1), (0.2, None, 0)])
+@pytest.mark.parametrize(
+    ("share", "n_images", "rounds"), [(9.0, 8, 4), (4.0, 8, 2), (1.0, 8, 1), (0.5, 4, 1), (0.2, None, 0)]
+)
 def test_a_budget_of_calls_decides_how_many_images_a_cost_model_is_measured_on(
     share: float, n_images: int | None, rounds: int, open_study: OpenStudy, plan: Callable[..., StudyPlan]
 ) -> None:
