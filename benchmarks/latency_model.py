@@ -2,8 +2,8 @@
 
 For each reference model: the seconds that measuring the model takes, then schedules with random cells on leaves and on
 spans, reuses and forecasts, dropped guidance branches, fewer steps and own solvers. Each timed run is made in lockstep
-with a default run, on a second pipeline with the same weights, a few steps of one, then of the other: alone, the cheap
-calls of a cache find what they read where the last one left it. The latency is the median of their ratios. Figures are
+with a default run, on a second pipeline with the same weights, half a second of one, then of the other: alone, the
+cheap calls of a cache find what they read where the last one left it. The latency is the median of their ratios. Figures are
 the error of the predicted relative latency, the spread of the ratios, and the rank correlation (Spearman) of predicted
 and measured.
 
@@ -37,8 +37,8 @@ from autotune.spaces.solvers import make_solver
 from autotune.spaces.time_grid import uniform_lambda
 
 MODELS = ("mini-flux", "mini-pixart", "mini-sd")
-AT_ONCE = 5
-"""Steps of a run before the other one goes on."""
+SLICE_S = 0.5
+"""Seconds of a run before the other one goes on, in whole steps of the default run."""
 
 SOLVERS = ("euler", "dpmpp-2m", "unipc-2")
 READS = [action for action in CacheAction if action is not CacheAction.RECOMPUTE]
@@ -76,7 +76,8 @@ def check(bench: Benchmark, name: str) -> None:
     denoisers = [each._adapter.denoiser_of(each._pipe) for each in (worker, beside)]
     for own, other in zip(*(denoiser.parameters() for denoiser in denoisers), strict=True):
         other.data = own.data  # one copy in the processor's cache, as where one pipeline runs
-    beside._run(replace(default, n_steps=2), fidelity, None)  # warm-up
+    seconds = min(beside._run(default, fidelity, None).seconds for _ in range(2))  # the first one warms up
+    at_once = max(1, round(SLICE_S * n_rows(beside, default) / seconds))
     n_schedules = arguments.schedules or (15 if arguments.quick else 50)
     errors: dict[str, list[float]] = defaultdict(list)
     pairs = []
@@ -85,7 +86,7 @@ def check(bench: Benchmark, name: str) -> None:
         for _ in range(3 if arguments.quick else 5):
             runs = [partial(timed, beside, default, fidelity), partial(timed, worker, schedule, fidelity)]
             n_steps = [n_rows(worker, default), n_rows(worker, schedule)]
-            baseline, seconds = lockstep_seconds(runs, n_steps, AT_ONCE)
+            baseline, seconds = lockstep_seconds(runs, n_steps, at_once)
             ratios.append(seconds / baseline)
         measured, predicted = statistics.median(ratios), costs.relative_latency(schedule)
         pairs.append((predicted, measured))
