@@ -2,10 +2,10 @@
 
 For each reference model: the seconds that measuring the model takes, then schedules with random cells on leaves and on
 spans, reuses and forecasts, dropped guidance branches, fewer steps and own solvers. Each timed run is made in lockstep
-with a default run, on a second pipeline with the same weights, half a second of one, then of the other: alone, the
-cheap calls of a cache find what they read where the last one left it. The latency is the median of their ratios. Figures are
-the error of the predicted relative latency, the spread of the ratios, and the rank correlation (Spearman) of predicted
-and measured.
+with a default run, on a second pipeline with the same weights, half a second of one, then of the other: in shorter
+turns the cheap calls of a cache would not find what they read where the last one left it. The latency is the median of
+their ratios. Figures are the error of the predicted relative latency, the spread of the ratios, and the rank
+correlation (Spearman) of predicted and measured.
 
 Prints a table and takes `--quick` (fewer schedules and repeats), `--seed`, `--device`, `--json FILE`; `--models` and
 `--batch` measure a part.
