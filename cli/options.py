@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from autotune.spaces.granularity import Granularity
+
 Model = Annotated[str, typer.Option("--model", help="A preset (`autotune list models`), a hub id, or a folder.")]
 Budget = Annotated[str | None, typer.Option("--budget", help="Wall time, start-up included: 90s, 2m, 1h30m.")]
 Evaluations = Annotated[int | None, typer.Option("--evaluations", help="Number of candidates to try.")]
@@ -27,6 +29,10 @@ Ladder = Annotated[
 Correct = Annotated[
     bool,
     typer.Option("--correct/--no-correct", help="Also try the best cache schedules with what they hand out corrected."),
+]
+OfGenes = Annotated[
+    Granularity,
+    typer.Option("--granularity", help="What is cached at a time by ecad; steps are all cache-dit can say."),
 ]
 Family = Annotated[str, typer.Option("--family", help="What to search, and how; see `autotune list families`.")]
 Objective = Annotated[

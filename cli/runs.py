@@ -13,6 +13,7 @@ from autotune.cli import options
 from autotune.cli.out_folder import out_folder
 from autotune.cli.output import Format
 from autotune.cli.studies import FormatOption, StorageOption, StudyArgument, print_front, print_given
+from autotune.spaces.granularity import Granularity
 
 if TYPE_CHECKING:
     from autotune.api import Sitting, Study
@@ -56,6 +57,7 @@ def run(
     prompts: options.Prompts = None,
     ladder: options.Ladder = True,
     correct: options.Correct = False,
+    granularity: options.OfGenes = Granularity.COMPONENTS,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     dtype: options.Dtype = None,
@@ -76,7 +78,7 @@ def run(
             model, study=study, storage=storage, sitting=sitting, **limits, start=tuple(start or ()), family=family,
             objectives=objective, constraints=tuple(constraint or ()), metrics=tuple(metric or ()), seed=seed,
             device=device, dtype=dtype, resolution=resolution, steps=steps, guidance=guidance, prompts=prompts,
-            ladder=ladder, correct=correct,
+            ladder=ladder, correct=correct, granularity=granularity,
         )  # fmt: skip
 
     _search_and_write(

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from autotune.evaluators.adapters import Adapter, find_adapter
 from autotune.evaluators.applied_tables import AppliedTables
 from autotune.evaluators.attachment import Attachment, MeasuredRun
@@ -27,6 +29,7 @@ from autotune.evaluators.policies import make_policy
 from autotune.evaluators.policy_runtime import PolicyRuntime, PolicyUsage
 from autotune.evaluators.quantized_layers import KERNELS, QuantizationRuntime
 from autotune.evaluators.solver_scheduler import SolverProgramScheduler
+from autotune.spaces.branch_plans import fresh_with_both
 from autotune.spaces.cache_correction import CacheCorrection
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.errors import ScheduleError, ScheduleMismatchError
@@ -109,8 +112,13 @@ def quantization_runtime_of(pipe: Any) -> QuantizationRuntime | None:
 
 def policy_usage(pipe: Any) -> PolicyUsage | None:
     """What the applied schedule's policy has computed since it was applied; None without a policy."""
+    policy = _policy_of(pipe)
+    return None if policy is None else policy.usage
+
+
+def _policy_of(pipe: Any) -> PolicyRuntime | None:
     attachment = vars(pipe).get(_ATTRIBUTE)
-    return None if attachment is None or attachment.policy is None else attachment.policy.usage
+    return None if attachment is None else attachment.policy
 
 
 def apply(pipe: Any, source: str | Path | ScheduleFile) -> None:
@@ -185,9 +193,7 @@ def _attach(
         guidance = _guidance_runtime(pipe, schedule, adapter)
     initial_scale = 1.0
     if schedule.time is not None or schedule.policy is not None:
-        if noise is None:
-            noise = noise_schedule_of(scheduler, 0.0)
-            noise = dataclasses.replace(noise, dynamic=False) if isinstance(noise, Flow) else noise
+        noise = _noise_of(scheduler) if noise is None else noise
         prediction = prediction_of(scheduler)
         if schedule.time is not None:
             scheduler = SolverProgramScheduler.from_schedule(schedule, scheduler, noise, prediction)
@@ -195,18 +201,10 @@ def _attach(
         if schedule.policy is not None:
             adapter = find_adapter(pipe)
             inventory = list_inventory(pipe) if inventory is None else inventory
-            by_alpha = divides_by_alpha(scheduler)
-            earlier = vars(pipe).get(_ATTRIBUTE)
             policy = make_policy(
-                schedule.policy,
-                pipe,
-                adapter,
-                inventory,
-                noise,
-                prediction,
-                by_alpha=by_alpha,
-                replaced=None if earlier is None else earlier.policy,
-            )
+                schedule.policy, pipe, adapter, inventory, noise, prediction, by_alpha=divides_by_alpha(scheduler),
+                replaced=_policy_of(pipe),
+            )  # fmt: skip
     remove(pipe)
     attachment = Attachment(
         pipe,
@@ -223,6 +221,11 @@ def _attach(
     return attachment
 
 
+def _noise_of(scheduler: Any) -> KnownNoise:
+    noise = noise_schedule_of(scheduler, 0.0)
+    return dataclasses.replace(noise, dynamic=False) if isinstance(noise, Flow) else noise
+
+
 def _cache_runtime(
     pipe: Any,
     schedule: Schedule,
@@ -237,6 +240,8 @@ def _cache_runtime(
             f"{adapter.denoiser_class}; leave it out to have it listed"
         )
     dropped = [action is not GuidanceAction.BOTH for action in schedule.guidance or ()]
+    if any(dropped) and schedule.unconditional_cache is None:
+        plan = fresh_with_both(plan, np.array(dropped))  # as it must be in one batch, and the canonical form says
     denoiser = adapter.denoiser_of(pipe)
     return CacheRuntime(
         plan,

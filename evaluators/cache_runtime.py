@@ -21,7 +21,6 @@ from autotune.evaluators.idle_norms import install_norm_gates
 from autotune.evaluators.output_corrector import OutputCorrector
 from autotune.evaluators.override import Overrides
 from autotune.evaluators.span import Span, Streams
-from autotune.spaces.branch_plans import fresh_with_both
 from autotune.spaces.cache_action import CacheAction, forecast_weights
 from autotune.spaces.cache_correction import CacheCorrection
 from autotune.spaces.cache_plan import CachePlan
@@ -85,8 +84,6 @@ class CacheRuntime:
         self._numbers = {site.name: i for i, site in enumerate(inventory.sites)}
         self.splits_batch = unconditional is not None and not separate
         without = np.array(dropped or [False] * plan.n_calls, bool)
-        if without[0] and unconditional is None:
-            plan = fresh_with_both(plan, without)  # in one batch it can't be otherwise, in two calls the form says so
         tables = cell_tables(plan, unconditional, without, inventory, separate or self.splits_batch)
         cells = np.concatenate([table for table, _ in tables])
         self._rows = [[row.tobytes() for row in table] for table, _ in tables]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from autotune.search.cache_masks import literature_masks
 from autotune.search.cache_plans import planned_schedules
 from autotune.search.fitness import Fitness
-from autotune.search.gene_grid import GeneGrid, Genome, Granularity
+from autotune.search.gene_grid import GeneGrid, Genome
 from autotune.search.guidance_plans import guidance_gram, guided_plans
 from autotune.search.nsga2 import Individual, Ranked, survivors, tournament
 from autotune.search.published_seeds import has_cross_attention, published_seeds
@@ -20,7 +20,8 @@ from autotune.search.variation import PublishedVariation, StructuredVariation, V
 from autotune.search.within_budget import BudgetSpentError
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.evaluation import Measurement
-from autotune.spaces.schedule import Schedule
+from autotune.spaces.granularity import Granularity
+from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.schedule_macs import schedule_macs
 
 FLUX_POPULATION, PIXART_POPULATION = 24, 72
@@ -98,7 +99,7 @@ class EcadSearcher:
         self._context = context
         self._rng = np.random.default_rng(seed)
         self._novelty = Novelty(context.inventory)
-        settings = settings or EcadSettings()
+        settings = settings or EcadSettings(granularity=context.granularity)
         self._grid = GeneGrid.of(
             context.inventory,
             context.n_calls,
@@ -110,11 +111,20 @@ class EcadSearcher:
         self._variation = settings.make_variation(self._grid)
         self._fitness = Fitness(context)
         self._size, self._n_offspring = settings.population, settings.n_offspring
-        self._seeds = SeedQueue(lambda: settings.seeds(context), settings.n_seeds, self._novelty, self._fitness)
+        self._seeds = SeedQueue(
+            lambda: self._fitting(settings.seeds(context)), settings.n_seeds, self._novelty, self._fitness
+        )
         self._population: list[Ranked[Genome]] = []
         self._arrived: list[Individual[Genome]] = []
         self._n_told = 0
         self._generation = 0
+
+    def _fitting(self, seeds: Iterator[Seed]) -> Iterator[Seed]:
+        """Where the user asks for a granularity, the seeds that it can say."""
+        for label, schedule in seeds:
+            canonical = canonical_schedule(schedule, self._context.inventory)
+            if self._context.granularity is Granularity.COMPONENTS or self._grid.genome(canonical) is not None:
+                yield label, schedule
 
     def ask(self, n: int) -> list[Proposal]:
         """Up to `n` plans: seeds first, then offspring of the survivors."""

@@ -13,6 +13,7 @@ from autotune.spaces.cost_model import CostModel
 from autotune.spaces.edge_costs import EdgeCosts
 from autotune.spaces.errors import ScheduleError, UsageError
 from autotune.spaces.evaluation import Failure, Measurement
+from autotune.spaces.granularity import Granularity
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.objective import Constraint
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
@@ -35,8 +36,8 @@ class SearchContext:
     few of them, `edge_costs` what a few of them say of approximating calls, `branch_tables` how the outputs of branches
     change in them, `segment_costs` what reusing the feature at the cache point costs there, `cost_model` what schedules
     cost; each is None where nothing makes it. `guided` and `converges` are the evaluator's. `given` are labels and
-    schedules that the user wants tried first. The budget is left out: a study that is resumed with a larger one must
-    take the same course up to there.
+    schedules that the user wants tried first. `granularity` is that of `ecad`. The budget is left out: a study that is
+    resumed with a larger one must take the same course up to there.
     """
 
     condition: Condition
@@ -54,6 +55,7 @@ class SearchContext:
     converges: bool = True
     cost_model: Callable[[], CostModel] | None = None
     given: tuple[tuple[str, Schedule], ...] = ()
+    granularity: Granularity = Granularity.COMPONENTS
 
     @cached_property
     def n_calls(self) -> int:

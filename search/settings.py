@@ -16,6 +16,7 @@ from autotune.search.study_plan import StudyPlan
 from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.given_schedule import given_from_json
+from autotune.spaces.granularity import Granularity
 from autotune.spaces.objective import Constraint, asks_for_precision, parse_constraint, parse_objectives
 
 DEFAULT_FAMILY = "joint"
@@ -34,7 +35,7 @@ class Settings:
     `budget` holds `Budget`'s fields. `calibration` and `held_out` hold the prompts themselves, since files change.
     Without `ladder` every candidate is measured on all calibration prompts. With `correct` cache schedules of the front
     are tried corrected, too. `given` holds `GivenSchedule`s. `metrics` are those to measure besides the usual ones,
-    objectives and limits among them.
+    objectives and limits among them. `granularity` is that of the family `ecad`.
     """
 
     model: str
@@ -54,10 +55,18 @@ class Settings:
     correct: bool = False
     given: tuple[Mapping[str, object], ...] = ()
     metrics: tuple[str, ...] = ()
+    granularity: str = Granularity.COMPONENTS.value
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise UsageError(f"seed must be at least 0; got {self.seed}")
+        if self.granularity not in list(Granularity):
+            raise UsageError(f"granularity must be one of {', '.join(Granularity)}; got {self.granularity!r}")
+        if self.granularity != Granularity.COMPONENTS and self.family != "ecad":
+            raise UsageError(
+                f"granularity is what a gene of the family ecad decides; got {self.granularity} for {self.family}: "
+                f"choose --family ecad, or leave it out"
+            )
 
     def plan(self, name: str) -> StudyPlan:
         """The study plan of these settings."""
@@ -73,6 +82,7 @@ class Settings:
             correct=self.correct,
             ladder=LadderSettings() if self.ladder else LadderSettings(first=max(2, len(self.calibration))),
             given=tuple((given.label, given.schedule) for given in map(given_from_json, self.given)),
+            granularity=Granularity(self.granularity),
         )
 
     def adapt(self, preset: Preset) -> Preset:
@@ -109,6 +119,7 @@ def make_settings(
     prompts: str | Path | None = None,
     ladder: bool = True,
     correct: bool = False,
+    granularity: str = Granularity.COMPONENTS.value,
 ) -> Settings:
     """Checked settings of a study.
 
@@ -118,6 +129,7 @@ def make_settings(
     it has seen all prompts. With `correct` cache schedules of the front are tried once more, corrected. `prompts` is a
     text file, a prompt per line, of which every second one is held out; one that comes again counts once, but for a
     policy. `metrics` are measured besides what is asked for anyway, such as `clip-score`, `hps=FOLDER` or `energy`.
+    `granularity` is what a gene of `ecad` decides: steps, groups, blocks, leaves, components or branches.
 
     Raises:
         UsageError: an argument is wrong; the message names it.
@@ -129,23 +141,12 @@ def make_settings(
     names = _objectives(objectives or _usual_objectives(preset, family, limit, limits), limits)
     calibration, held_out = _split_prompts(preset, prompts)
     return Settings(
-        model=_absolute(model),
-        family=family,
-        objectives=names,
-        constraints=tuple(constraints),
-        seed=seed,
-        budget=dataclasses.asdict(limit),
-        device=device,
-        dtype=dtype,
-        resolution=resolution,
-        steps=steps,
-        guidance=guidance,
-        calibration=calibration,
-        held_out=held_out,
-        ladder=ladder,
+        model=_absolute(model), family=family, objectives=names, constraints=tuple(constraints), seed=seed,
+        budget=dataclasses.asdict(limit), device=device, dtype=dtype, resolution=resolution, steps=steps,
+        guidance=guidance, calibration=calibration, held_out=held_out, ladder=ladder, correct=correct,
         metrics=tuple(str(choice.absolute()) for choice in asked_metrics(metrics, names, limits)),
-        correct=correct,
-    )
+        granularity=str(granularity),
+    )  # fmt: skip
 
 
 def _objectives(text: str, limits: Sequence[Constraint]) -> tuple[str, ...]:

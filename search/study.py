@@ -159,6 +159,7 @@ class StudyLoop:
             guided=self._pool.guided,
             converges=self._pool.converges,
             given=self._plan.given,
+            granularity=self._plan.granularity,
         )
         if "latency" in self._plan.objectives and context.cost_model is not None:
             with contextlib.suppress(BudgetSpentError):

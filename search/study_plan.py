@@ -12,6 +12,7 @@ from autotune.search.verification import VerificationSettings
 from autotune.spaces.errors import UsageError
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.front import RIVAL
+from autotune.spaces.granularity import Granularity
 from autotune.spaces.objective import Constraint
 from autotune.spaces.schedule import Schedule
 
@@ -23,7 +24,8 @@ class StudyPlan:
     `rival_share` is the part of the budget that goes to `fewer-steps`, which comes before `family`, and `policy_share`
     that of `policies`, which come before it where it decides a cache and does not try them itself. The seeds of
     `held_out` must not be among those of `calibration`. `given` are labels and canonical schedules to try first.
-    With `correct`, cache schedules of the front are tried corrected beside the search of `family`.
+    With `correct`, cache schedules of the front are tried corrected beside the search of `family`. `granularity` is
+    that of `ecad`.
     """
 
     name: str
@@ -40,6 +42,7 @@ class StudyPlan:
     verification: VerificationSettings = field(default_factory=VerificationSettings)
     ladder: LadderSettings = field(default_factory=LadderSettings)
     given: tuple[tuple[str, Schedule], ...] = ()
+    granularity: Granularity = Granularity.COMPONENTS
 
     def __post_init__(self) -> None:
         check_family(self.family)

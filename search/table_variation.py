@@ -9,12 +9,13 @@ import numpy as np
 from autotune.search.cache_plans import even_actions, on_sites
 from autotune.search.ecad import READS
 from autotune.search.fewer_steps import RECIPES, recipe_schedule
-from autotune.search.gene_grid import GeneGrid, Granularity
+from autotune.search.gene_grid import GeneGrid
 from autotune.search.guidance_plans import guidance_column, guidance_gram
 from autotune.search.searcher import SearchContext
 from autotune.search.solver_variation import SolverVariation
 from autotune.search.variation import StructuredVariation
 from autotune.spaces.cache_plan import cell_use
+from autotune.spaces.granularity import Granularity
 from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.retiming import RunLevels, retime
 from autotune.spaces.schedule import Schedule

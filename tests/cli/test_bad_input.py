@@ -52,6 +52,7 @@ BAD_RUNS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*RUN, "--evaluations", "0"), ("evaluations", "0")),
     ((*RUN, "--network-calls", "-4"), ("network calls", "-4")),
     ((*RUN, "--budget", "2m", "--family", "genetic"), ("'genetic'", "ecad")),
+    ((*RUN, "--budget", "2m", "--granularity", "steps"), ("--family ecad",)),
     ((*RUN, "--budget", "2m", "--steps", "-3"), ("steps", "-3")),
     ((*RUN, "--budget", "2m", "--steps", "0"), ("steps", "0")),
     ((*RUN, "--budget", "2m", "--resolution", "33"), ("resolution", "33", "8")),

@@ -10,7 +10,7 @@ from autotune.evaluators import pixart_adapter
 from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.archive import ParetoArchive
 from autotune.search.ecad import READS, EcadSearcher, EcadSettings, PublishedEcadSearcher
-from autotune.search.gene_grid import GeneGrid, Genome, Granularity
+from autotune.search.gene_grid import GeneGrid, Genome
 from autotune.search.random_search import RandomSearcher
 from autotune.search.searcher import Proposal, Result, SearchContext, Searcher
 from autotune.search.variation import PublishedVariation
@@ -19,6 +19,7 @@ from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.edge_costs import EdgeCosts
 from autotune.spaces.evaluation import Fidelity
+from autotune.spaces.granularity import Granularity
 from autotune.spaces.inventory import Inventory, Relation, Site
 from autotune.spaces.objective import parse_constraint
 from autotune.spaces.schedule import Schedule, canonical_schedule
@@ -251,3 +252,16 @@ def test_the_published_search_stays_what_it_is_when_told_of_others_plans(
         plan = result.proposal.schedule.cache
         assert plan is not None
         assert set(np.unique(plan.table)) <= {CacheAction.RECOMPUTE, CacheAction.REUSE}
+
+
+@pytest.mark.parametrize("granularity", [Granularity.STEPS, Granularity.GROUPS, Granularity.LEAVES])
+def test_a_study_s_granularity_holds_for_seeds_and_offspring(
+    evaluator: TabulatedEvaluator, context: SearchContext, granularity: Granularity
+) -> None:
+    searcher = EcadSearcher(replace(context, granularity=granularity), 0)
+    grid = GeneGrid.of(context.inventory, context.n_calls, READS, granularity=granularity)
+    results = run(searcher, evaluator, 80)[1:]
+    assert any(not r.proposal.label.startswith("evolved") for r in results), "seeds"
+    assert len(results) == 79
+    for result in results:
+        assert grid.genome(result.proposal.schedule) is not None, result.proposal.label

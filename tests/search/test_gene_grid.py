@@ -6,10 +6,11 @@ import pytest
 from autotune.evaluators import flux_adapter, pixart_adapter
 from autotune.evaluators.small_flux import small_flux_inventory
 from autotune.search.ecad import READS
-from autotune.search.gene_grid import GeneGrid, Granularity
+from autotune.search.gene_grid import GeneGrid
 from autotune.search.variation import StructuredVariation
 from autotune.spaces.cache_action import CacheAction
 from autotune.spaces.errors import ScheduleError
+from autotune.spaces.granularity import Granularity
 from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.inventory import FINAL, STACK, Inventory
 from autotune.spaces.schedule import Schedule, canonical_schedule

@@ -7,6 +7,7 @@ import pytest
 from autotune.evaluators.presets import PRESETS
 from autotune.search.settings import Settings, make_settings, settings_from_json
 from autotune.spaces.errors import UsageError
+from autotune.spaces.granularity import Granularity
 
 
 def settings(**options: object) -> Settings:
@@ -45,6 +46,19 @@ def test_a_family_may_have_objectives_besides_latency_and_quality() -> None:
     assert len(settings(family="ecad", budget="10m").objectives) == 3
     for short in ({"budget": "9m"}, {"network_calls": 19_000}, {"cost": 1.0, "price": 7.0}):
         assert settings(family="ecad", **short).objectives == ("latency", "deviation")
+
+
+def test_a_granularity_is_kept_and_is_ecads_alone() -> None:
+    made = settings(family="ecad", granularity="steps")
+    assert made.plan("s").granularity is Granularity.STEPS
+    kept = json.loads(json.dumps(dataclasses.asdict(made)))
+    assert settings_from_json(kept) == made
+    del kept["granularity"]
+    assert settings_from_json(kept).plan("s").granularity is Granularity.COMPONENTS, "of a study made before"
+    with pytest.raises(UsageError, match="steps for joint: choose --family ecad"):
+        settings(granularity="steps")
+    with pytest.raises(UsageError, match="one of steps, groups, blocks, leaves, components, branches; got 'layers'"):
+        settings(family="ecad", granularity="layers")
 
 
 @pytest.mark.parametrize(
