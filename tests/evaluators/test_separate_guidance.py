@@ -221,12 +221,9 @@ def test_a_run_that_is_stopped_between_steps_leaves_nothing_behind(guided: Case)
 
     with pytest.raises(KeyboardInterrupt):
         run(pipe, kwargs, callback_on_step_end=stop)
-    assert guidance._differences  # until the next run begins
-    assert torch.equal(run(pipe, kwargs), first)
-    with pytest.raises(KeyboardInterrupt):
-        run(pipe, kwargs, callback_on_step_end=stop)
-    remove(pipe)
     assert guidance._differences == {}
+    assert torch.equal(run(pipe, kwargs), first)
+    remove(pipe)
     assert torch.equal(run(pipe, kwargs), plain)
 
 
