@@ -121,9 +121,9 @@ class EcadSearcher:
 
     def _fitting(self, seeds: Iterator[Seed]) -> Iterator[Seed]:
         """Where the user asks for a granularity, the seeds that it can say."""
+        asked, inventory = self._context.granularity is not Granularity.COMPONENTS, self._context.inventory
         for label, schedule in seeds:
-            canonical = canonical_schedule(schedule, self._context.inventory)
-            if self._context.granularity is Granularity.COMPONENTS or self._grid.genome(canonical) is not None:
+            if not asked or self._grid.genome(canonical_schedule(schedule, inventory)) is not None:
                 yield label, schedule
 
     def ask(self, n: int) -> list[Proposal]:

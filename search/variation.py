@@ -57,7 +57,7 @@ class PublishedVariation:
         child = genome.copy()
         if rng.random() < self.mutation_probability:
             flips = rng.random(child.shape) < 1.0 / child.size
-            child = np.where(flips, np.where(child == RECOMPUTE, CacheAction.REUSE, RECOMPUTE), child)
+            child[flips] = np.where(child[flips] == RECOMPUTE, CacheAction.REUSE, RECOMPUTE)
         return child
 
 
