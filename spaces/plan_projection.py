@@ -28,12 +28,7 @@ class PlanProjection:
     """Multiply-accumulates over those of an uncached run, before and after; NaN if the inventory has none."""
 
 
-def leaf_plan(plan: CachePlan, inventory: Inventory) -> tuple[CachePlan, Inventory]:
-    """The plan over the leaves alone, and their inventory: a leaf that is not called is a reuse.
-
-    Raises:
-        ScheduleError: the plan caches nothing, its sites are stages that hold others, or it does not fit the inventory.
-    """
+def _canonical(plan: CachePlan, inventory: Inventory) -> CachePlan:
     if any(site.component == "stage" for site in inventory.sites):
         raise ScheduleError(
             f"only plans of blocks can be made coarser; a {inventory.denoiser_class} has stages, which hold others: "
@@ -42,6 +37,11 @@ def leaf_plan(plan: CachePlan, inventory: Inventory) -> tuple[CachePlan, Invento
     canonical = canonical_plan(plan, inventory)
     if canonical is None:
         raise ScheduleError("the plan caches nothing: there is nothing to export; choose another schedule")
+    return canonical
+
+
+def _leaf_plan(canonical: CachePlan, inventory: Inventory) -> tuple[CachePlan, Inventory]:
+    """The plan over the leaves alone, and their inventory: a leaf that is not called is a reuse."""
     leaves = list(inventory.leaves)
     sites = []
     for site in (inventory.sites[i] for i in leaves):
@@ -62,8 +62,9 @@ def project_plan(plan: CachePlan, inventory: Inventory, groups: Sequence[str]) -
     Raises:
         ScheduleError: the plan caches nothing, before or after; it has stages; or it does not fit the inventory.
     """
-    around = _read_around(plan, inventory)
-    plan, inventory = leaf_plan(plan, inventory)
+    canonical = _canonical(plan, inventory)
+    around = _read_around(canonical, inventory)
+    plan, inventory = _leaf_plan(canonical, inventory)
     before = canonical_plan(plan, inventory) or plan
     names = list(dict.fromkeys(groups))
     members = np.equal(np.array(groups)[:, None], np.array(names))
@@ -86,10 +87,9 @@ def project_plan(plan: CachePlan, inventory: Inventory, groups: Sequence[str]) -
     )
 
 
-def _read_around(plan: CachePlan, inventory: Inventory) -> NDArray[np.uint8]:
+def _read_around(canonical: CachePlan, inventory: Inventory) -> NDArray[np.uint8]:
     """Per call and leaf the action of the outermost site around it that is read, recompute if none is."""
-    canonical = canonical_plan(plan, inventory) or plan
-    read = np.zeros((plan.n_calls, len(inventory.leaves)), np.uint8)
+    read = np.zeros((canonical.n_calls, len(inventory.leaves)), np.uint8)
     for column, leaf in enumerate(inventory.leaves):
         site = inventory.sites[leaf]
         while site.parent is not None:
