@@ -84,6 +84,24 @@ _ALL = (
         target="autotune.search.optuna_search:OptunaSearcher",
     ),
     Family(
+        name="optuna-nsga2",
+        columns=("n_steps", "time", "solver", "start"),
+        method="Optuna's NSGA-II on the same numbers",
+        target="autotune.search.optuna_search:Nsga2Searcher",
+    ),
+    Family(
+        name="optuna-nsga3",
+        columns=("n_steps", "time", "solver", "start"),
+        method="Optuna's NSGA-III, for three objectives and more",
+        target="autotune.search.optuna_search:Nsga3Searcher",
+    ),
+    Family(
+        name="optuna-gp",
+        columns=("n_steps", "time", "solver", "start"),
+        method="Optuna's Gaussian process, for models that take a minute per evaluation",
+        target="autotune.search.optuna_search:GpSearcher",
+    ),
+    Family(
         name="dc",
         columns=("compensation",),
         method="DC-Solver's ratios for known solvers, by gradient, and predicted for other step counts",

@@ -2,13 +2,15 @@
 
 import contextlib
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, TPESampler
 from optuna.trial import Trial, TrialState, create_trial
 
 from autotune.search.fewer_steps import N_FIRST, RECIPES, coarse_counts, recipe_schedule, step_counts
@@ -22,9 +24,7 @@ from autotune.spaces.schedule import canonical_schedule, schedule_hash
 from autotune.spaces.solver_program import compile_program
 from autotune.spaces.solver_step import Relaxation
 
-FAMILY = "optuna"
-
-Sampler = Literal["tpe", "nsga2", "gp"]
+Sampler = Literal["tpe", "nsga2", "nsga3", "gp"]
 
 LARGE = 1e12
 """Stands in for infinity."""
@@ -41,10 +41,11 @@ class OptunaSettings:
     """The sampler, and how it begins.
 
     `tpe` is the Tree-structured Parzen Estimator (Bergstra et al. 2011), in Optuna's default form: multivariate for
-    one objective, one estimator per number for several. `nsga2` is NSGA-II (Deb et al. 2002) with generations of
-    `population_size`, `gp` a Gaussian process with expected hypervolume improvement, seconds per proposal. `tpe` and
-    `gp` draw at random until `n_startup` schedules are measured. The first `n_presets` recipes of `fewer-steps` come
-    first, at its middle step count.
+    one objective, one estimator per number for several. `nsga2` is NSGA-II (Deb et al. 2002) and `nsga3` NSGA-III
+    (Deb & Jain 2014) with generations of `population_size`, `gp` a Gaussian process with expected hypervolume
+    improvement, whose proposals take a second and more, the longer the more is known. `tpe` and `gp` draw at random
+    until `n_startup` schedules are measured. The first `n_presets` recipes of `fewer-steps` come first, at its middle
+    step count.
 
     Raises:
         UsageError: the sampler is unknown, or a number is too small.
@@ -66,27 +67,34 @@ class OptunaSettings:
         """Optuna's sampler, with random states of its own."""
         if self.sampler == "nsga2":
             return NSGAIISampler(population_size=self.population_size, seed=seed)
+        if self.sampler == "nsga3":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                return NSGAIIISampler(population_size=self.population_size, seed=seed)
         if self.sampler == "gp":
             return GPSampler(n_startup_trials=self.n_startup, seed=seed, warn_independent_sampling=False)
         return TPESampler(n_startup_trials=self.n_startup, constant_liar=True, seed=seed)
 
 
 class OptunaSearcher:
-    """Ask and tell of an Optuna study that lives in memory; our database is the record.
+    """Ask and tell of an Optuna study that lives in memory; our database is the record. Its sampler is TPE by default.
 
     The study minimises the context's objectives, an error by its logarithm, and is told by how much each
     constraint is broken; a failure ends its trial as FAIL. A trial that stands for a known schedule gets the known
     result. Results of other families become trials where a point has their formulas and nearly their grid.
     """
 
+    family: ClassVar[str] = "optuna"
+    sampler: ClassVar[Sampler] = "tpe"
+
     def __init__(self, context: SearchContext, seed: int = 0, settings: OptunaSettings | None = None) -> None:
         self._context = context
-        self._settings = settings or OptunaSettings()
+        self._settings = settings or OptunaSettings(sampler=self.sampler)
         self._encoding = SolverEncoding(context.condition, context.inventory)
         self._space = _distributions(self._encoding)
         with _quiet():
             self._study = optuna.create_study(
-                study_name=FAMILY,
+                study_name=self.family,
                 directions=["minimize"] * len(context.objectives),
                 sampler=self._settings.make_sampler(seed),
             )
@@ -151,7 +159,7 @@ class OptunaSearcher:
             return None
         extras = [name for name in ("corrector", "analytic_start") if getattr(point, name)]
         label = ", ".join([f"{point.n_steps} steps", f"{point.form} view", f"order {point.order}", *extras])
-        return Proposal(schedule=schedule, family=FAMILY, label=label.replace("_", " "))
+        return Proposal(schedule=schedule, family=self.family, label=label.replace("_", " "))
 
     def _finish(self, trial: Trial, outcome: Measurement | Failure) -> None:
         values = self._values(outcome)
@@ -190,6 +198,24 @@ class OptunaSearcher:
 
     def _violations(self, measurement: Measurement) -> dict[str, float]:
         return {str(c): _finite(c.violation(measurement)) for c in self._context.constraints}
+
+
+class Nsga2Searcher(OptunaSearcher):
+    """The same with Optuna's NSGA-II."""
+
+    family, sampler = "optuna-nsga2", "nsga2"
+
+
+class Nsga3Searcher(OptunaSearcher):
+    """The same with Optuna's NSGA-III, for three objectives and more."""
+
+    family, sampler = "optuna-nsga3", "nsga3"
+
+
+class GpSearcher(OptunaSearcher):
+    """The same with Optuna's Gaussian process: for models of which an evaluation takes a minute or more."""
+
+    family, sampler = "optuna-gp", "gp"
 
 
 def _distributions(encoding: SolverEncoding) -> dict[str, BaseDistribution]:

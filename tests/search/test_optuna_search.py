@@ -1,6 +1,4 @@
 import dataclasses
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 
@@ -60,7 +58,7 @@ def test_the_front_is_better_than_that_of_random_schedules(
         assert sum(a > b for a, b in zip(own, others, strict=True)) >= 4
 
 
-@pytest.mark.parametrize(("sampler", "n"), [("tpe", 20), ("nsga2", 45), ("gp", 5)])
+@pytest.mark.parametrize(("sampler", "n"), [("tpe", 20), ("nsga2", 45), ("nsga3", 45), ("gp", 5)])
 def test_every_sampler_follows_its_seed_in_silence(
     sampler: Sampler, n: int, context: SearchContext, evaluator: TabulatedEvaluator, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,41 +182,12 @@ def test_a_duplicate_in_one_batch_waits_for_the_result() -> None:
     assert {t.state for t in trials(searcher)} == {TrialState.COMPLETE}
 
 
-SCRIPT = """
-from autotune.evaluators.tabulated import TabulatedEvaluator
-from autotune.search.optuna_search import OptunaSearcher, OptunaSettings
-from autotune.search.searcher import Result, SearchContext
-from autotune.spaces.evaluation import Fidelity
-evaluator = TabulatedEvaluator()
-context = SearchContext(
-    condition=evaluator.condition, inventory=evaluator.inventory, own_timesteps=evaluator.own_timesteps
-)
-fidelity = Fidelity(name="calibration", prompts=("a cat", "a dog"), seeds=(0, 1))
-for sampler, n in (("nsga2", 45), ("gp", 5)):
-    searcher = OptunaSearcher(context, 7, OptunaSettings(sampler=sampler, n_startup=4))
-    for _ in range(n):
-        proposal, = searcher.ask(1)
-        searcher.tell([Result(proposal=proposal, outcome=evaluator.score(proposal.schedule, fidelity))])
-        print(proposal.schedule_hash)
-"""
-
-
-def test_another_process_proposes_the_same(context: SearchContext, evaluator: TabulatedEvaluator) -> None:
-    """Of the samplers that the registry does not make by default."""
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
-    counts: list[tuple[Sampler, int]] = [("nsga2", 45), ("gp", 5)]
-    here = [
-        result.proposal.schedule_hash
-        for sampler, n in counts
-        for result in run(OptunaSearcher(context, 7, OptunaSettings(sampler=sampler, n_startup=4)), evaluator, n)
-    ]
-    assert done.stdout.split() == here
-    assert done.stderr == ""
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"sampler": "cma"}, "tpe, nsga2, gp; got 'cma'"), ({"population_size": 1}, "population_size must be at least 2")],
+    [
+        ({"sampler": "cma"}, "tpe, nsga2, nsga3, gp; got 'cma'"),
+        ({"population_size": 1}, "population_size must be at least 2"),
+    ],
 )
 def test_wrong_settings_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
