@@ -149,7 +149,8 @@ class Cells:
         for figure, measurement in held.items():
             self._report(n, figure, measurement, held["best rival"])
         self._bench.row("S3, images of the search", n_images, where=self._where, n=n)
-        self._bench.row("S3, network calls of the search", n_images * n, where=self._where, n=n)
+        calls = n_images * n + N_TRACED * TRACE_LEVELS
+        self._bench.row("S3, network calls of the search", calls, where=self._where, n=n)
         self._bench.row("solver-distill, network calls", distilled.network_calls, where=self._where, n=n)
         self._targets(n, held)
 

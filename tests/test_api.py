@@ -11,7 +11,8 @@ from autotune.evaluators.presets import ZOO
 from autotune.spaces.errors import StudyExistsError, UsageError
 from autotune.spaces.schedule_file import load_schedule_file
 
-CALL = {"height": 32, "width": 32, "num_inference_steps": 20, "max_sequence_length": 16, "output_type": "latent"}
+N_STEPS = 8
+CALL = {"height": 32, "width": 32, "num_inference_steps": N_STEPS, "max_sequence_length": 16, "output_type": "latent"}
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,7 @@ def study(pipe: Any, prompts: Path, storage: str) -> autotune.Study:
         storage=storage,
         family="ecad",
         evaluations=8,
+        steps=N_STEPS,
         prompts=prompts,
         objectives="macs,deviation",
     )

@@ -13,6 +13,8 @@ COMMAND = [sys.executable, "-P", "-m", "autotune.cli.main"]
 
 N_EVALUATIONS = 20
 """Candidates of the study that is killed, and of the one that is not."""
+N_STEPS = 8
+"""Of their default run."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def kill_group(process: subprocess.Popen[str]) -> None:
 def study_words(place: Place, name: str, *, prompts: Path) -> list[str]:
     """The command line of the small study, less its budget."""
     return [
-        "run", "--model", "mini-flux", "--objective", "macs,deviation", "--prompts", str(prompts), "--study", name,
+        "run", "--model", "mini-flux", "--steps", str(N_STEPS), "--objective", "macs,deviation", "--prompts", str(prompts), "--study", name,
         "--storage", place.storage, "--out", str(place.folder / "out"), "--family", "ecad",
     ]  # fmt: skip
 

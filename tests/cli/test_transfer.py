@@ -11,9 +11,12 @@ from autotune.evaluators.load import load_model
 from autotune.spaces.schedule_file import load_schedule_file, save_schedule_file
 from autotune.storage.database import Database
 
-from .place import Finished, Place
+from .place import N_STEPS, Finished, Place
 
 Call = Callable[..., Finished]
+
+WHERE = f"mini-flux, {N_STEPS} steps, 32x32, guidance 1"
+"""What the source is for."""
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ def file(small: Place, call: Call) -> Path:
     return Path("source.json").resolve()
 
 
-@pytest.mark.parametrize("n_steps", [12, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_steps", [5, pytest.param(12, marks=pytest.mark.slow)])
 def test_transfer_and_resume(n_steps: int, file: Path, prompts: Path, tmp_path: Path) -> None:
     """The re-timed schedule is candidate 1; what it lost stands below the front, and again after a resume."""
     place, source = Place(tmp_path), load_schedule_file(file).schedule
@@ -44,11 +47,11 @@ def test_transfer_and_resume(n_steps: int, file: Path, prompts: Path, tmp_path: 
     assert moved.schedule.cache is not None
     assert source.cache is not None
     assert moved.held_out is not None
-    for text in ("mini-flux, 20 steps, 32x32, guidance 1", "refined", "there"):
+    for text in (WHERE, "refined", "there"):
         assert text in done.out
     resumed = place.run("resume", "moved", "--evaluations", 5, *where)
     assert resumed.code == 0, resumed.err
-    assert "mini-flux, 20 steps, 32x32, guidance 1" in resumed.out
+    assert WHERE in resumed.out
     with Database.open(place.storage) as database:
         again = database.load_study("moved")
     assert [c.schedule_hash for c in again.candidates[:4]] == [c.schedule_hash for c in record.candidates]
@@ -65,8 +68,8 @@ def test_another_checkpoint_of_the_same_architecture(file: Path, prompts: Path, 
     pipe.save_pretrained(tmp_path / "tuned")
     place, source = Place(tmp_path), load_schedule_file(file).schedule
     where = ("--storage", place.storage, "--out", tmp_path / "out", "--quiet")
-    words = ("--evaluations", 3, "--objective", "macs,deviation", "--prompts", prompts, "--study", "moved")
-    done = place.run("transfer", file, "--model", tmp_path / "tuned", *words, *where)
+    words = ("--steps", N_STEPS, "--evaluations", 3, "--objective", "macs,deviation", "--prompts", prompts)
+    done = place.run("transfer", file, "--model", tmp_path / "tuned", *words, "--study", "moved", *where)
     assert done.code == 0, done.err
     with Database.open(place.storage) as database:
         record = database.load_study("moved")
@@ -75,7 +78,7 @@ def test_another_checkpoint_of_the_same_architecture(file: Path, prompts: Path, 
     assert (moved.family, moved.label, moved.schedule) == ("given", "given: source.json", source)
     assert moved.held_out is not None
     assert moved.held_out.measurement is not None
-    for text in ("mini-flux, 20 steps, 32x32, guidance 1", "refined", "there"):
+    for text in (WHERE, "refined", "there"):
         assert text in done.out
 
 
