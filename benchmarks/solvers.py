@@ -44,8 +44,8 @@ LONGER = 1.7
 CALIBRATION = ("a photo of the {}", "an image of a {}", "the {}")
 HELD_OUT = ("a {}", "a photo of a {}", "a picture of a {}", "a small photo of a {}", "a close up of a {}", "{}")
 HELD_OUT_SEED = 1_000_000
-MAX_IMAGES = 20_000
-"""What a search may take, and takes to the last evaluation; runs with gradients count as three."""
+IMAGES = 20_000
+"""What a search may take by default, and takes to the last evaluation; runs with gradients count as three."""
 
 QUICK_EVALUATIONS = 60
 
@@ -73,6 +73,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--storage", type=Path, help="database file that keeps the measurements")
     parser.add_argument("--jobs", type=int, default=1, help="cells that are measured at a time, each in a process")
     parser.add_argument("--only", nargs="+", help="the cells of these models only")
+    parser.add_argument("--images", type=int, default=IMAGES, help="images that a search may take")
     parser.add_argument("--counts", type=int, nargs="+", help="numbers of network calls")
 
 
@@ -181,13 +182,13 @@ class Cells:
 
     def _s3(self, n: int, known: Sequence[Schedule]) -> tuple[Schedule, int]:
         """The best schedule that S3 finds, and the images that the search took, those of the rivals with it."""
-        n_evaluations = QUICK_EVALUATIONS if self._quick else MAX_IMAGES
         n_prompts = len(self._calibration.prompts)
-        n_images = self._rivals.n_images(n)
+        n_images, max_images = self._rivals.n_images(n), self._bench.arguments.images
+        n_evaluations = QUICK_EVALUATIONS if self._quick else max_images
 
         def fit(schedule: Schedule, column: FitTarget) -> ColumnFit:
             nonlocal n_images
-            left = MAX_IMAGES - n_images - n_prompts  # what it makes is to be scored
+            left = max_images - n_images - n_prompts  # what it makes is to be scored
             made = self._worker.fit(schedule, column, self._calibration, max_image_runs=left)
             n_images += made.image_runs
             return made
@@ -202,7 +203,7 @@ class Cells:
         searcher = S3Searcher(context, self._seed, S3Settings(step_counts=(n,)))
         results = [self._result(Proposal(schedule=schedule, family="rival", label="")) for schedule in known]
         searcher.tell(results)
-        while len(results) < n_evaluations and n_images + n_prompts <= MAX_IMAGES:
+        while len(results) < n_evaluations and n_images + n_prompts <= max_images:
             result = self._result(searcher.ask(1)[0])
             searcher.tell([result])
             results.append(result)
