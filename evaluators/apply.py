@@ -23,6 +23,7 @@ from autotune.evaluators.attachment import Attachment, MeasuredRun
 from autotune.evaluators.cache_runtime import CacheRuntime
 from autotune.evaluators.file_check import check_file
 from autotune.evaluators.guidance import BatchedGuidance, GuidanceRuntime, SeparateGuidance
+from autotune.evaluators.guidance_gain import GuidanceGain
 from autotune.evaluators.inventory import list_inventory
 from autotune.evaluators.noise import divides_by_alpha, noise_schedule_of, prediction_of
 from autotune.evaluators.policies import make_policy
@@ -188,16 +189,13 @@ def _attach(
         adapter = find_adapter(pipe)
         inventory = list_inventory(pipe) if inventory is None else inventory
         cache = _cache_runtime(pipe, schedule, schedule.cache, adapter, inventory, tables.cache_correction)
-    if schedule.unconditional_cache is not None or not set(schedule.guidance or ()) <= {GuidanceAction.BOTH}:
-        adapter = find_adapter(pipe)
-        guidance = _guidance_runtime(pipe, schedule, adapter)
-    initial_scale = 1.0
+    initial_scale, gains = 1.0, None
     if schedule.time is not None or schedule.policy is not None:
         noise = _noise_of(scheduler) if noise is None else noise
         prediction = prediction_of(scheduler)
         if schedule.time is not None:
             scheduler = SolverProgramScheduler.from_schedule(schedule, scheduler, noise, prediction)
-            initial_scale = scheduler.program.initial_scale
+            initial_scale, gains = scheduler.program.initial_scale, scheduler.program.guidance_gains
         if schedule.policy is not None:
             adapter = find_adapter(pipe)
             inventory = list_inventory(pipe) if inventory is None else inventory
@@ -205,12 +203,17 @@ def _attach(
                 schedule.policy, pipe, adapter, inventory, noise, prediction, by_alpha=divides_by_alpha(scheduler),
                 replaced=_policy_of(pipe),
             )  # fmt: skip
+    in_both = set(schedule.guidance or ()) <= {GuidanceAction.BOTH}
+    if schedule.unconditional_cache is not None or not in_both or gains is not None:
+        adapter = find_adapter(pipe)
+        guidance = _guidance_runtime(pipe, schedule)
     remove(pipe)
     attachment = Attachment(
         pipe,
         schedule,
         cache=cache,
         guidance=guidance,
+        gain=None if gains is None else GuidanceGain(gains.tolist(), separate=isinstance(guidance, SeparateGuidance)),
         policy=policy,
         quantization=quantization,
         initial_scale=initial_scale,
@@ -256,18 +259,29 @@ def _cache_runtime(
     )
 
 
-def _guidance_runtime(pipe: Any, schedule: Schedule, adapter: Adapter) -> GuidanceRuntime:
+def _guidance_runtime(pipe: Any, schedule: Schedule) -> GuidanceRuntime:
     column = schedule.guidance
-    if column is None:  # plans of two branches need a guided run all the same
-        column = (GuidanceAction.BOTH,) * (0 if schedule.cache is None else schedule.cache.n_calls)
+    if column is None:  # plans of two branches, and gains, need a guided run all the same
+        n_calls = schedule.n_steps if schedule.cache is None else schedule.cache.n_calls
+        column = (GuidanceAction.BOTH,) * n_calls
+    return SeparateGuidance(column) if guides_in_two_calls(pipe) else BatchedGuidance(column)
+
+
+def guides_in_two_calls(pipe: Any) -> bool:
+    """Whether the branches of classifier-free guidance are two calls of a step, not the halves of one batch.
+
+    Raises:
+        ScheduleMismatchError: the pipeline has no such guidance.
+    """
+    adapter = find_adapter(pipe)
     if adapter.guidance == "batch":
-        return BatchedGuidance(column)
+        return False
     # FLUX is distilled, and guides in two calls besides, if it is asked to.
     if adapter.guidance == "calls" or "true_cfg_scale" in inspect.signature(pipe.__call__).parameters:
-        return SeparateGuidance(column)
+        return True
     raise ScheduleMismatchError(
-        f"the columns guidance and unconditional_cache need classifier-free guidance; {type(pipe).__name__} has none; "
-        f"use a schedule without them"
+        f"the columns guidance and unconditional_cache, and a guidance_gain, need classifier-free guidance; "
+        f"{type(pipe).__name__} has none; use a schedule without them"
     )
 
 

@@ -22,6 +22,7 @@ from autotune.evaluators.guidance import (
     output_tensor,
     replace_tensor,
 )
+from autotune.evaluators.guidance_gain import GuidanceGain
 from autotune.evaluators.guidance_scale import measured_scale
 from autotune.evaluators.override import Overrides
 from autotune.evaluators.policy_runtime import PolicyRuntime
@@ -47,8 +48,9 @@ class MeasuredRun:
 class Attachment:
     """What `attach` puts on a pipeline, and `remove` takes off.
 
-    `original_scheduler` is the pipeline's own. `cache`, `guidance`, `policy` and `quantization` are None where the
-    schedule has no such column, or one that changes nothing. The starting noise is multiplied by `initial_scale`. A run
+    `original_scheduler` is the pipeline's own. `cache`, `guidance`, `gain`, `policy` and `quantization` are None where
+    the schedule has no such thing, or one that changes nothing; a gain comes with `guidance`. The starting
+    noise is multiplied by `initial_scale`. A run
     that is not like the `measured` one warns, and raises where the schedule has tables.
     """
 
@@ -59,13 +61,14 @@ class Attachment:
         *,
         cache: CacheRuntime | None,
         guidance: GuidanceRuntime | None,
+        gain: GuidanceGain | None = None,
         policy: PolicyRuntime | None = None,
         quantization: QuantizationRuntime | None = None,
         initial_scale: float = 1.0,
         measured: MeasuredRun | None = None,
     ) -> None:
         self.schedule, self.cache, self.guidance, self.policy = schedule, cache, guidance, policy
-        self.quantization = quantization
+        self.quantization, self._gain = quantization, gain
         self.original_scheduler = pipe.scheduler
         self._pipe, self._initial_scale, self._measured = pipe, initial_scale, measured
         self._overrides = Overrides()
@@ -163,7 +166,7 @@ class Attachment:
 
     def _reset(self) -> None:
         self._signatures.clear()
-        for part in (self.cache, self.guidance, self.policy):
+        for part in (self.cache, self.guidance, self._gain, self.policy):
             if part is not None:
                 part.reset()
 
@@ -210,7 +213,8 @@ class Attachment:
         if self.quantization is not None:
             self.quantization.enter(row)
         if self.policy is not None:
-            return self.policy.run(original, args, kwargs, row=row, call=call, batch=batch)
+            output = self.policy.run(original, args, kwargs, row=row, call=call, batch=batch)
+            return output if self._gain is None else self._gain.apply(output, row, call)
 
         def network(args: tuple[Any, ...], kwargs: dict[str, Any], half: bool) -> Any:
             if self.cache is None:
@@ -230,6 +234,7 @@ class Attachment:
         else:
             output = self.guidance.run(network, args, kwargs, row=row, call=call, batch=batch)
         output = output if self.cache is None else self.cache.correct_output(output, latents, row, call)
+        output = output if self._gain is None else self._gain.apply(output, row, call)
         if row == 0 and self._clock.on_step == self._see_step and len(self._branches) < self._n_outputs:
             self._branches.append(output_tensor(output))
         return output

@@ -55,6 +55,7 @@ def fit_column(
     reference: torch.Tensor,
     arguments: Mapping[str, Any],
     settings: FitSettings,
+    guided: bool = False,
     stop: Callable[[], bool] = lambda: False,
     max_image_runs: int | None = None,
 ) -> ColumnFit:
@@ -70,6 +71,7 @@ def fit_column(
         reference: (n, channels, height, width) final latents of the converged run.
         arguments: the pipeline call's others.
         settings: see `settings_of`; batches are the condition's at most, and probes as wide as its precision asks for.
+        guided: the run has classifier-free guidance.
         stop: polled between iterations; once true, the best so far is returned.
         max_image_runs: what it may cost; before more, too, the best so far is returned.
 
@@ -77,13 +79,15 @@ def fit_column(
         ScheduleError: the schedule has no solver or a stochastic one, or too few steps for the column.
     """
     noise, prediction = condition.noise_schedule, condition.prediction
-    parameters = parameters_of(schedule, column, noise, prediction)
+    parameters = parameters_of(schedule, column, noise, prediction, guided=guided)
     scheduler = SolverProgramScheduler.from_schedule(schedule, pipe.scheduler, noise, prediction)
     if scheduler.program.noise_coefs.any():
         raise ScheduleError("a column is fitted to a deterministic run; got a stochastic solver; set stochastic to 0")
     denoiser = getattr(pipe, "transformer", None) or pipe.unet
     columns = other_columns(schedule)
-    run = partial(run_with_gradient, pipe, scheduler, columns=columns, checkpointed=_is_checkpointed(denoiser, columns))
+    gained = guided and (column is FitColumn.SOLVER or scheduler.program.guidance_gains is not None)
+    checkpointed = _is_checkpointed(denoiser, columns)
+    run = partial(run_with_gradient, pipe, scheduler, columns=columns, checkpointed=checkpointed, gained=gained)
     scale = reference.flatten(1).norm(dim=1, keepdim=True)
 
     def residuals(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:

@@ -24,7 +24,7 @@ from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
 
-PROTOCOL = "6"
+PROTOCOL = "7"
 """Version of the fitting code."""
 
 
@@ -41,6 +41,7 @@ class FitJob:
     tables: TableStore
     sensitivities: BitSensitivities
     artifacts: ArtifactCache | None
+    guided: bool
 
     def fit(
         self,
@@ -114,5 +115,6 @@ class FitJob:
             reference=self.reference(fidelity),
             arguments=self.workload.arguments,
             settings=settings_of(column, quick, seed),
+            guided=self.guided,
             **shared,
         )

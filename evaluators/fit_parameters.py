@@ -14,7 +14,7 @@ from autotune.spaces.program_correction import ProgramCorrection
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solver_formula import Prediction
 from autotune.spaces.solver_program import SolverProgram, compile_program, corrected
-from autotune.spaces.solver_step import FACTORS, SolverStep
+from autotune.spaces.solver_step import SolverStep, factors_of
 from autotune.spaces.solver_tape import points_available
 
 Array = NDArray[np.float64]
@@ -35,8 +35,12 @@ class FitParameters:
     finish: Callable[[Array], Schedule]
 
 
-def parameters_of(schedule: Schedule, column: FitColumn, noise: NoiseSchedule, prediction: Prediction) -> FitParameters:
+def parameters_of(
+    schedule: Schedule, column: FitColumn, noise: NoiseSchedule, prediction: Prediction, *, guided: bool = False
+) -> FitParameters:
     """The parameters of a column; compensation starts from none, corrections from those that the schedule has.
+
+    Those of a solver have factors on the guidance where the run is `guided`.
 
     Raises:
         ScheduleError: the schedule has no solver, or too few steps for the column.
@@ -44,7 +48,7 @@ def parameters_of(schedule: Schedule, column: FitColumn, noise: NoiseSchedule, p
     if column is FitColumn.COMPENSATION:
         return _compensation(schedule, noise, prediction)
     if column is FitColumn.SOLVER:
-        return _solver(schedule, noise, prediction)
+        return _solver(schedule, noise, prediction, factors_of(guided=guided))
     return _correction(schedule, noise, prediction)
 
 
@@ -64,7 +68,7 @@ def _compensation(schedule: Schedule, noise: NoiseSchedule, prediction: Predicti
     )
 
 
-def _solver(schedule: Schedule, noise: NoiseSchedule, prediction: Prediction) -> FitParameters:
+def _solver(schedule: Schedule, noise: NoiseSchedule, prediction: Prediction, names: tuple[str, ...]) -> FitParameters:
     time, rows = schedule.solver_columns
     lam, gaps = call_gaps(time, noise)
     free = np.arange(0 if has_free_start(schedule, noise) else 1, len(time))
@@ -74,13 +78,13 @@ def _solver(schedule: Schedule, noise: NoiseSchedule, prediction: Prediction) ->
         times = np.array(time)
         times[free] = noise.t_from_lam(lam[free] + gaps[free] * theta[: len(free)])
         changed = list(rows)
-        for (i, row), moves in zip(unified.items(), theta[len(free) :].reshape(-1, len(FACTORS)), strict=True):
-            factors = {name: getattr(row, name) + float(move) for name, move in zip(FACTORS, moves, strict=True)}
+        for (i, row), moves in zip(unified.items(), theta[len(free) :].reshape(-1, len(names)), strict=True):
+            factors = {name: getattr(row, name) + float(move) for name, move in zip(names, moves, strict=True)}
             changed[i] = replace(row, **factors)
         return replace(schedule, time=tuple(times.tolist()), solver=tuple(changed))
 
     return FitParameters(
-        n=len(free) + len(FACTORS) * len(unified),
+        n=len(free) + len(names) * len(unified),
         build=lambda theta: compile_program(finish(theta), noise, prediction),
         finish=finish,
     )

@@ -5,14 +5,16 @@ import copy
 import inspect
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from autotune.evaluators.apply import attach, remove
+from autotune.evaluators.apply import attach, guides_in_two_calls, remove
+from autotune.evaluators.guidance_gain import GuidanceGain
 from autotune.evaluators.latent_scaling import denoiser_latents
 from autotune.evaluators.override import Overrides
 from autotune.evaluators.solver_scheduler import SolverProgramScheduler
@@ -27,25 +29,28 @@ class ProgramTensors:
     timesteps: torch.Tensor
     state_coefs: torch.Tensor
     output_coefs: torch.Tensor
+    guidance_gains: torch.Tensor
     initial_scale: torch.Tensor
 
     @classmethod
     def unflatten(cls, flat: torch.Tensor) -> "ProgramTensors":
-        """The tensors of a vector that `flatten` made: 2 n^2 + n + 1 numbers."""
+        """The tensors of a vector that `flatten` made: 2 n^2 + 2 n + 1 numbers."""
         n = math.isqrt(len(flat) // 2)
-        timesteps, states, outputs, scale = torch.split(flat, [n, n * n, n * n, 1])
+        timesteps, states, outputs, gains, scale = torch.split(flat, [n, n * n, n * n, n, 1])
         return cls(
             timesteps=timesteps,
             state_coefs=states.reshape(n, n),
             output_coefs=outputs.reshape(n, n),
+            guidance_gains=gains,
             initial_scale=scale[0],
         )
 
 
 def flatten(program: SolverProgram) -> torch.Tensor:
-    """All coefficients in one float64 vector: timesteps, state_coefs, output_coefs, initial_scale."""
-    parts = [program.timesteps, program.state_coefs.ravel(), program.output_coefs.ravel(), [program.initial_scale]]
-    return torch.cat([torch.tensor(part, dtype=torch.float64) for part in parts])
+    """All coefficients in one float64 vector: those of `ProgramTensors`, in the order of its fields."""
+    gains = np.ones(program.n_steps) if program.guidance_gains is None else program.guidance_gains
+    parts = [program.timesteps, program.state_coefs.ravel(), program.output_coefs.ravel(), gains]
+    return torch.cat([torch.tensor(part, dtype=torch.float64) for part in (*parts, [program.initial_scale])])
 
 
 class _Stop(Exception):
@@ -81,6 +86,11 @@ class _GradientScheduler(SolverProgramScheduler):
         self._begin_index, self._step_index = None, None
         self._past: list[tuple[torch.Tensor, torch.Tensor]] = []
 
+    @property
+    def row(self) -> int:
+        """Of the network call to come."""
+        return len(self._past)
+
     def step(
         self,
         model_output: torch.Tensor,
@@ -108,12 +118,14 @@ def _patched(
     kept: list[torch.Tensor],
     *,
     checkpointed: bool,
+    gained: bool,
 ) -> Iterator[None]:
     """The pipeline with the scheduler, the other columns, a scaled start, and a decoder that ends the call.
 
-    With `checkpointed` the denoiser is, and each block within it, where diffusers can do that.
+    With `gained` the difference of its branches has factors. With `checkpointed` the denoiser is, and each block
+    within it, where diffusers can do that.
     """
-    overrides = Overrides()
+    overrides, outermost = Overrides(), Overrides()
     own_scheduler, vae_dtype = pipe.scheduler, pipe.vae.dtype
     prepare, denoiser = pipe.prepare_latents, getattr(pipe, "transformer", None) or pipe.unet
     forward = denoiser.forward
@@ -142,16 +154,32 @@ def _patched(
     try:
         if columns is not None:
             attach(pipe, columns)
+        if gained:  # around all others
+            outermost.set(denoiser, "forward", _gained(pipe, denoiser.forward, scheduler))
         with warnings.catch_warnings():
             # Timesteps are compared as numbers, which need no gradient.
             warnings.filterwarnings("ignore", message="Converting a tensor with requires_grad")
             yield
     finally:
+        outermost.undo()
         remove(pipe)
         pipe.scheduler = own_scheduler
         overrides.undo()
         if pipe.vae.dtype != vae_dtype:  # SDXL decodes in float32, and would go back after it
             pipe.vae.to(vae_dtype)
+
+
+def _gained(pipe: Any, forward: Callable[..., Any], scheduler: _GradientScheduler) -> Callable[..., Any]:
+    """The denoiser's forward with the scheduler's factors on guidance."""
+    gain = GuidanceGain(scheduler.tensors.guidance_gains, separate=guides_in_two_calls(pipe))
+    call, last = 0, -1
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        nonlocal call, last
+        call, last = (call + 1 if scheduler.row == last else 0), scheduler.row
+        return gain.apply(forward(*args, **kwargs), last, call)
+
+    return run
 
 
 @contextlib.contextmanager
@@ -179,6 +207,7 @@ def run_with_gradient(
     *,
     columns: Schedule | None = None,
     checkpointed: bool = False,
+    gained: bool = False,
 ) -> torch.Tensor:
     """Final latents of a run, with the graph that leads to the coefficients; the weights must not need gradients.
 
@@ -194,6 +223,7 @@ def run_with_gradient(
         columns: cache and guidance to run under; what is handed out from the store has its graph too.
         checkpointed: recompute the network's activations in the backward pass, block by block: memory for one block
             instead of all calls, for two thirds more time. Not together with columns: they must decide once.
+        gained: the run has classifier-free guidance, and `tensors` have factors on it; without, they have no effect.
 
     Returns:
         (n, channels, height, width) float32, before the autoencoder's scaling is undone.
@@ -202,7 +232,8 @@ def run_with_gradient(
         arguments = {"negative_prompt": None, **arguments}  # PixArt's default, "", clashes with embeddings
     kept: list[torch.Tensor] = []
     running = _GradientScheduler.of(scheduler, tensors)
-    with _patched(pipe, running, columns, kept, checkpointed=checkpointed), contextlib.suppress(_Stop):
+    how = {"checkpointed": checkpointed, "gained": gained}
+    with _patched(pipe, running, columns, kept, **how), contextlib.suppress(_Stop):
         inspect.unwrap(type(pipe).__call__)(
             pipe,
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],

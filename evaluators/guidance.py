@@ -17,7 +17,8 @@ from autotune.spaces.guidance_column import (
 )
 
 NOT_GUIDED = (
-    "the columns guidance and unconditional_cache need classifier-free guidance; this run is not guided; raise "
+    "the columns guidance and unconditional_cache, and a guidance_gain, need classifier-free guidance; this run is not "
+    "guided; raise "
     "guidance_scale (true_cfg_scale where the pipeline has it, with a negative prompt), or use a schedule without them"
 )
 

@@ -115,6 +115,7 @@ class Worker:
                 artifacts,
             ),
             artifacts=artifacts,
+            guided=self.guided,
         )
         self._thumbnails = Thumbnails()
 

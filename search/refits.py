@@ -75,7 +75,9 @@ class Refits:
         self._archive = ParetoArchive(context.objectives, context.constraints)
         self._closest: dict[int, tuple[Proposal, Measurement]] = {}
         """Of feasible schedules with a solver, by their number of steps, if measured on all prompts."""
-        self._solvers = SolverVariation(context.condition.noise_schedule, context.condition.start_timestep)
+        self._solvers = SolverVariation(
+            context.condition.noise_schedule, context.condition.start_timestep, guided=context.guided
+        )
         self._tables = TableVariation(context)
         self._known = {kind: Experience(ratio, runs) for kind, (ratio, runs) in PRIORS.items()}
         self._rng = np.random.default_rng(seed)

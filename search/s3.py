@@ -129,7 +129,7 @@ class S3Searcher:
         self._novelty = Novelty(context.inventory)
         condition = context.condition
         self._noise, self._prediction = condition.noise_schedule, condition.prediction
-        self._variation = SolverVariation(self._noise, condition.start_timestep)
+        self._variation = SolverVariation(self._noise, condition.start_timestep, guided=context.guided)
         self._quality = next((name for name in context.objectives if not OBJECTIVES[name].is_cost), None)
         counts = self._settings.step_counts or by_importance(STEP_COUNTS, condition.n_steps)
         self._populations = {n: _Population(lag=LAG * i) for i, n in enumerate(counts)}

@@ -11,7 +11,7 @@ from autotune.spaces.momentum_step import MomentumStep
 from autotune.spaces.noise_schedule import Flow, NoiseSchedule
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solver_row import SolverRow
-from autotune.spaces.solver_step import FACTORS, Domain, Relaxation, SolverStep, View
+from autotune.spaces.solver_step import Domain, Relaxation, SolverStep, View, factors_of
 
 Rng = np.random.Generator
 Array = NDArray[np.float64]
@@ -33,8 +33,8 @@ MOVE_STEP = 0.05
 
 MAX_FACTOR = 4.0
 
-GAIN_MOVE = 0.03
-"""How far a gain moves where slope and curvature move by 1: they act on the whole state."""
+MOVES = {"state_gain": 0.03, "output_gain": 0.03, "guidance_gain": 0.1}
+"""How far a gain moves where slope and curvature move by 1: the first two act on the whole state."""
 
 MIN_BETA = 0.2
 
@@ -46,11 +46,12 @@ class SolverVariation:
     """Draws offspring of schedules that have the columns `time` and `solver`.
 
     Times move in lambda between their neighbours. The first one is pinned to the starting noise, unless an analytic
-    first step leads down to it.
+    first step leads down to it. Of runs that are `guided` the factors on the guidance vary, too.
     """
 
-    def __init__(self, noise: NoiseSchedule, start: float) -> None:
+    def __init__(self, noise: NoiseSchedule, start: float, *, guided: bool = False) -> None:
         self._noise = noise
+        self._factors = factors_of(guided=guided)
         self._start = start
         self._low = 1.0 if float(noise.sigma(0.0)) == 0.0 else 0.0
         views: list[tuple[View, Domain]] = [("data", "lambda"), ("noise", "lambda")]
@@ -184,15 +185,16 @@ class SolverVariation:
 
     def _walked(self, step: SolverRow, scale: float, share: float, rng: Rng) -> SolverRow:
         """The factors, or the momentum, after a step of a random walk."""
-        moves = 2.0 * scale * rng.standard_normal(4) * (rng.random(4) < share)
+        n = len(self._factors)
+        moves = 2.0 * scale * rng.standard_normal(n) * (rng.random(n) < share)
         if isinstance(step, MomentumStep):
             return replace(step, beta=float(np.clip(step.beta + 0.5 * moves[0], MIN_BETA, 1.0)))
         if not isinstance(step, SolverStep):
             return step
-        moves *= (1.0, 1.0, GAIN_MOVE, GAIN_MOVE)
-        factors = np.array([getattr(step, name) for name in FACTORS])
+        moves *= [MOVES.get(name, 1.0) for name in self._factors]
+        factors = np.array([getattr(step, name) for name in self._factors])
         walked = np.clip(factors + moves, -MAX_FACTOR, MAX_FACTOR).tolist()
-        return replace(step, **dict(zip(FACTORS, walked, strict=True)))
+        return replace(step, **dict(zip(self._factors, walked, strict=True)))
 
     def _redrawn(self, step: SolverRow, rng: Rng) -> SolverRow:
         """One discrete choice of a step drawn anew; another kind of row becomes a step."""

@@ -35,7 +35,7 @@ class TableVariation:
         condition = context.condition
         self._context, self._inventory = context, context.inventory
         self._noise, self._start = condition.noise_schedule, condition.start_timestep
-        self._solvers = SolverVariation(self._noise, self._start)
+        self._solvers = SolverVariation(self._noise, self._start, guided=context.guided)
         self._grids: dict[tuple[int, Granularity], GeneGrid] = {}
 
     def n_calls(self, schedule: Schedule) -> int:

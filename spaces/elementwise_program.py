@@ -29,6 +29,7 @@ class ElementwiseProgram:
     bias: tuple[Array, ...]
     initial_scale = 1.0
     mean_coefs = None
+    guidance_gains = None
 
     def __post_init__(self) -> None:
         n = len(self.timesteps)

@@ -36,7 +36,8 @@ def encode_program(program: SolverProgram, noise: NoiseSchedule) -> Array:
         ScheduleError: the network is not called at levels in order, which a correction may lead to.
 
     Returns:
-        n levels in lambda, n factors on x_0, n (n + 1) / 2 weights, and the factor on the starting noise.
+        n levels in lambda, n factors on x_0, n (n + 1) / 2 weights, the factor on the starting noise, and n gains of
+        guidance.
     """
     n = program.n_steps
     times = program.timesteps
@@ -47,4 +48,5 @@ def encode_program(program: SolverProgram, noise: NoiseSchedule) -> Array:
     per_step = np.diff(on_outputs / alpha[:, None], axis=0, prepend=0.0)
     steps = np.diff(levels.straight)
     weights = per_step / np.where(steps == 0.0, 1.0, steps)[:, None]
-    return np.concatenate([lam, on_start / alpha, weights[np.tril_indices(n)], [program.initial_scale]])
+    gains = np.ones(n) if program.guidance_gains is None else program.guidance_gains
+    return np.concatenate([lam, on_start / alpha, weights[np.tril_indices(n)], [program.initial_scale], gains])

@@ -33,7 +33,9 @@ class SolverProgram:
     Row i of `state_coefs` and `output_coefs`, both (n, n) and lower triangular, gives x_{i+1} from x_0 .. x_i and
     o_0 .. o_i, and `noise_coefs` (n,) the standard deviation of fresh noise; x_n is the sample. `timesteps` (n,) is
     what the network is called with. x_0 is the starting noise times `initial_scale`. On a mean-reverting process the
-    image that it reverts to enters x_{i+1} with the factor `mean_coefs`[i] (n,); elsewhere there is none.
+    image that it reverts to enters x_{i+1} with the factor `mean_coefs`[i] (n,); elsewhere there is none. Under
+    classifier-free guidance the difference of the branches is multiplied by `guidance_gains`[i] (n,) in call i before
+    it is combined to o_i; None is 1 in each.
 
     Raises:
         ScheduleError: shapes disagree, a number is not finite, or a row looks ahead.
@@ -45,11 +47,13 @@ class SolverProgram:
     noise_coefs: Array
     initial_scale: float = 1.0
     mean_coefs: Array | None = None
+    guidance_gains: Array | None = None
 
     def __post_init__(self) -> None:
         n = len(self.timesteps)
         names = ["timesteps", "state_coefs", "output_coefs", "noise_coefs"]
-        for name in [*names, "mean_coefs"] if self.mean_coefs is not None else names:
+        names += [name for name in ("mean_coefs", "guidance_gains") if getattr(self, name) is not None]
+        for name in names:
             values = np.array(getattr(self, name), np.float64)
             if values.shape != ((n, n) if name in ("state_coefs", "output_coefs") else (n,)):
                 raise ScheduleError(f"{name} of a solver program must fit {n} timesteps; got shape {values.shape}")
@@ -124,12 +128,14 @@ def compile_program(schedule: Schedule, noise: NoiseSchedule, prediction: Predic
     table = np.array(rows)
     table[np.abs(table) < _NEGLIGIBLE * np.abs(table).max(axis=1, keepdims=True)] = 0.0
     n = levels.n_calls
+    gains = np.array([step.guidance_gain if isinstance(step, SolverStep) else 1.0 for step in solver])
     program = SolverProgram(
         timesteps=np.array(levels.t),
         state_coefs=table[:, :n],
         output_coefs=table[:, n:],
         noise_coefs=np.array([tape.fresh_noise(step, i) for i, step in enumerate(solver)]),
         initial_scale=1.0 if schedule.start is None else analytic_scale(schedule.start, time[0], noise),
+        guidance_gains=gains if np.any(gains != 1.0) else None,
     )
     if schedule.correction is not None:
         program = corrected(program, schedule.correction, noise.t_max)

@@ -12,8 +12,14 @@ Relaxation = Literal["taylor", "b1", "b2"]
 
 MAX_ORDER = 6
 
-FACTORS = ("slope", "curvature", "state_gain", "output_gain")
+PLAIN_FACTORS = ("slope", "curvature", "state_gain", "output_gain")
+FACTORS = (*PLAIN_FACTORS, "guidance_gain")
 """The real numbers of a row that can be varied or fitted; where one has no effect, it is 1 in canonical form."""
+
+
+def factors_of(*, guided: bool) -> tuple[str, ...]:
+    """Those that have an effect on a run with classifier-free guidance, or without."""
+    return FACTORS if guided else PLAIN_FACTORS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +34,8 @@ class SolverStep:
     1 + c h) and F'' by `curvature`. `relaxation` scales F' where a single difference estimates it: `b1` and `b2` are
     UniPC's B(h) = h and B(h) = e^h - 1 (Zhao et al. 2023), `taylor` is none. The state is multiplied by `state_gain`
     and F by `output_gain`: other than 1 they leave the theory, and make up for what few steps under strong guidance
-    overshoot.
+    overshoot. So does `guidance_gain`, which multiplies the difference of the branches in the row's own network call,
+    that is, a guidance scale s becomes 1 + guidance_gain (s - 1) there; it needs a run with classifier-free guidance.
 
     The step starts from the state of the call `origin` rows back, with that call's output as F. With 0 it is a
     multistep method. Rows that start from an earlier call make single-step methods; one that does so and stays at its
@@ -49,6 +56,7 @@ class SolverStep:
     curvature: float = 1.0
     state_gain: float = 1.0
     output_gain: float = 1.0
+    guidance_gain: float = 1.0
     origin: int = 0
     stochastic: float = 0.0
 

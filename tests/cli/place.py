@@ -80,7 +80,8 @@ def kill_group(process: subprocess.Popen[str]) -> None:
 def study_words(place: Place, name: str, *, prompts: Path) -> list[str]:
     """The command line of the small study, less its budget."""
     return [
-        "run", "--model", "mini-flux", "--steps", str(N_STEPS), "--objective", "macs,deviation", "--prompts", str(prompts), "--study", name,
+        "run", "--model", "mini-flux", "--steps", str(N_STEPS), "--objective", "macs,deviation",
+        "--prompts", str(prompts), "--study", name,
         "--storage", place.storage, "--out", str(place.folder / "out"), "--family", "ecad",
     ]  # fmt: skip
 

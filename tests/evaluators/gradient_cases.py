@@ -24,6 +24,7 @@ from autotune.spaces.program_correction import ProgramCorrection
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solver_formula import Prediction
 from autotune.spaces.solver_program import SolverProgram, compile_program
+from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.solvers import make_solver
 from autotune.spaces.time_grid import uniform_lambda
 
@@ -48,9 +49,10 @@ class GradientCase:
         return prediction_of(self.pipe.scheduler)
 
     def schedule(self, kind: str, n: int = 3) -> Schedule:
-        """`plain`, `start` (an analytic first step), `correction`, `both`, `compensation`, or `cached`.
+        """`plain`, `start` (an analytic first step), `correction`, `both`, `compensation`, `cached`, or `gained`.
 
-        The last one forecasts the stack of blocks in the last call, reuses leaves before, and drops a branch if it can.
+        `cached` forecasts the stack of blocks in the last call, reuses leaves before, and drops a branch if it can;
+        `gained` does that under a guidance that changes from call to call, on the models that guide.
         """
         noise = self.noise
         begin = own_timesteps(self.pipe.scheduler, 20, 0.5)[0]
@@ -59,7 +61,12 @@ class GradientCase:
         plan = Schedule(n_steps=n, time=times, solver=make_solver("unipc-2", n, noise))
         if first != begin:
             plan = replace(plan, start=begin)
-        if kind == "cached":
+        if kind == "gained" and self.is_guided:
+            gains = (0.8, 1.3, 0.9, *(1.1,) * n)
+            rows = zip(plan.solver or (), gains, strict=False)
+            solver = tuple(replace(row, guidance_gain=gain) for row, gain in rows if isinstance(row, SolverStep))
+            plan = replace(plan, solver=solver)
+        if kind in ("cached", "gained"):
             return replace(plan, cache=self._some_cache(n), guidance=self._some_guidance(n))
         if kind == "compensation":
             plan = replace(plan, compensation=(1.0, 1.0, *(0.8,) * (n - 2)))
@@ -72,8 +79,13 @@ class GradientCase:
         table[n - 2, list(inventory.leaves[::3])] = CacheAction.REUSE
         return CachePlan.from_array(table)
 
+    @property
+    def is_guided(self) -> bool:
+        """Whether the model runs both branches in one batch."""
+        return find_adapter(self.pipe).guidance == "batch"
+
     def _some_guidance(self, n: int) -> tuple[GuidanceAction, ...] | None:
-        if find_adapter(self.pipe).guidance != "batch":
+        if not self.is_guided:
             return None
         return (*(GuidanceAction.BOTH,) * (n - 1), GuidanceAction.STORED)
 
@@ -92,6 +104,7 @@ class GradientCase:
             self.arguments,
             columns=other_columns(schedule),
             checkpointed=checkpointed,
+            gained=self.program(schedule).guidance_gains is not None,
         )
 
 

@@ -137,7 +137,9 @@ def test_a_run_without_guidance_is_refused(name: str, pixart_pipe: Any, flux_pip
     before = state(pipe)
     plans = random_plan(pipe, kwargs, 0), random_plan(pipe, kwargs, 1)
     attach(pipe, Schedule(n_steps=N_STEPS, cache=plans[0], unconditional_cache=plans[1]))
-    with pytest.raises(ScheduleMismatchError, match="unconditional_cache need classifier-free guidance"):
+    with pytest.raises(
+        ScheduleMismatchError, match="unconditional_cache, and a guidance_gain, need classifier-free guidance"
+    ):
         run(pipe, kwargs)
     remove(pipe)
     assert state(pipe) == before

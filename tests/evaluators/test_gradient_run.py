@@ -20,7 +20,7 @@ from .gradient_cases import MODELS, PROMPTS, GradientCase, gradient_case, leaf
 from .mini_pipelines import denoiser_of, state
 from .random_pipelines import random_args
 
-KINDS = ("plain", "start", "correction", "both", "compensation", "cached")
+KINDS = ("plain", "start", "correction", "both", "compensation", "cached", "gained")
 
 
 @pytest.fixture(params=MODELS)
@@ -89,9 +89,9 @@ def test_checkpoints_are_at_blocks_within_those_of_calls(case: GradientCase) -> 
     assert calls == [n_steps + 3 * n_steps]
 
 
-@pytest.mark.parametrize("kind", ["start", "cached"])
+@pytest.mark.parametrize("kind", ["start", "cached", "gained"])
 def test_gradients_are_central_differences_of_the_run(case: GradientCase, kind: str) -> None:
-    """Of a coefficient of each kind: timesteps, states, outputs, the scale of the starting noise.
+    """Of a coefficient of each kind: timesteps, states, outputs, gains of guidance, the scale of the starting noise.
 
     They flow through what a cache hands out and what stands in for a dropped branch, too.
     """
@@ -101,8 +101,11 @@ def test_gradients_are_central_differences_of_the_run(case: GradientCase, kind: 
     n = 3
     # Networks see timesteps through sines of up to 1 radian per timestep: only small moves are linear. What
     # forecasts make of a move is less so; stored values without their graph would halve one of these at least.
-    sizes = {2: 0.1, n: 4e-3, n + n: 4e-3, n + n * n: 4e-3, n + n * n + n + 1: 4e-3, 2 * n * n + n: 4e-3}
-    precision = 3e-2 if kind == "cached" else 1e-2
+    sizes = {2: 0.1, n: 4e-3, n + n: 4e-3, n + n * n: 4e-3, n + n * n + n + 1: 4e-3}
+    sizes |= {2 * n * n + n: 4e-3, 2 * n * n + n + 2: 4e-3, 2 * n * n + 2 * n: 4e-3}
+    precision = 1e-2 if kind == "start" else 3e-2
+    moves_guidance = kind == "gained" and case.is_guided
+    assert moves_guidance == bool(grads[2 * n * n + n : 2 * n * n + 2 * n].all())
     for i, size in sizes.items():
         values = []
         for sign in (1.0, -1.0):
