@@ -183,7 +183,6 @@ def _attach(
         if not hasattr(adapter.denoiser_of(pipe), KERNELS):  # else its layers are quantized already
             quantization = QuantizationRuntime(tables.quantization)
     cache: CacheRuntime | None = None
-    guidance: GuidanceRuntime | None = None
     policy: PolicyRuntime | None = None
     if schedule.cache is not None:
         adapter = find_adapter(pipe)
@@ -203,10 +202,8 @@ def _attach(
                 schedule.policy, pipe, adapter, inventory, noise, prediction, by_alpha=divides_by_alpha(scheduler),
                 replaced=_policy_of(pipe),
             )  # fmt: skip
-    in_both = set(schedule.guidance or ()) <= {GuidanceAction.BOTH}
-    if schedule.unconditional_cache is not None or not in_both or gains is not None:
-        adapter = find_adapter(pipe)
-        guidance = _guidance_runtime(pipe, schedule)
+    guidance = _guidance_runtime(pipe, schedule, gained=gains is not None)
+    adapter = adapter if guidance is None else find_adapter(pipe)
     remove(pipe)
     attachment = Attachment(
         pipe,
@@ -259,9 +256,12 @@ def _cache_runtime(
     )
 
 
-def _guidance_runtime(pipe: Any, schedule: Schedule) -> GuidanceRuntime:
-    column = schedule.guidance
-    if column is None:  # plans of two branches, and gains, need a guided run all the same
+def _guidance_runtime(pipe: Any, schedule: Schedule, *, gained: bool) -> GuidanceRuntime | None:
+    """What executes the guidance column; also where there is none, if two plans or gains need a guided run."""
+    column, gained = schedule.guidance, gained or schedule.unconditional_cache is not None
+    if not gained and set(column or ()) <= {GuidanceAction.BOTH}:
+        return None
+    if column is None:
         n_calls = schedule.n_steps if schedule.cache is None else schedule.cache.n_calls
         column = (GuidanceAction.BOTH,) * n_calls
     return SeparateGuidance(column) if guides_in_two_calls(pipe) else BatchedGuidance(column)

@@ -85,9 +85,8 @@ def fit_column(
         raise ScheduleError("a column is fitted to a deterministic run; got a stochastic solver; set stochastic to 0")
     denoiser = getattr(pipe, "transformer", None) or pipe.unet
     columns = other_columns(schedule)
-    gained = guided and (column is FitColumn.SOLVER or scheduler.program.guidance_gains is not None)
     checkpointed = _is_checkpointed(denoiser, columns)
-    run = partial(run_with_gradient, pipe, scheduler, columns=columns, checkpointed=checkpointed, gained=gained)
+    run = partial(run_with_gradient, pipe, scheduler, columns=columns, checkpointed=checkpointed, gained=guided)
     scale = reference.flatten(1).norm(dim=1, keepdim=True)
 
     def residuals(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:

@@ -71,6 +71,22 @@ def test_the_finished_schedule_is_the_program_that_was_fitted(
 
 
 @pytest.mark.parametrize("column", BY_GRADIENT)
+def test_only_the_solver_of_a_guided_run_has_factors_on_guidance(column: FitColumn) -> None:
+    plan = plan_on(SCALED)
+    plain, guided = (parameters_of(plan, column, SCALED, "noise", guided=guided) for guided in (False, True))
+    assert guided.n == plain.n + (N if column is FitColumn.SOLVER else 0)
+    theta = 0.1 * np.random.default_rng(0).standard_normal(guided.n)
+    assert plain.build(theta[: plain.n]).guidance_gains is None
+    gains = guided.build(theta).guidance_gains
+    assert (gains is None) == (column is not FitColumn.SOLVER)
+    if gains is not None:
+        assert len(set(gains.tolist()) - {1.0}) == N
+        again = compile_program(guided.finish(theta), SCALED, "noise").guidance_gains
+        assert again is not None
+        np.testing.assert_array_equal(gains, again)
+
+
+@pytest.mark.parametrize("column", BY_GRADIENT)
 @pytest.mark.parametrize("start", [None, 990.0])
 def test_parameters_with_an_effect_move_the_program_and_no_two_alike(start: float | None, column: FitColumn) -> None:
     plan = plan_on(SCALED, start=start)

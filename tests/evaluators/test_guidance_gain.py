@@ -4,12 +4,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from autotune.evaluators.apply import attach, remove
+from autotune.evaluators.fit_column import fit_column
+from autotune.evaluators.gradient_fit import FitSettings
+from autotune.evaluators.gradient_run import ProgramTensors, flatten
+from autotune.evaluators.load import load_model
 from autotune.evaluators.noise import noise_schedule_of, own_timesteps
+from autotune.evaluators.worker import Worker
 from autotune.spaces.cache_policy import CachePolicy, PolicyKind
+from autotune.spaces.column_fit import FitColumn
 from autotune.spaces.errors import ScheduleMismatchError
 from autotune.spaces.guidance_column import GuidanceAction
 from autotune.spaces.schedule import Schedule
@@ -17,6 +24,7 @@ from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.solvers import make_solver
 from autotune.spaces.time_grid import uniform_lambda
 
+from .gradient_cases import PROMPTS, gradient_case
 from .mini_pipelines import random_plan, run, state
 from .random_pipelines import random_args
 
@@ -123,3 +131,26 @@ def test_it_needs_guidance(pixart_pipe: Any, flux_pipe: Any, small_args: Callabl
     with pytest.raises(ScheduleMismatchError, match="need classifier-free guidance"):
         drawn(flux_pipe, schedule_of(flux_pipe, *[0.5] * N), small_args("mini-flux", steps=N))
     remove(flux_pipe)
+
+
+def test_a_fit_finds_the_gains_that_a_run_was_made_with() -> None:
+    """Of other numbers the run has its own, and the fit may move those, too."""
+    case, worker = gradient_case("mini-pixart"), Worker(load_model("mini-pixart"))
+    plan, made_with = case.schedule("plain"), (0.6, 1.3, 0.8)
+    rows = zip(plan.solver_columns[1], made_with, strict=True)
+    target = replace(plan, solver=tuple(replace(r, guidance_gain=g) for r, g in rows if isinstance(r, SolverStep)))
+    fitted = fit_column(
+        case.pipe,
+        plan,
+        FitColumn.SOLVER,
+        condition=worker.condition,
+        embeddings=case.embeddings,
+        seeds=PROMPTS.seeds,
+        reference=case.run(target, ProgramTensors.unflatten(flatten(case.program(target)).float())).detach(),
+        arguments=case.arguments,
+        settings=FitSettings(evaluations=12, n_train=None, batch=2, penalty=0.0),
+        guided=True,
+    )
+    assert fitted.after < 0.05 * fitted.before
+    gains = [row.guidance_gain for row in fitted.schedule.solver_columns[1] if isinstance(row, SolverStep)]
+    assert np.linalg.norm(np.subtract(gains, made_with)) < 0.7 * np.linalg.norm(np.subtract(1.0, made_with))

@@ -114,6 +114,18 @@ def test_a_step_is_inserted_between_neighbours_and_left_out_of_them(
         assert shorter[0] == time[0]
 
 
+@pytest.mark.parametrize("guided", [False, True])
+def test_guidance_varies_only_where_there_is_some(guided: bool) -> None:
+    variation, rng = SolverVariation(SCALED, 999.0, guided=guided), np.random.default_rng(0)
+    schedule = plan_on(SCALED, 999.0)
+    for _ in range(20):
+        schedule = variation.mutate(schedule, rng)
+    gains = {row.guidance_gain for row in schedule.solver_columns[1] if isinstance(row, SolverStep)}
+    assert gains == {1.0} or guided
+    assert len(gains) > 1 or not guided
+    assert all(0.5 < gain < 1.5 for gain in gains)
+
+
 def test_times_reach_below_the_first_trained_timestep_and_stay_within_the_levels() -> None:
     variation, rng = SolverVariation(SCALED, 999.0), np.random.default_rng(0)
     schedule = plan_on(SCALED, 999.0, end=0.5)

@@ -88,13 +88,13 @@ def test_the_four_first_order_formulas_have_one_encoding(noise: Noise) -> None:
 def test_eulers_weights_are_one_and_on_the_diagonal(noise: Noise, prediction: Prediction) -> None:
     n = 5
     code = encoding(named("euler", noise, n), noise, prediction)
-    assert code.shape == (2 * n + n * (n + 1) // 2 + 1,)
+    assert code.shape == (3 * n + n * (n + 1) // 2 + 1,)
     weights = np.zeros((n, n))
-    weights[np.tril_indices(n)] = code[2 * n : -1]
+    weights[np.tril_indices(n)] = code[2 * n : -n - 1]
     np.testing.assert_allclose(weights, np.eye(n), atol=1e-9)
     on_start = code[n : 2 * n] * (1.0 if isinstance(noise, Flow) else float(noise.alpha(noise.t_max)))
     np.testing.assert_allclose(on_start, 1.0, rtol=1e-9)
-    assert code[-1] == 1.0
+    assert code[-n - 1 :].tolist() == [1.0] * (n + 1)
 
 
 @pytest.mark.parametrize(("noise", "prediction"), CASES)
@@ -105,6 +105,7 @@ def test_different_solvers_times_and_starts_differ(noise: Noise, prediction: Pre
         replace(plans[0], time=(*time[:2], time[2] + 1.0, *time[3:])),
         replace(plans[0], time=(990.0, *time[1:])),
         replace(plans[0], time=(990.0, *time[1:]), start=999.0),
+        replace(plans[0], solver=(SolverStep(view="noise", domain="sigma", order=1, guidance_gain=0.9),) * 6),
     ]
     codes = np.array([encoding(plan, noise, prediction) for plan in plans])
     gaps = np.linalg.norm(codes[:, None] - codes[None], axis=-1)
