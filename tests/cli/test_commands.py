@@ -23,7 +23,7 @@ from autotune.spaces.schedule_file import load_schedule_file
 from autotune.spaces.study_record import StudyState
 from autotune.storage.database import Database
 
-from .place import COMMAND, N_EVALUATIONS, Finished, Place, query
+from .place import COMMAND, N_EVALUATIONS, N_STEPS, Finished, Place, query
 
 Call = Callable[..., Finished]
 
@@ -235,7 +235,7 @@ def test_no_feasible_point(small: Place, prompts: Path) -> None:
     """Exit code 3; the front is empty, and no schedule file is written. What is measured already costs nothing."""
     (small.folder / "options.toml").write_text(
         f'model = "mini-flux"\nprompts = "{prompts}"\nconstraint = ["deviation<=0", "macs<=1"]\nquiet = true\n'
-        "ladder = false\ncorrect = false\n"
+        f"ladder = false\ncorrect = false\nsteps = {N_STEPS}\n"
         f'objective = "macs,deviation"\nstorage = "{small.storage}"\nevaluations = 40\nstudy = "not this one"\n'
     )
     done = small.run("--config", "options.toml", "--evaluations", "1", "--study=impossible", "--format", "json")

@@ -17,7 +17,7 @@ Call = Callable[..., Finished]
 @pytest.mark.slow
 def test_correct_writes_a_file_with_its_table_that_validates(call: Call) -> None:
     Path("steps.json").write_text("[0, 2]")
-    words = ("import", "steps.json", "--as", "steps", "--model", "mini-pixart", "--steps", "4", "-o", "plain.json")
+    words = ("import", "steps.json", "--as", "steps", "--model", "mini-flux", "--steps", "4", "-o", "plain.json")
     assert call(*words).code == 0
     Path("prompts.txt").write_text("a photo of a cat\n")
     done = call("correct", "plain.json", "--prompts", "prompts.txt", "-o", "better.schedule.json")
@@ -46,7 +46,7 @@ def test_correct_writes_a_file_with_its_table_that_validates(call: Call) -> None
 @pytest.mark.slow
 def test_quantize_keeps_the_schedule_and_drops_what_was_fitted_without_it(call: Call) -> None:
     Path("steps.json").write_text("[0, 2]")
-    words = ("import", "steps.json", "--as", "steps", "--model", "mini-pixart", "--steps", "4", "-o", "plain.json")
+    words = ("import", "steps.json", "--as", "steps", "--model", "mini-flux", "--steps", "4", "-o", "plain.json")
     assert call(*words).code == 0
     Path("prompts.txt").write_text("a photo of a cat\n")
     done = call(

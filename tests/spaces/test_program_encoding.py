@@ -100,12 +100,12 @@ def test_eulers_weights_are_one_and_on_the_diagonal(noise: Noise, prediction: Pr
 @pytest.mark.parametrize(("noise", "prediction"), CASES)
 def test_different_solvers_times_and_starts_differ(noise: Noise, prediction: Prediction) -> None:
     plans = [named(name, noise, 6) for name in ("euler", "dpmpp-2m", "unipc-2", "unipc-3")]
-    time, _ = plans[0].solver_columns
+    time, steps = plans[0].solver_columns
     plans += [
         replace(plans[0], time=(*time[:2], time[2] + 1.0, *time[3:])),
         replace(plans[0], time=(990.0, *time[1:])),
         replace(plans[0], time=(990.0, *time[1:]), start=999.0),
-        replace(plans[0], solver=(SolverStep(view="noise", domain="sigma", order=1, guidance_gain=0.9),) * 6),
+        replace(plans[0], solver=tuple(replace(s, guidance_gain=0.9) for s in steps if isinstance(s, SolverStep))),
     ]
     codes = np.array([encoding(plan, noise, prediction) for plan in plans])
     gaps = np.linalg.norm(codes[:, None] - codes[None], axis=-1)
