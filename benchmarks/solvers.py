@@ -197,6 +197,7 @@ class Cells:
             condition=self._worker.condition,
             inventory=self._worker.inventory,
             own_timesteps=self._worker.own_timesteps,
+            guided=self._worker.guided,
             fit=fit,
             trace=lambda: self._worker.trace(self._calibration, N_TRACED, TRACE_LEVELS),
         )
