@@ -8,9 +8,9 @@ history, which is ours; joint, plans, bits and corrections within the bit operat
 the line above, as `PrecisionChoice` chooses them on calibration prompts (fewer bits pay for more refreshes), and within
 a quarter of the bytes; and the best known solver in fewer steps within the latency of the evenly spread reuses,
 measured in float32. The same held-out prompts and seeds for all: deviation from the converged run; PSNR; alignment;
-bytes of weights; bit operations; and the Frechet distance of more pictures to CIFAR-10. Quality is that of fake
-quantization, never mixed with speed: the table of `precision_speed.py`, at the end. Takes `--quick` (20 steps, 8 bits,
-fewer prompts, no Frechet distance), `--seed`, `--device`, `--json FILE`, and what to measure.
+bytes of weights; bit operations; the Frechet distance of more pictures to CIFAR-10. Quality is of fake quantization,
+never mixed with speed: the table of `precision_speed.py`, at the end. Takes `--quick` (20 steps, 8 bits, fewer prompts,
+no Frechet distance), `--seed`, `--device`, `--json FILE`, and what to measure.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 from frechet import frechet_distance
-from harness import Benchmark, parse_arguments
+from harness import Benchmark, gain_over, parse_arguments
 from precision_speed import MODELS, speeds
 
 from autotune.evaluators.applied_tables import AppliedTables
@@ -47,7 +47,7 @@ from autotune.spaces.evaluation import Fidelity, median_ratio
 from autotune.spaces.objective import parse_constraint, total_violation
 from autotune.spaces.quantization import Quantization
 from autotune.spaces.schedule import Schedule
-from autotune.spaces.statistics import bootstrap_interval, mean_ratio_interval, ratio_interval
+from autotune.spaces.statistics import bootstrap_interval, ratio_interval
 
 EVERY = 3  # calls from one refresh to the next, on average
 WEIGHTS = 0.25  # share of the bytes of float32 weights, 4x smaller; W8A8 takes .263 to .266, its codes alone .248
@@ -67,18 +67,18 @@ class Setting:
     """One model at one number of steps."""
 
     def __init__(self, bench: Benchmark, name: str, n_steps: int) -> None:
-        quick, first = bench.arguments.quick, 10_000 * (1 + bench.arguments.seed)
+        quick, n, first = bench.arguments.quick, bench.arguments.prompts, 10_000 * (1 + bench.arguments.seed)
         model = load_model(name, device=bench.arguments.device)
         self.worker = Worker(replace(model, preset=replace(model.preset, n_steps=n_steps)))
         self.bench, self.n_steps, self.where = bench, n_steps, f"{name} {n_steps}"
         chosen, others = (read_prompts(p) for p in (model.preset.calibration_prompts, model.preset.held_out_prompts))
-        chosen, others = (chosen[:8], others[:8]) if quick else (chosen, others * 2)
+        chosen, others = (chosen[:8], others[:8]) if quick else (chosen[:n], (others * 2)[: 2 * n])
         self.calibration = Fidelity(name="calibration", prompts=chosen, seeds=tuple(range(len(chosen))))
         self.held_out = Fidelity(name="held_out", prompts=others, seeds=tuple(range(first, first + len(others))))
         n_images = 0 if quick else bench.arguments.images
-        prompts = tuple(others[i % len(others)] for i in range(n_images))
+        many = (others * (n_images // len(others) + 1))[:n_images]
         seeds = tuple(range(2 * first, 2 * first + n_images))
-        self.pictured = Fidelity(name="pictured", prompts=prompts, seeds=seeds) if n_images else None
+        self.pictured = Fidelity(name="pictured", prompts=many, seeds=seeds) if n_images else None
         self.n_calls = len(self.worker.own_timesteps(n_steps))
         self.n_refreshed = -(-self.n_calls // EVERY)
         self.context = SearchContext(
@@ -187,6 +187,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--steps", nargs="+", type=int, default=(20, 50))
     parser.add_argument("--bits", nargs="+", type=int, default=(8, 4), choices=(8, 4))
+    parser.add_argument("--prompts", type=int, default=16, help="to choose with; twice as many are held out")
     parser.add_argument("--images", type=int, default=1000, help="pictures of a Frechet distance; 0 for none")
 
 
@@ -198,7 +199,8 @@ def compare(setting: Setting, all_bits: Sequence[int]) -> None:
     lines = {"full": setting.line("full precision", full, 32), "cache": setting.line("evenly spread", even, 32)}
     kinds = {"DEC": FitColumn.DEC, "DEC with history (ours)": FitColumn.CACHE_CORRECTION}
     for label, column in kinds.items():
-        gain, interval = lowered(lines["cache"], setting.line(f"evenly spread, {label}", setting.fit(even, column), 32))
+        made = setting.line(f"evenly spread, {label}", setting.fit(even, column), 32)
+        gain, interval = gain_over(made.deviations, lines["cache"].deviations)
         name = f"{setting.where}: {label} on evenly spread reuses lowers the deviation by"
         bench.target(name, gain, interval, at_least=0.2)
     fewer = fewest(setting, setting.seconds("evenly spread", even))
@@ -244,9 +246,10 @@ def all_plans(setting: Setting) -> list[Result]:
     """Evenly spread and planned reuses, of each kind of value and number of refreshes; those of the front corrected."""
     inventory = setting.worker.inventory
     front, found = ParetoArchive(("macs", "deviation")), list[Result]()
+    counts = {setting.n_refreshed, *np.geomspace(3, setting.n_calls - 1, 10).round().astype(int).tolist()}
     for sites in (inventory.outermost,) if setting.bench.arguments.quick else (inventory.outermost, inventory.leaves):
         for refreshes in (setting.even, setting.planned):
-            for n in dict.fromkeys(np.geomspace(3, setting.n_calls - 1, 10).round().astype(int).tolist()):
+            for n in sorted(counts):
                 with contextlib.suppress(ScheduleError):  # no plan with so many refreshes
                     found.append(setting.scored(setting.cached(refreshes(n), sites)))
                     front.add(found[-1])
@@ -270,13 +273,6 @@ def fewest(setting: Setting, share: float) -> Schedule:
     return min(found)[-1]
 
 
-def lowered(before: Line, after: Line) -> tuple[float, list[float]]:
-    """By which part the deviation is lower, with the interval of paired resampling."""
-    low, high = mean_ratio_interval(after.deviations, before.deviations)
-    ratio = statistics.fmean(after.deviations) / statistics.fmean(before.deviations)
-    return 1.0 - ratio, [1.0 - high, 1.0 - low]
-
-
 def check(bench: Benchmark, where: str, lines: dict[str, Line]) -> None:
     """The paper's ordering."""
     full, cache, alone, naive = (np.array(lines[n].deviations) for n in ("full", "cache", "quantization", "naive"))
@@ -285,12 +281,12 @@ def check(bench: Benchmark, where: str, lines: dict[str, Line]) -> None:
         "deviation of naive over the sum of parts, no target: independent errors add up in squares",
         statistics.fmean(surplus), bootstrap_interval(surplus), model=where, by_prompt=surplus,
     )  # fmt: skip
-    squares = (naive**2 - cache**2 - alone**2 + full**2).tolist()
-    what = f"{where}: the square of naive is more than the sum of squares of parts by"
-    bench.target(what, statistics.fmean(squares), bootstrap_interval(squares), at_least=1e-9)
+    squares, what = (naive**2 - cache**2 - alone**2 + full**2).tolist(), "more than the sum of squares of parts by"
+    name = f"{where}: the square of naive is {what}"
+    bench.target(name, statistics.fmean(squares), bootstrap_interval(squares), at_least=1e-9)
     steps = (("naive", "DPS", "DPS"), ("DPS", "DEC", "DEC"), ("DEC", "joint", "joint"))
     for before, after, what in (*steps, ("DEC", "small", "joint in a quarter of the bytes")):
-        gain, bounds = lowered(lines[before], lines[after])
+        gain, bounds = gain_over(lines[after].deviations, lines[before].deviations)
         bench.target(f"{where}: {what} lowers the deviation of {before} by", gain, bounds, at_least=1e-9)
     n_bytes = lines["small"].n_bytes / lines["full"].n_bytes
     bench.target(f"{where}: bytes of weights of joint in a quarter of the bytes", n_bytes, None, at_most=WEIGHTS)

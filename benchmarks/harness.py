@@ -12,10 +12,12 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import torch
 
 from autotune.evaluators.hardware import describe_machine
 from autotune.spaces.atomic_write import write_atomically
+from autotune.spaces.statistics import mean_ratio_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,6 +41,13 @@ def spread(values: Sequence[float]) -> list[float]:
         return [values[0], values[0]]
     low, _, high = statistics.quantiles(values, n=4)
     return [low, high]
+
+
+def gain_over(ours: Sequence[float], theirs: Sequence[float], power: int = 1) -> tuple[float, list[float]]:
+    """1 - ratio of the means of errors to a power, and its 95 % interval by paired resampling."""
+    top, bottom = (np.power(errors, power) for errors in (ours, theirs))
+    low, high = mean_ratio_interval(top.tolist(), bottom.tolist())
+    return 1.0 - float(top.mean() / bottom.mean()), [1.0 - high, 1.0 - low]
 
 
 Rows: TypeAlias = list[dict[str, object]]

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from harness import Benchmark, parse_arguments, spread
+from harness import Benchmark, gain_over, parse_arguments, spread
 from solver_rivals import Rivals
 
 from autotune.evaluators.feature_net import CLASSES
@@ -32,7 +32,7 @@ from autotune.spaces.compensation_regression import CompensationRegression, Rati
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
 from autotune.spaces.schedule import Schedule, canonical_schedule, schedule_hash
-from autotune.spaces.statistics import mean_draws, mean_ratio_interval, percentile_interval
+from autotune.spaces.statistics import mean_draws, percentile_interval
 from autotune.spaces.traced_run import N_TRACED, TRACE_LEVELS
 from autotune.storage.database import Database
 
@@ -280,12 +280,8 @@ class Cells:
         return measurement
 
 
-def _gain(ours: Measurement, theirs: Measurement, power: int = 1) -> tuple[float, tuple[float, float]]:
-    """1 - ratio of mean deviations to a power, and its paired interval over prompts."""
-    top = np.power(ours.quality["deviation"], power)
-    bottom = np.power(theirs.quality["deviation"], power)
-    low, high = mean_ratio_interval(top.tolist(), bottom.tolist())
-    return 1.0 - float(top.mean() / bottom.mean()), (1.0 - high, 1.0 - low)
+def _gain(ours: Measurement, theirs: Measurement, power: int = 1) -> tuple[float, list[float]]:
+    return gain_over(ours.quality["deviation"], theirs.quality["deviation"], power)
 
 
 if __name__ == "__main__":
