@@ -50,8 +50,8 @@ class Attachment:
 
     `original_scheduler` is the pipeline's own. `cache`, `guidance`, `gain`, `policy` and `quantization` are None where
     the schedule has no such thing, or one that changes nothing; a gain comes with `guidance`. The starting
-    noise is multiplied by `initial_scale`. A run
-    that is not like the `measured` one warns, and raises where the schedule has tables.
+    noise is multiplied by `initial_scale`. A run that is not like the `measured` one warns, and raises where the
+    schedule has tables.
     """
 
     def __init__(
