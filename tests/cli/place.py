@@ -11,7 +11,7 @@ from pathlib import Path
 
 COMMAND = [sys.executable, "-P", "-m", "autotune.cli.main"]
 
-N_EVALUATIONS = 20
+N_EVALUATIONS = 12
 """Candidates of the study that is killed, and of the one that is not."""
 N_STEPS = 8
 """Of their default run."""

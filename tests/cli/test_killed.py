@@ -1,4 +1,4 @@
-"""A real study, killed with SIGKILL at ten random moments, ends as one that was never killed."""
+"""A real study, killed with SIGKILL at random moments, ends as one that was never killed."""
 
 import random
 import subprocess

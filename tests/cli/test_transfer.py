@@ -30,10 +30,9 @@ def file(small: Place, call: Call) -> Path:
     return Path("source.json").resolve()
 
 
-@pytest.mark.parametrize("n_steps", [5, pytest.param(12, marks=pytest.mark.slow)])
-def test_transfer_and_resume(n_steps: int, file: Path, prompts: Path, tmp_path: Path) -> None:
+def test_transfer_and_resume(file: Path, prompts: Path, tmp_path: Path) -> None:
     """The re-timed schedule is candidate 1; what it lost stands below the front, and again after a resume."""
-    place, source = Place(tmp_path), load_schedule_file(file).schedule
+    place, source, n_steps = Place(tmp_path), load_schedule_file(file).schedule, 5
     where = ("--storage", place.storage, "--out", tmp_path / "out", "--quiet")
     words = ("--steps", n_steps, "--evaluations", 4, "--objective", "macs,deviation", "--prompts", prompts)
     done = place.run("transfer", file, "--model", "mini-flux", *words, "--study", "moved", *where)

@@ -22,17 +22,21 @@ MOST = {
     "diffusers-caches": 46,
 }  # fmt: skip
 """Schedules that a family has for the tabulated evaluator, where it has fewer than `N`."""
-SLOW = {"optuna-gp": 12}
-"""Schedules to ask a family for that thinks a second about each, after ten at random."""
+SLOW = {"optuna-gp": 12, "s3": 45}
+"""Schedules to ask a family for that thinks long: one after ten at random, the other with some of its predictors."""
 
 
 def most(family: str) -> int:
     """As many proposals as `drive` takes of a family."""
-    return MOST.get(family, SLOW.get(family, N))
+    return MOST.get(family, n_asked(family))
 
 
-def drive(searcher: Searcher, evaluator: TabulatedEvaluator, n: int | None = None) -> list[Proposal]:
-    n = SLOW.get(getattr(searcher, "family", ""), N) if n is None else n
+def n_asked(family: str) -> int:
+    """As many proposals as are asked of a family."""
+    return SLOW.get(family, N)
+
+
+def drive(searcher: Searcher, evaluator: TabulatedEvaluator, n: int) -> list[Proposal]:
     proposals: list[Proposal] = []
     while len(proposals) < n and (asked := searcher.ask(1)):
         proposals += asked
@@ -44,7 +48,7 @@ def drive(searcher: Searcher, evaluator: TabulatedEvaluator, n: int | None = Non
 def test_proposals_are_canonical_and_fit_the_model(
     family: str, context: SearchContext, evaluator: TabulatedEvaluator
 ) -> None:
-    proposals = drive(make_searcher(family, context, 1), evaluator)
+    proposals = drive(make_searcher(family, context, 1), evaluator, n_asked(family))
     assert len(proposals) == most(family)
     for proposal in proposals:
         schedule = proposal.schedule
@@ -64,7 +68,7 @@ def test_no_schedule_is_proposed_twice_nor_one_that_was_told(
     told = drive(make_searcher(family, context, 1), evaluator, 10)
     searcher = make_searcher(family, context, 2)
     searcher.tell([Result(proposal=p, outcome=evaluator.score(p.schedule, FIDELITY)) for p in told])
-    hashes = [p.schedule_hash for p in [*told, *drive(searcher, evaluator)]]
+    hashes = [p.schedule_hash for p in [*told, *drive(searcher, evaluator, n_asked(family))]]
     assert len(set(hashes)) == len(hashes)
 
 
@@ -79,9 +83,9 @@ def test_ask_gives_as_many_as_wanted(family: str, n: int, context: SearchContext
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_search_survives_failures_of_every_second_candidate_and_of_all(family: str, context: SearchContext) -> None:
     flaky = TabulatedEvaluator(fails=lambda s: FAILURE if s.cache and sum(s.cache.actions) % 2 else None)
-    assert len(drive(make_searcher(family, context, 0), flaky)) == most(family)
+    assert len(drive(make_searcher(family, context, 0), flaky, n_asked(family))) == most(family)
     broken = TabulatedEvaluator(fails=lambda s: FAILURE)
-    assert len(drive(make_searcher(family, context, 0), broken)) == most(family)
+    assert len(drive(make_searcher(family, context, 0), broken, n_asked(family))) == most(family)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -90,11 +94,11 @@ def test_the_global_random_states_have_no_say(
 ) -> None:
     random.seed(1)
     np.random.seed(1)
-    first = [p.schedule_hash for p in drive(make_searcher(family, context, 5), evaluator)]
+    first = [p.schedule_hash for p in drive(make_searcher(family, context, 5), evaluator, n_asked(family))]
     random.seed(2)
     np.random.seed(2)
     state = random.getstate()
-    assert [p.schedule_hash for p in drive(make_searcher(family, context, 5), evaluator)] == first
+    assert [p.schedule_hash for p in drive(make_searcher(family, context, 5), evaluator, n_asked(family))] == first
     assert random.getstate() == state
 
 
@@ -117,7 +121,7 @@ context = SearchContext(
 )
 for family in sys.argv[1:]:
     searcher = make_searcher(family, context, 9)
-    for _ in range(12 if family == "optuna-gp" else 70):
+    for _ in range({"optuna-gp": 12, "s3": 45}.get(family, 70)):
         for proposal in searcher.ask(1):
             searcher.tell([Result(proposal=proposal, outcome=evaluator.score(proposal.schedule, fidelity))])
             print(proposal.schedule_hash)
@@ -128,14 +132,18 @@ def test_another_process_proposes_the_same(context: SearchContext, evaluator: Ta
     printed = subprocess.run(
         [sys.executable, "-c", SCRIPT, *FAMILIES], capture_output=True, text=True, check=True
     ).stdout.split()
-    here = [p.schedule_hash for family in FAMILIES for p in drive(make_searcher(family, context, 9), evaluator)]
+    here = [
+        p.schedule_hash
+        for family in FAMILIES
+        for p in drive(make_searcher(family, context, 9), evaluator, n_asked(family))
+    ]
     assert printed == here
 
 
 @pytest.mark.parametrize("family", ["ecad", "random"])
 def test_seeds_differ(family: str, context: SearchContext, evaluator: TabulatedEvaluator) -> None:
-    first = [p.schedule_hash for p in drive(make_searcher(family, context, 0), evaluator)]
-    assert first != [p.schedule_hash for p in drive(make_searcher(family, context, 1), evaluator)]
+    first = [p.schedule_hash for p in drive(make_searcher(family, context, 0), evaluator, N)]
+    assert first != [p.schedule_hash for p in drive(make_searcher(family, context, 1), evaluator, N)]
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones(context: SearchContext) -> None:
