@@ -19,12 +19,13 @@ import numpy as np
 
 from autotune.evaluators.adapters import Adapter, find_adapter
 from autotune.evaluators.applied_tables import AppliedTables
-from autotune.evaluators.attachment import Attachment, MeasuredRun
+from autotune.evaluators.attachment import Attachment
 from autotune.evaluators.cache_runtime import CacheRuntime
 from autotune.evaluators.file_check import check_file
 from autotune.evaluators.guidance import BatchedGuidance, GuidanceRuntime, SeparateGuidance
 from autotune.evaluators.guidance_gain import GuidanceGain
 from autotune.evaluators.inventory import list_inventory
+from autotune.evaluators.measured_run import MeasuredRun
 from autotune.evaluators.noise import divides_by_alpha, noise_schedule_of, prediction_of
 from autotune.evaluators.policies import make_policy
 from autotune.evaluators.policy_runtime import PolicyRuntime, PolicyUsage
@@ -144,11 +145,8 @@ def apply(pipe: Any, source: str | Path | ScheduleFile) -> None:
     adapter, inventory = find_adapter(pipe), list_inventory(pipe)
     check_file(pipe, file, inventory, own_scheduler(pipe), stacklevel=3)
     tables = AppliedTables.of(file.schedule, condition, file.tables)
-    shape = adapter.latent_shape(pipe, condition.height, condition.width)
-    rescales = adapter.guidance_argument == "true_cfg_scale"
-    run = MeasuredRun(latent_shape=shape, guidance_scale=condition.guidance_scale, rescales=rescales)
-    noise = condition.noise_schedule
-    _attach(pipe, file.schedule, inventory=inventory, noise=noise, tables=tables, measured=run)
+    run = MeasuredRun.of(pipe, adapter, own_scheduler(pipe), file)
+    _attach(pipe, file.schedule, inventory=inventory, noise=condition.noise_schedule, tables=tables, measured=run)
 
 
 @contextlib.contextmanager

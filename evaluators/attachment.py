@@ -2,9 +2,7 @@
 
 import functools
 import inspect
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,26 +21,13 @@ from autotune.evaluators.guidance import (
     replace_tensor,
 )
 from autotune.evaluators.guidance_gain import GuidanceGain
-from autotune.evaluators.guidance_scale import measured_scale
+from autotune.evaluators.measured_run import MeasuredRun, RunCheck
 from autotune.evaluators.override import Overrides
 from autotune.evaluators.policy_runtime import PolicyRuntime
 from autotune.evaluators.quantized_layers import QuantizationRuntime
 from autotune.evaluators.run_clock import RunClock
 from autotune.spaces.errors import ScheduleMismatchError
 from autotune.spaces.schedule import Schedule
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeasuredRun:
-    """What a schedule was measured in: the shape of the latents (batch first), and the guidance scale.
-
-    With `rescales` (Qwen-Image) what a pipeline calls its guidance scale is another one, and the combination of the
-    branches has the norm of the conditional one in each token.
-    """
-
-    latent_shape: tuple[int, ...]
-    guidance_scale: float
-    rescales: bool = False
 
 
 class Attachment:
@@ -70,13 +55,11 @@ class Attachment:
         self.schedule, self.cache, self.guidance, self.policy = schedule, cache, guidance, policy
         self.quantization, self._gain = quantization, gain
         self.original_scheduler = pipe.scheduler
-        self._pipe, self._initial_scale, self._measured = pipe, initial_scale, measured
+        self._pipe, self._initial_scale = pipe, initial_scale
+        self._check = RunCheck(pipe, measured, has_tables=bool(schedule.tables)) if measured is not None else None
         self._overrides = Overrides()
         self._signatures: dict[int, object] = {}
         self._removed = False
-        self._branches: list[torch.Tensor] = []
-        """The network's outputs in the first calls of a run, `_n_outputs` at most, until its first step."""
-        self._n_outputs = 2 if measured is not None and measured.rescales else 1
         self._entry: tuple[str, Any, str] | None = None
         columns = (schedule.time, schedule.guidance)
         rows = [len(column) for column in columns if column is not None]
@@ -104,9 +87,8 @@ class Attachment:
                 if self.policy is not None:
                     self.policy.install(adapter.denoiser_of(pipe), self._overrides)
                     self._clock.on_step = self.policy.see_step
-                run = self._measured
-                if self.schedule.tables and run is not None and not _says_scale(pipe, run):
-                    self._clock.on_step = self._see_step
+                if self._check is not None and self._check.on_step is not None:
+                    self._clock.on_step = self._check.on_step
                 denoiser = getattr(pipe, adapter.denoiser_attr)
                 entry = entry_name(denoiser)
                 self._entry = (adapter.denoiser_attr, denoiser, entry)
@@ -144,7 +126,8 @@ class Attachment:
 
     def _begin(self) -> None:
         self._refuse_later_compilation()
-        self._branches = []
+        if self._check is not None:
+            self._check.begin()
         for part in (self.cache, self.guidance):
             if part is not None:
                 part.begin()
@@ -235,17 +218,9 @@ class Attachment:
             output = self.guidance.run(network, args, kwargs, row=row, call=call, batch=batch)
         output = output if self.cache is None else self.cache.correct_output(output, latents, row, call)
         output = output if self._gain is None else self._gain.apply(output, row, call)
-        if row == 0 and self._clock.on_step == self._see_step and len(self._branches) < self._n_outputs:
-            self._branches.append(output_tensor(output))
+        if row == 0 and self._check is not None:
+            self._check.see_output(output)
         return output
-
-    def _see_step(self, output: torch.Tensor, sample: torch.Tensor, result: object) -> None:
-        branches, self._branches = self._branches, []
-        if branches and self._measured is not None:
-            both = torch.cat(branches[::-1])  # where each is a call, the conditional one comes first
-            scale = measured_scale(both, output, rescaled=self._measured.rescales)
-            if scale is not None:
-                self._compare_scale(scale, tolerance=0.02)
 
     def _see_new_shapes(self, call: int, signature: object, latents: torch.Tensor) -> None:
         if call in self._signatures:
@@ -261,31 +236,6 @@ class Attachment:
                 self._clock.step_calls = 2
             else:
                 self._clock.sample_batch = latents.shape[0] // 2
-        if self._measured is not None:
-            self._compare(self._measured, latents)
-
-    def _compare(self, measured: MeasuredRun, latents: torch.Tensor) -> None:
-        shape, has_tables = tuple(latents.shape[1:]), bool(self.schedule.tables)
-        if shape != tuple(measured.latent_shape[1:]):
-            found = f"measured for latents of shape {tuple(measured.latent_shape[1:])}; this run has {shape}"
-            if has_tables:
-                raise ScheduleMismatchError(
-                    f"the tables of a schedule fit one resolution; they were {found}: draw at that size, or fit "
-                    "the tables for this one"
-                )
-            warnings.warn(f"the schedule was {found}: its speed and quality may differ", stacklevel=2)
-            self._measured = None  # said once
-        if has_tables and _says_scale(self._pipe, measured):
-            self._compare_scale(float(self._pipe._guidance_scale), tolerance=0.0)
-
-    def _compare_scale(self, scale: float, *, tolerance: float) -> None:
-        expected = None if self._measured is None else self._measured.guidance_scale
-        if expected is not None and abs(scale - expected) > tolerance * abs(expected):
-            raise ScheduleMismatchError(
-                f"the tables of a schedule fit one guidance scale; they were measured at {expected:g}, "
-                f"this run has {scale:g}: draw at that scale, or fit the tables for this one"
-            )
-
-
-def _says_scale(pipe: Any, measured: MeasuredRun) -> bool:
-    return not measured.rescales and getattr(pipe, "_guidance_scale", None) is not None
+        if self._check is not None:
+            self._check.see_call(call)
+            self._check.see_latents(latents, lambda: self._clock.timesteps)

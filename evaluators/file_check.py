@@ -8,7 +8,7 @@ from typing import Any
 
 from autotune.evaluators.adapters import find_adapter
 from autotune.evaluators.hardware import device_name
-from autotune.evaluators.noise import noise_schedule_of, prediction_of
+from autotune.evaluators.noise import changed_settings, noise_schedule_of, prediction_of
 from autotune.evaluators.presets import PRESETS
 from autotune.evaluators.schedule_table import weights_of
 from autotune.evaluators.weight_sample import check_weights
@@ -23,7 +23,8 @@ from autotune.spaces.schedule_file import ScheduleFile
 def check_file(pipe: Any, file: ScheduleFile, inventory: Inventory, scheduler: Any, *, stacklevel: int = 2) -> None:
     """Return if a schedule file was made for this model and sampler; another dtype, device or model id warns.
 
-    `scheduler` is the pipeline's own, without any schedule applied.
+    So does another setting of the sampler, where the schedule brings none. With tables, another model id or setting is
+    an error. `scheduler` is the pipeline's own, without any schedule applied.
 
     Raises:
         ScheduleMismatchError: see `apply`.
@@ -31,11 +32,16 @@ def check_file(pipe: Any, file: ScheduleFile, inventory: Inventory, scheduler: A
     _check_fit(scheduler, file.schedule, file.condition, inventory)
     if file.schedule.tables and (other := _other_model(pipe, file.condition)):
         raise ScheduleMismatchError(f"the tables of a schedule fit one model; {other}: fit them for it")
+    setting = "" if file.schedule.time is not None else _other_setting(scheduler, file.condition)
+    if file.schedule.tables and setting:
+        raise ScheduleMismatchError(
+            f"the tables of a schedule fit one sampler; {setting}: restore it, or fit the tables for this sampler"
+        )
     for digest in file.schedule.tables.values():
         weights = weights_of(file.tables[digest]) if digest in file.tables else None
         if weights is not None:
             check_weights(weights, find_adapter(pipe).denoiser_of(pipe))
-    for difference in _differences(pipe, file.condition):
+    for difference in filter(None, (setting, *_differences(pipe, file.condition))):
         warnings.warn(f"{difference}: speed and quality may differ from what was measured", stacklevel=stacklevel)
 
 
@@ -65,6 +71,18 @@ def _check_fit(scheduler: Any, schedule: Schedule, condition: Condition, invento
             f"{condition.scheduler_class}, the pipeline has {type(scheduler).__name__}; set pipe.scheduler = "
             f"{condition.scheduler_class}.from_config(pipe.scheduler.config) first"
         )
+
+
+def _other_setting(scheduler: Any, condition: Condition) -> str:
+    """The first setting of the sampler that is another than it was measured with, in words; empty if none is."""
+    if condition.scheduler_config is None:
+        return ""
+    then, now = dict(condition.scheduler_config), dict(changed_settings(scheduler))
+    for name in sorted({*then, *now}):
+        if then.get(name) != now.get(name):
+            was, is_ = (settings.get(name, "its default") for settings in (then, now))
+            return f"{name} of the {type(scheduler).__name__} was {was} when it was measured, and is {is_} here"
+    return ""
 
 
 def _levels(noise: KnownNoise) -> KnownNoise:

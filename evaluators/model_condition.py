@@ -2,7 +2,7 @@
 
 from autotune.evaluators.hardware import device_name, library_versions
 from autotune.evaluators.load import LoadedModel
-from autotune.evaluators.noise import flow_mu, noise_schedule_of, prediction_of
+from autotune.evaluators.noise import changed_settings, flow_mu, noise_schedule_of, prediction_of
 from autotune.spaces.condition import Condition
 
 
@@ -17,6 +17,7 @@ def condition_of(model: LoadedModel, inventory_hash: str, start_timestep: float)
         noise_schedule=noise_schedule_of(pipe.scheduler, flow_mu(pipe, preset.height, preset.width)),
         prediction=prediction_of(pipe.scheduler),
         scheduler_class=type(pipe.scheduler).__name__,
+        scheduler_config=changed_settings(pipe.scheduler),
         start_timestep=start_timestep,
         height=preset.height,
         width=preset.width,

@@ -1,6 +1,8 @@
 """What a pipeline's scheduler says about noise: levels, the kind of prediction, its own time grid."""
 
 import copy
+import inspect
+import json
 import math
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -64,6 +66,23 @@ def prediction_of(scheduler: Any) -> Prediction:
     if name not in _PREDICTIONS:
         raise UnsupportedModelError(f"prediction_type must be one of {', '.join(_PREDICTIONS)}; got {name!r}")
     return _PREDICTIONS[name]
+
+
+def changed_settings(scheduler: Any) -> tuple[tuple[str, str], ...]:
+    """What a scheduler's config sets to another value than its class does by default: (setting, JSON), sorted."""
+    parameters = inspect.signature(type(scheduler).__init__).parameters
+    found = {name: _json(value) for name, value in scheduler.config.items() if name in parameters}
+    is_default = {
+        name: json.loads(value) == json.loads(_json(parameters[name].default)) for name, value in found.items()
+    }
+    return tuple(sorted((name, value) for name, value in found.items() if not is_default[name]))
+
+
+def _json(value: object) -> str:
+    try:
+        return json.dumps(value, allow_nan=False, default=str)
+    except ValueError:  # not finite
+        return json.dumps(str(value))
 
 
 def own_timesteps(

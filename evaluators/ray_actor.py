@@ -37,8 +37,8 @@ class Description:
             return f"the measuring code is version {self.protocol}, not {protocol}; install the same version everywhere"
         own, other = self.condition.to_json(), condition.to_json()
         for field, value in other.items():
-            if own[field] != value:
-                return f"{field} is {own[field]!r}, not {value!r}; leave that machine out, or make it equal"
+            if own.get(field) != value:
+                return f"{field} is {own.get(field)!r}, not {value!r}; leave that machine out, or make it equal"
         return ""
 
 

@@ -13,7 +13,7 @@ from autotune.evaluators.hardware import choose_device, device_name, library_ver
 from autotune.evaluators.inventory import list_inventory
 from autotune.evaluators.load import choose_dtype, locate_model
 from autotune.evaluators.model_folder import INDEX, read_json
-from autotune.evaluators.noise import flow_mu, noise_schedule_of, own_timesteps, prediction_of
+from autotune.evaluators.noise import changed_settings, flow_mu, noise_schedule_of, own_timesteps, prediction_of
 from autotune.evaluators.presets import Preset
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import ScheduleError, UnsupportedModelError
@@ -61,6 +61,7 @@ class WeightlessModel:
             noise_schedule=noise_schedule_of(pipe.scheduler, mu),
             prediction=prediction_of(pipe.scheduler),
             scheduler_class=type(pipe.scheduler).__name__,
+            scheduler_config=changed_settings(pipe.scheduler),
             start_timestep=times[0],
             height=height,
             width=width,

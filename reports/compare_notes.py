@@ -45,6 +45,7 @@ def condition_table(comparison: Comparison) -> TextTable | None:
 
 def _told(record: StudyRecord) -> dict[str, str]:
     facts: dict[str, object] = {k: v for k, v in record.condition.to_json().items() if k not in _UNTOLD}
+    facts["scheduler_config"] = ", ".join(f"{name} {value}" for name, value in record.condition.scheduler_config or ())
     facts["versions"] = ", ".join(f"{name} {version}" for name, version in record.condition.versions)
     facts["objectives"] = ", ".join(record_objectives(record))
     facts["constraints"] = ", ".join(map(str, record_constraints(record))) or "none"

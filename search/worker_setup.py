@@ -60,9 +60,9 @@ def check_condition(record: StudyRecord, condition: Condition, protocol: str) ->
     # What is measured, and with which rewards: their weights may have changed in the hub or on the disk.
     then["protocol"], now["protocol"] = record.provenance.get("protocol", protocol), protocol
     for field, value in now.items():
-        if then[field] != value:
+        if then.get(field) != value:
             raise UsageError(
-                f"a study goes on under the condition that it began under; {field} was {then[field]!r} and is "
+                f"a study goes on under the condition that it began under; {field} was {then.get(field)!r} and is "
                 f"{value!r} here: restore it, or begin a new study"
             )
 

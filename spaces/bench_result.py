@@ -55,7 +55,7 @@ class BenchResult:
     def differences(self) -> Mapping[str, tuple[object, object]]:
         """Fields of the condition that differ: the file's value, and the value here."""
         then, now = self.file.condition.to_json(), self.condition.to_json()
-        return {name: (then[name], value) for name, value in now.items() if then[name] != value}
+        return {name: (then[name], value) for name, value in now.items() if name in then and then[name] != value}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,9 +8,9 @@ import torch
 
 from autotune.evaluators.applied_tables import AppliedTables
 from autotune.evaluators.apply import _attach, remove
-from autotune.evaluators.attachment import MeasuredRun
 from autotune.evaluators.guidance_scale import measured_scale
 from autotune.evaluators.inventory import list_inventory
+from autotune.evaluators.measured_run import MeasuredRun
 from autotune.spaces.cache_correction import OUTPUT, CacheCorrection, ChannelAffine
 from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.errors import ScheduleMismatchError

@@ -219,6 +219,12 @@ def test_a_file_brings_the_precision_to_production_and_only_there(flux: Worker, 
         quantized = draw()
         with pytest.raises(ScheduleMismatchError, match="fit one resolution"):
             pipe("a cat", num_inference_steps=N, height=48, width=48, guidance_scale=1.0, max_sequence_length=16)
+        size = {"height": 32, "width": 32, "guidance_scale": 1.0, "max_sequence_length": 16}
+        grid = np.linspace(1.0, 0.5, N).tolist()
+        with pytest.raises(ScheduleMismatchError, match=r"call 1 was at timestep .* leave timesteps and sigmas"):
+            pipe("a cat", num_inference_steps=N, sigmas=grid, **size)
+        with pytest.raises(ScheduleMismatchError, match=r"without a negative prompt, .* leave negative_prompt"):
+            pipe("a cat", num_inference_steps=N, negative_prompt="a dog", true_cfg_scale=4.0, **size)
     assert not torch.equal(quantized, before)
     assert torch.equal(draw(), before)
     other = dataclasses.replace(flux.condition, revision="other")
