@@ -27,8 +27,11 @@ Ladder = Annotated[
     bool, typer.Option("--ladder/--no-ladder", help="Stop hopeless candidates after a part of the prompts.")
 ]
 Correct = Annotated[
-    bool,
-    typer.Option("--correct/--no-correct", help="Also try the best cache schedules with what they hand out corrected."),
+    bool | None,
+    typer.Option(
+        "--correct/--no-correct",
+        help="Try the best cache schedules with what they hand out corrected, too; by default the family decides.",
+    ),
 ]
 OfGenes = Annotated[
     Granularity,

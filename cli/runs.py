@@ -56,7 +56,7 @@ def run(
     resolution: options.Resolution = None,
     prompts: options.Prompts = None,
     ladder: options.Ladder = True,
-    correct: options.Correct = False,
+    correct: options.Correct = None,
     granularity: options.OfGenes = Granularity.COMPONENTS,
     seed: options.Seed = 0,
     device: options.Device = "auto",

@@ -13,7 +13,7 @@ from autotune.evaluators.pair_recording import CallRecorder, Moments, PairRecord
 from autotune.evaluators.schedule_table import TableStore
 from autotune.evaluators.table_fit import Run, batches, mean_deviation, split
 from autotune.spaces.cache_correction import CacheCorrection
-from autotune.spaces.column_fit import ColumnFit
+from autotune.spaces.column_fit import ColumnFit, check_correctable
 from autotune.spaces.condition import Condition
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.evaluation import Fidelity
@@ -64,8 +64,7 @@ def fit_cache_correction(
     outputs = [OutputFit(with_history=some) for some in ((False,) if lines_only else (False, True))]
     # Watching pairs calls the network twice.
     image_runs = (3 + len(outputs)) * len(train.prompts) + (2 + len(outputs)) * len(held_out.prompts)
-    if base.cache is None or base.unconditional_cache is not None:
-        raise ScheduleError("a cache correction needs a schedule that reuses something, by one plan for both branches")
+    check_correctable(base)
     if max_image_runs is not None and image_runs > max_image_runs:
         raise ScheduleError(f"the cache correction takes {image_runs} image runs; {max_image_runs} are left")
     found = _closed_loop(pipe, base, inventory, outputs, batches(train, condition.batch_size, stop), run)

@@ -100,6 +100,13 @@ class LayerCodes:
         self._scales = _per_part(layer.weight, weight)
         parts = zip(torch.split(weight, list(layer.parts), dim=1), *self._scales, strict=True)
         self._codes = [to_codes(part.float(), s, z, layer.weight_bits).to(torch.uint8) for part, s, z in parts]
+        self._bias: torch.Tensor | None = None
+        """What the layer adds, with its shift; None without one."""
+        if layer.gain is not None:
+            self._scales[0][0].mul_(along(0, layer.gain, self._scales[0][0]))
+        if layer.shift is not None:
+            shift, own = torch.as_tensor(layer.shift).to(weight), module._parameters.get("bias")
+            self._bias = shift if own is None else own.detach() + shift
         self._activation = [layer.activation.scale.tolist(), layer.activation.zero.tolist()]
 
     def run(
@@ -107,9 +114,7 @@ class LayerCodes:
     ) -> torch.Tensor:
         """The layer's output in network call `row`, from values and weights on their grids, corrected."""
         output: torch.Tensor = self._with_codes(original, self._on_grid(row, values), *args, **kwargs)
-        if self._layer.shift is None:
-            return output
-        return output + along(self._axis, self._layer.shift, output)
+        return output
 
     def _on_grid(self, row: int, values: torch.Tensor) -> torch.Tensor:
         """What the layer reads, each part on its grid."""
@@ -124,18 +129,26 @@ class LayerCodes:
         return made[0] if len(made) == 1 else torch.cat(made, dim=self._axis)
 
     def _with_codes(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call the layer with the weights that the codes stand for, the first part times the gain, if there is one."""
-        parts = [(codes - z).mul_(s) for codes, s, z in zip(self._codes, *self._scales, strict=True)]
-        if self._layer.gain is not None:
-            parts[0].mul_(along(0, self._layer.gain, parts[0]))
-        own = self.module._parameters["weight"]
+        """Call the layer with the weights that the codes stand for, and with gain and shift where it has them."""
+        parameters = self.module._parameters
+        own, own_bias = parameters["weight"], parameters.get("bias")
         assert own is not None
+        if self._codes[0].device != own.device:  # the pipeline was moved since
+            self._move(own.device)
+        parts = [(codes - z).mul_(s) for codes, s, z in zip(self._codes, *self._scales, strict=True)]
         weight = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        self.module._parameters["weight"] = weight.to(own.dtype)  # type: ignore[assignment]
+        parameters["weight"] = weight.to(own.dtype)  # type: ignore[assignment]
+        if self._bias is not None:
+            parameters["bias"] = self._bias.to(own.dtype)  # type: ignore[assignment]
         try:
             return original(*args, **kwargs)
         finally:
-            self.module._parameters["weight"] = own
+            parameters["weight"], parameters["bias"] = own, own_bias
+
+    def _move(self, device: torch.device) -> None:
+        self._codes = [codes.to(device) for codes in self._codes]
+        self._scales = tuple([part.to(device) for part in parts] for parts in self._scales)  # type: ignore[assignment]
+        self._bias = None if self._bias is None else self._bias.to(device)
 
 
 def along(axis: int, values: Any, like: torch.Tensor) -> torch.Tensor:

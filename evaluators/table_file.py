@@ -6,7 +6,7 @@ from autotune.evaluators.hardware import AUTO_DEVICE
 from autotune.evaluators.load import load_model
 from autotune.evaluators.presets import read_prompts
 from autotune.evaluators.worker import Worker
-from autotune.spaces.column_fit import ColumnFit, FitTarget, Precision
+from autotune.spaces.column_fit import ColumnFit, FitTarget, Precision, check_correctable
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.evaluation import Fidelity
 from autotune.spaces.schedule_file import ScheduleFile
@@ -38,6 +38,8 @@ def fit_file(
         ModelNotFoundError: the model can't be had.
     """
     condition = file.condition
+    if not isinstance(column, Precision):
+        check_correctable(file.schedule)
     model = load_model(condition.model, device=device, dtype=condition.dtype)
     preset = dataclasses.replace(
         model.preset,

@@ -87,10 +87,12 @@ class Exploration:
 
     def run(self, family: str, context: SearchContext, phase: Phase, share: float) -> bool:
         """Ask one searcher until its share of the budget is used or it has no more; True if interrupted."""
-        searcher: Searcher = make_searcher(family, context, self._plan.seed)
         quantize = wants_precision(context)
-        correct = quantize or self._plan.correct
-        if correct and phase is Phase.SEARCH:
+        correct = quantize if self._plan.correct is None else self._plan.correct
+        if self._plan.correct is False:
+            context = context.without_cache_corrections()
+        searcher: Searcher = make_searcher(family, context, self._plan.seed)
+        if (correct or quantize) and phase is Phase.SEARCH:
             searcher = TableMembersSearcher(searcher, context, family, correct=correct, quantize=quantize)
         searcher = WithinBudget(searcher)
         for page in self._ledger.results():

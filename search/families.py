@@ -29,8 +29,19 @@ class Family:
 _ALL = (
     Family(
         name="joint",
-        columns=("n_steps", "time", "solver", "start", "correction", "cache", "cache_correction", "guidance", "policy"),
-        method="whole schedules evolve beside ecad, s3, policies and fits; a bandit shares the budget",
+        columns=(
+            "n_steps",
+            "time",
+            "solver",
+            "start",
+            "correction",
+            "cache",
+            "cache_correction",
+            "guidance",
+            "policy",
+            "quantization",
+        ),
+        method="whole schedules evolve beside ecad, s3, policies and fits; a bandit shares the budget; bits if asked",
         target="autotune.search.joint:JointSearcher",
     ),
     Family(

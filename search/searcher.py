@@ -1,13 +1,13 @@
 """What every searcher takes, proposes and is told."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol, Self
 
 from autotune.search.hash_index import HashIndex
 from autotune.spaces.branch_tables import BranchTables
-from autotune.spaces.column_fit import ColumnFit, FitTarget
+from autotune.spaces.column_fit import CACHE_CORRECTIONS, ColumnFit, FitTarget
 from autotune.spaces.condition import Condition
 from autotune.spaces.cost_model import CostModel
 from autotune.spaces.edge_costs import EdgeCosts
@@ -61,6 +61,19 @@ class SearchContext:
     def n_calls(self) -> int:
         """Network calls of the pipeline's default run: the rows of a cache plan."""
         return len(self.own_timesteps(self.condition.n_steps))
+
+    def without_cache_corrections(self) -> "SearchContext":
+        """One that refuses to fit any correction of a cache."""
+
+        def refuse(fit: Callable[[Schedule, FitTarget], ColumnFit]) -> Callable[[Schedule, FitTarget], ColumnFit]:
+            def made(schedule: Schedule, column: FitTarget) -> ColumnFit:
+                if column in CACHE_CORRECTIONS:
+                    raise ScheduleError("cache corrections are left out of this study; leave --no-correct away")
+                return fit(schedule, column)
+
+            return made
+
+        return replace(self, fit=refuse(self.fit), quick_fit=refuse(self.quick_fit))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,8 +34,9 @@ class Settings:
 
     `budget` holds `Budget`'s fields. `calibration` and `held_out` hold the prompts themselves, since files change.
     Without `ladder` every candidate is measured on all calibration prompts. With `correct` cache schedules of the front
-    are tried corrected, too. `given` holds `GivenSchedule`s. `metrics` are those to measure besides the usual ones,
-    objectives and limits among them. `granularity` is that of the family `ecad`.
+    are tried corrected, too; None leaves that to the family, and False keeps it from correcting. `given` holds
+    `GivenSchedule`s. `metrics` are those to measure besides the usual ones, objectives and limits among them.
+    `granularity` is that of the family `ecad`.
     """
 
     model: str
@@ -52,7 +53,7 @@ class Settings:
     calibration: tuple[str, ...]
     held_out: tuple[str, ...]
     ladder: bool = False
-    correct: bool = False
+    correct: bool | None = None
     given: tuple[Mapping[str, object], ...] = ()
     metrics: tuple[str, ...] = ()
     granularity: str = Granularity.COMPONENTS.value
@@ -118,7 +119,7 @@ def make_settings(
     guidance: float | None = None,
     prompts: str | Path | None = None,
     ladder: bool = True,
-    correct: bool = False,
+    correct: bool | None = None,
     granularity: str = Granularity.COMPONENTS.value,
 ) -> Settings:
     """Checked settings of a study.

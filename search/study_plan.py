@@ -24,7 +24,8 @@ class StudyPlan:
     `rival_share` is the part of the budget that goes to `fewer-steps`, which comes before `family`, and `policy_share`
     that of `policies`, which come before it where it decides a cache and does not try them itself. The seeds of
     `held_out` must not be among those of `calibration`. `given` are labels and canonical schedules to try first.
-    With `correct`, cache schedules of the front are tried corrected beside the search of `family`. `granularity` is
+    With `correct`, cache schedules of the front are tried corrected beside the search of `family`; None leaves that to
+    the family, False keeps it from correcting. `granularity` is
     that of `ecad`.
     """
 
@@ -36,7 +37,7 @@ class StudyPlan:
     objectives: tuple[str, ...] = ("latency", "deviation")
     constraints: tuple[Constraint, ...] = ()
     seed: int = 0
-    correct: bool = False
+    correct: bool | None = None
     rival_share: float = 0.25
     policy_share: float = 0.05
     verification: VerificationSettings = field(default_factory=VerificationSettings)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
-from autotune.spaces.errors import StorageError, UsageError
+from autotune.spaces.errors import ScheduleError, StorageError, UsageError
 from autotune.spaces.schedule import Schedule, schedule_to_json
 from autotune.spaces.schedule_json import schedule_from_json
 
@@ -114,3 +114,13 @@ def fit_from_bytes(data: bytes) -> ColumnFit:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(f"a stored fit can't be read: {error}; delete it, so that it is made again") from error
+
+
+def check_correctable(schedule: Schedule) -> None:
+    """Return if the column `cache_correction` can be fitted to a schedule.
+
+    Raises:
+        ScheduleError: it reuses nothing, or each branch by a plan of its own.
+    """
+    if schedule.cache is None or schedule.unconditional_cache is not None:
+        raise ScheduleError("a cache correction needs a schedule that reuses something, by one plan for both branches")

@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
 
-from autotune.spaces.schedule_file import load_schedule_file
+from autotune.evaluators import table_file
+from autotune.spaces.schedule import Schedule
+from autotune.spaces.schedule_file import load_schedule_file, save_schedule_file
 
 from .place import Finished
 
@@ -76,3 +79,16 @@ def test_quantize_keeps_the_schedule_and_drops_what_was_fitted_without_it(call: 
     refused = call("quantize", "plain.json", "--precision", "w2a2", "-o", "x.json")
     assert refused.code == 2
     assert "weights have 4 to 8 bits on average; got 2" in refused.err or "one between like w6.25a8" in refused.err
+
+
+def test_what_can_not_be_corrected_is_refused_before_a_model_is_loaded(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("steps.json").write_text("[0, 2]")
+    assert call("import", "steps.json", "--as", "steps", "--model", "mini-flux", "-o", "plain.json").code == 0
+    file = load_schedule_file("plain.json")
+    save_schedule_file("none.json", replace(file, schedule=Schedule(n_steps=file.schedule.n_steps)))
+    monkeypatch.setattr(table_file, "load_model", None)
+    refused = call("correct", "none.json", "-o", "x.json")
+    assert refused.code == 2
+    assert "needs a schedule that reuses something" in refused.err

@@ -121,6 +121,16 @@ def test_a_study_with_corrections_resumes_as_if_it_had_not_stopped(
     check_export(whole, next(c for c in whole.candidates if c.schedule.tables), tmp_path / "s.json")
 
 
+@pytest.mark.parametrize(("family", "correct"), [("cachequant", None), ("cachequant", False), ("joint", False)])
+def test_a_family_corrects_of_its_own_unless_it_must_not(
+    family: str, correct: bool | None, plan: MakePlan, undisturbed: RunStudy
+) -> None:
+    studied = plan(family=family, correct=correct, budget=Budget(evaluations=30), rival_share=0.1, policy_share=0.0)
+    cached = [c.schedule for c in undisturbed(studied, family).candidates if c.schedule.cache is not None]
+    assert len(cached) > 3
+    assert any(schedule.cache_correction is not None for schedule in cached) == (correct is None)
+
+
 def check_export(record: StudyRecord, candidate: Candidate, path: Path) -> None:
     """The table, which in a tabulated fit is a text of the right SHA-256, goes into a file beside the schedule's."""
     table = f"{FitColumn.CACHE_CORRECTION}{schedule_hash(candidate.schedule.without_tables)}".encode()
