@@ -32,8 +32,9 @@ _CONFIGS: Mapping[Kernel, str] = MappingProxyType(
 def use_kernels(pipe: Any, source: str | Path | ScheduleFile, kernel: Kernel = "int8") -> tuple[str, ...]:
     """Give a pipeline real low-precision kernels in the layers that a schedule file quantizes to 8 bits, for good.
 
-    `apply` then leaves the quantization out and puts the rest of the schedule on the pipeline: layers of fewer bits, and
-    convolutions, compute as without a quantization. The pipeline must be loaded anew to be without the kernels. `autotune bench --kernels` measures what they bring, and cost.
+    `apply` then leaves the quantization out and puts the rest of the schedule on the pipeline: layers of fewer bits,
+    and convolutions, compute as without one. The pipeline must be loaded anew to be without the kernels. `autotune
+    bench --kernels` measures what they bring, and cost.
 
     Args:
         pipe: a diffusers pipeline, not yet compiled; a schedule that is applied is removed.

@@ -68,11 +68,15 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """What quantizing a schedule did: factors of bytes and of bit operations, and what the squared error grew by."""
+    """What quantizing a schedule did: factors of bytes and of bit operations, and what the squared error grew by.
+
+    `corrected` says whether the schedule's cache was.
+    """
 
     weights: float
     bit_operations: float
-    added: float
+    added: float = 0.0
+    corrected: bool = False
 
 
 class PrecisionChoice:
@@ -80,10 +84,12 @@ class PrecisionChoice:
 
     What comes of them is predicted. Bytes and bit operations change by the median factors of the pairs that were
     measured in this precision, and the square of the deviation grows by their median, since rounding has nothing to do
-    with what a cache or a solver did wrong. A precision without pairs is taken to quantize the same share of bytes and
-    operations as the others do, and `PRIOR_SHARE` before the first pair, or all where nothing would fit. What it adds
-    lies between those of the next precisions with pairs, by logarithm; below all of them it is that of the least bits,
-    so that fewer are tried soon. All other figures are taken to stay.
+    with what a cache or a solver did wrong. Schedules with a corrected cache go by such pairs alone, and so do those
+    without, of which the best are tried as well: a correction hands the rounding of one call on to others, and may
+    cost more than it brings. A precision without pairs is taken to quantize the same share of bytes and operations as
+    the others do, and `PRIOR_SHARE` before the first pair, or all where nothing would fit. What it adds lies between
+    those of the next precisions with pairs, by logarithm; below all of them it is that of the least bits, so that fewer
+    are tried soon. All other figures are taken to stay.
 
     Precisions are `PRECISIONS`, and for each schedule the widest that the limits allow, where that is none of them.
     """
@@ -94,9 +100,11 @@ class PrecisionChoice:
         others = [limit for limit in self._limits if limit.metric not in PRECISION]
         self._lowered = [limit for limit in self._limits if limit.metric in PRECISION]
         lowered = [PRECISION[limit.metric] for limit in self._lowered]
-        self._plain = ParetoArchive(tuple(dict.fromkeys((*self._objectives, *lowered))), others)
+        figures = tuple(dict.fromkeys((*self._objectives, *lowered)))
+        self._plain = {corrected: ParetoArchive(figures, others) for corrected in (False, True)}
         self._found = ParetoArchive(self._objectives, self._limits)
         self._pairs: dict[Precision, list[_Pair]] = defaultdict(list)
+        """Of all schedules, in the order in which they were measured."""
         self._asked: dict[str, Chosen] = {}
         self._tried: dict[str, set[Precision]] = defaultdict(set)
         self._over: set[tuple[str, Precision]] = set()
@@ -111,11 +119,11 @@ class PrecisionChoice:
                 continue
             self._found.add(result)
             if result.proposal.schedule.quantization is None:
-                self._plain.add(result)
+                self._plain[_is_corrected(result.proposal)].add(result)
                 self._plain_within = bool(self._plain_within) or total_violation(self._lowered, measurement) == 0.0
             chosen = self._asked.pop(result.proposal.schedule_hash, None)
             if chosen is not None:
-                self._pairs[chosen.precision].append(_pair(chosen.measurement, measurement))
+                self._pairs[chosen.precision].append(_pair(chosen, measurement))
                 if total_violation(self._lowered, measurement):
                     self._over.add((chosen.member.schedule_hash, chosen.precision))
 
@@ -127,7 +135,7 @@ class PrecisionChoice:
     def next(self) -> Chosen | None:
         """The schedule and precision that promise most and were not chosen before; None if none promises anything."""
         choices = self._choices()
-        if not choices and not self._pairs and len(self._plain):
+        if not choices and not self._pairs and any(map(len, self._plain.values())):
             self._prior_share = 1.0
             choices = self._choices()
         if not choices:
@@ -152,16 +160,17 @@ class PrecisionChoice:
     def _choices(self) -> list[tuple[Chosen, Measurement]]:
         return [
             (Chosen(member, measurement, precision), predicted)
-            for member, measurement in zip(self._plain.members, self._plain.measurements, strict=True)
+            for front in self._plain.values()
+            for member, measurement in zip(front.members, front.measurements, strict=True)
             for precision, predicted in self._allowed(member, measurement)
         ]
 
     def _allowed(self, member: Proposal, measurement: Measurement) -> Iterator[tuple[Precision, Measurement]]:
         """What is left to try of a schedule within the limits, and what is predicted of it."""
-        tried = self._tried[member.schedule_hash]
+        tried, corrected = self._tried[member.schedule_hash], _is_corrected(member)
         for precision in (*PRECISIONS, *self._widest(member, measurement)):
             if precision not in tried:
-                predicted = self._predicted(measurement, precision)
+                predicted = self._predicted(measurement, precision, corrected)
                 if total_violation(self._limits, predicted) == 0.0:
                     yield precision, predicted
 
@@ -169,7 +178,7 @@ class PrecisionChoice:
         """The precision that uses up a limit that the widest of all goes over; none close to another one."""
 
         def goes_over(precision: Precision) -> bool:
-            return total_violation(self._lowered, self._predicted(measurement, precision)) > 0.0
+            return total_violation(self._lowered, self._predicted(measurement, precision, _is_corrected(member))) > 0.0
 
         n_within = bisect.bisect_left(WIDTHS, True, key=goes_over)
         if n_within in (0, len(WIDTHS)):
@@ -187,11 +196,11 @@ class PrecisionChoice:
             values.append(objective_value(name, measurement) if error is None else math.log10(error))
         return values
 
-    def _predicted(self, plain: Measurement, precision: Precision) -> Measurement:
+    def _predicted(self, plain: Measurement, precision: Precision, corrected: bool) -> Measurement:
         pairs = self._pairs.get(precision) or [self._expected(precision.mean_bits)]
-        added = statistics.median(pair.added for pair in pairs)
         quality = dict(plain.quality)
         if DEVIATION in quality:
+            added = self._added(precision.mean_bits, corrected)
             quality[DEVIATION] = tuple(math.sqrt(value**2 + added) for value in quality[DEVIATION])
         return replace(
             plain,
@@ -200,17 +209,25 @@ class PrecisionChoice:
             bit_operations=_scaled(plain.bit_operations, statistics.median(pair.bit_operations for pair in pairs)),
         )
 
+    def _added(self, bits: float, corrected: bool) -> float:
+        """What the squared error of a schedule, with a corrected cache or without, is taken to grow by."""
+        medians = {}
+        for precision in sorted(self._pairs):
+            if alike := [pair.added for pair in self._pairs[precision] if pair.corrected == corrected]:
+                medians[precision.mean_bits] = statistics.median(alike)
+        if bits in medians:
+            return medians[bits]
+        logs = [math.log(max(value, LEAST_ADDED)) for value in (*medians.values(), 0.0)]
+        return math.exp(np.interp(bits, (*medians, self._float_bits), logs))
+
     def _expected(self, bits: float) -> _Pair:
-        """What a precision without pairs is taken to do."""
+        """What a precision without pairs is taken to save."""
         known = [(precision.mean_bits, pair) for precision, pairs in self._pairs.items() for pair in pairs]
         weights = [(1.0 - pair.weights) / (1.0 - self._weights(other)) for other, pair in known]
         operations = [(1.0 - pair.bit_operations) / (1.0 - self._bit_operations(other)) for other, pair in known]
-        added = {p.mean_bits: statistics.median(pair.added for pair in self._pairs[p]) for p in sorted(self._pairs)}
-        logs = [math.log(max(value, LEAST_ADDED)) for value in (*added.values(), 0.0)]
         return _Pair(
             1.0 - statistics.median(weights or [self._prior_share]) * (1.0 - self._weights(bits)),
             1.0 - statistics.median(operations or [self._prior_share]) * (1.0 - self._bit_operations(bits)),
-            math.exp(np.interp(bits, (*added, self._float_bits), logs)),
         )
 
     def _weights(self, bits: float) -> float:
@@ -222,8 +239,12 @@ class PrecisionChoice:
         return 8.0 * bits / self._float_bits**2
 
 
-def _pair(plain: Measurement, quantized: Measurement) -> _Pair:
-    added = 0.0
+def _is_corrected(proposal: Proposal) -> bool:
+    return proposal.schedule.cache_correction is not None
+
+
+def _pair(chosen: Chosen, quantized: Measurement) -> _Pair:
+    added, plain = 0.0, chosen.measurement
     if DEVIATION in plain.quality and DEVIATION in quantized.quality:
         # A ladder may have stopped one of them after the first prompts.
         pairs = zip(quantized.quality[DEVIATION], plain.quality[DEVIATION], strict=False)
@@ -232,6 +253,7 @@ def _pair(plain: Measurement, quantized: Measurement) -> _Pair:
         _factor(plain.weight_bytes, quantized.weight_bytes),
         _factor(plain.bit_operations, quantized.bit_operations),
         added,
+        _is_corrected(chosen.member),
     )
 
 

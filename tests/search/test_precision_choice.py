@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import pytest
 
 from autotune.evaluators.tabulated import TabulatedEvaluator
 from autotune.search.precision_choice import APART, Chosen, PrecisionChoice, _Pair
 from autotune.search.searcher import Proposal, Result, SearchContext
+from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.column_fit import PRECISIONS, Precision
 from autotune.spaces.evaluation import Measurement
 from autotune.spaces.objective import parse_constraint
@@ -199,3 +201,34 @@ def test_nothing_is_chosen_that_promises_nothing_or_was_chosen(context: SearchCo
         (20, precision) for precision in PRECISIONS
     }
     assert PrecisionChoice(context).next() is None
+
+
+def test_a_correction_that_rounding_spoils_does_not_hide_the_plan_without(
+    context: SearchContext, base: Measurement
+) -> None:
+    """The corrected plan is better until it is quantized: the other one is tried, too, and wins."""
+    limit = parse_constraint("weights<=0.25")
+    choice = PrecisionChoice(replace(context, objectives=("latency", "deviation"), constraints=(limit,)))
+    plain = Schedule(n_steps=10, cache=CachePlan.from_array(np.eye(10, len(context.inventory), -1, dtype=int)))
+    corrected = replace(plain, cache_correction="c" * 64)
+    deviations = {(False, False): 0.2, (True, False): 0.05, (False, True): 0.22, (True, True): 0.3}
+
+    def result(schedule: Schedule) -> Result:
+        key = (schedule.cache_correction is not None, schedule.quantization is not None)
+        outcome = replace(
+            base,
+            quality={"deviation": (deviations[key],) * 4},
+            weight_bytes=8_000 if key[1] else 32_000,
+            baseline_weight_bytes=32_000,
+        )
+        return Result(proposal=Proposal(schedule=schedule, family="cachequant", label=""), outcome=outcome)
+
+    choice.tell([result(plain), result(corrected)])
+    tried: list[Schedule] = []
+    while (chosen := choice.next()) is not None and len(tried) < 8:
+        made = replace(chosen.member.schedule, quantization=f"{len(tried):x}" * 64)
+        tried.append(chosen.member.schedule)
+        choice.note(result(made).proposal, chosen)
+        choice.tell([result(made)])
+    assert tried[0] == corrected
+    assert plain in tried
