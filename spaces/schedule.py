@@ -32,6 +32,9 @@ from autotune.spaces.solver_tape import points_available
 TABLE_COLUMNS = ("quantization", "cache_correction")
 """Columns that name a table by the SHA-256 of its file; one is fitted to the schedule with those before it."""
 
+MAX_RATIO = 10.0
+"""Largest size of a ratio of compensation; fits stay in [0.5, 1.5], since others extrapolate wildly."""
+
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -79,10 +82,12 @@ class Schedule:
                 raise ScheduleError(
                     f"the column {name} must have one row per step; got {len(column)} rows for {self.n_steps} steps"
                 )
-        for name in ("time", "compensation"):
-            for i, value in enumerate(getattr(self, name) or ()):
-                if not math.isfinite(value):
-                    raise ScheduleError(f"{name}[{i}] must be a finite number; got {value}")
+        for i, t in enumerate(self.time or ()):
+            if not math.isfinite(t):
+                raise ScheduleError(f"time[{i}] must be a finite number; got {t}")
+        for i, rho in enumerate(self.compensation or ()):
+            if not abs(rho) <= MAX_RATIO:
+                raise ScheduleError(f"compensation[{i}] must be within +-{MAX_RATIO:g}; got {rho}; 1 changes nothing")
         self._check_solver()
         check_guidance(self.guidance or ())
         check_branch_plans(self.cache, self.unconditional_cache)
