@@ -47,13 +47,13 @@ class Schedule:
     [0, 999]; flow: 1000 sigma, time shift applied); the clean end is implied. `solver` goes with `time`.
     `compensation` holds DC-Solver's ratio rho per step, 1 for none (Zhao et al. 2024). `start`, if given, is the
     timestep of the starting noise, above `time[0]`: an analytic first step leads down from there with a data
-    prediction of 0, at no call. `correction` adds to the compiled coefficients. `cache` and `guidance` have one row
-    per network call, which is `n_steps` except where the pipeline's own sampler calls more often (PNDM).
-    `unconditional_cache` is the plan of the unconditional branch where it has its own; `cache` is then that of the
-    conditional one. `policy` decides at run time what to reuse; it excludes the columns cache and guidance.
-    `cache_correction` names the table by which values that the cache hands out are
-    corrected (`autotune.spaces.cache_correction`): the SHA-256 of its file, 64 hex digits. `quantization` names that of
-    the precision of each layer (`autotune.spaces.quantization`).
+    prediction of 0, at no call. The data's mean in its place is left out: it needs an artifact, and that of latents is
+    close to 0. `correction` adds to the compiled coefficients. `cache` and `guidance` have one row per network call,
+    which is `n_steps` except where the pipeline's own sampler calls more often (PNDM). `unconditional_cache` is the
+    plan of the unconditional branch where it has its own; `cache` is then that of the conditional one. `policy` decides
+    at run time what to reuse; it excludes cache and guidance. `cache_correction` names the table that corrects values
+    which the cache hands out (`autotune.spaces.cache_correction`): the SHA-256 of its file, 64 hex digits.
+    `quantization` names that of the precision of each layer (`autotune.spaces.quantization`).
     """
 
     n_steps: int
