@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.spaces.carried_fit import call_gaps, has_free_start
+from autotune.spaces.carried_fit import call_gaps, first_calls, has_free_start
 from autotune.spaces.column_fit import FitColumn
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.noise_schedule import NoiseSchedule
@@ -71,7 +71,8 @@ def _compensation(schedule: Schedule, noise: NoiseSchedule, prediction: Predicti
 def _solver(schedule: Schedule, noise: NoiseSchedule, prediction: Prediction, names: tuple[str, ...]) -> FitParameters:
     time, rows = schedule.solver_columns
     lam, gaps = call_gaps(time, noise)
-    free = np.arange(0 if has_free_start(schedule, noise) else 1, len(time))
+    first = first_calls(time)
+    free = sorted(set(first))[0 if has_free_start(schedule, noise) else 1 :]
     unified = {i: row for i, row in enumerate(rows) if isinstance(row, SolverStep)}
 
     def finish(theta: Array) -> Schedule:
@@ -81,7 +82,7 @@ def _solver(schedule: Schedule, noise: NoiseSchedule, prediction: Prediction, na
         for (i, row), moves in zip(unified.items(), theta[len(free) :].reshape(-1, len(names)), strict=True):
             factors = {name: getattr(row, name) + float(move) for name, move in zip(names, moves, strict=True)}
             changed[i] = replace(row, **factors)
-        return replace(schedule, time=tuple(times.tolist()), solver=tuple(changed))
+        return replace(schedule, time=tuple(times[first].tolist()), solver=tuple(changed))
 
     return FitParameters(
         n=len(free) + len(names) * len(unified),

@@ -71,8 +71,10 @@ class DistillSearcher(FittedSearcher):
 class CompensationSearcher(FittedSearcher):
     """DC-Solver (Zhao et al. 2024, arXiv 2409.03755): ratios fitted at a few step counts, predicted at the others.
 
-    A label says to what root mean square error the regression predicts the ratios of a fit that it is not told of.
-    Where predictions fall short, the fits at the other counts follow.
+    A study has one guidance scale, so its regression predicts over step counts alone; how well one over guidance does,
+    `benchmarks/solvers.py` measures. A label says to what root mean square error it predicts the ratios of a fit that
+    it is not told of, or, where no fit lies between others, those that it was fitted to. Where predictions fall short,
+    the fits at the other counts follow.
     """
 
     family = DC
@@ -92,7 +94,7 @@ class CompensationSearcher(FittedSearcher):
         if len(samples) >= 2:
             regression = CompensationRegression.fit(samples)
             error = leave_one_out_error(samples)
-            precision = "" if error is None else f" to {error:.2g}"
+            precision = f" to {regression.rms_error if error is None else error:.2g}"
             for n in others:
                 base = recipe_schedule(recipe, self._context, n)
                 if base is not None and regression.covers(n, self._context.condition.guidance_scale):

@@ -41,6 +41,8 @@ class SolverPredictor:
         self._varies = spread > 1e-9
         self._spread = np.where(self._varies, spread, 1.0)
         self._weights = np.where(np.arange(x.shape[1]) < x.shape[1] - n_errors, 1.0, ERROR_WEIGHT)[self._varies]
+        if not self._varies.any():  # the process needs an entry, if one without a say
+            self._varies, self._weights = np.ones_like(self._varies), np.zeros(x.shape[1])
         smooth = ConstantKernel(1.0, (1e-2, 1e3)) * Matern(5.0, (0.5, 100.0), nu=2.5)
         trend = ConstantKernel(0.1, (1e-5, 1e2)) * DotProduct(1.0, (1e-2, 1e2))
         kernel = smooth + trend + WhiteKernel(1e-3, (1e-6, 1.0))
@@ -63,15 +65,19 @@ class SolverPredictor:
 
 
 def held_out_tau(encodings: Sequence[Array], scores: Sequence[float], seed: int, *, n_errors: int = 0) -> float:
-    """Kendall's tau between scores and predictions, each by a predictor that has not seen the schedule (5 folds).
+    """Kendall's tau between scores and predictions, each by a predictor that has not seen the schedule.
 
-    Not its kernel either: that is fitted anew in every fold. 0 where all scores or all predictions are equal.
+    Not its kernel either: that is fitted anew in every of 5 folds, or of as many as there are schedules. 0 where all
+    encodings, scores or predictions are equal, as those of a single schedule are.
     """
     x, y = np.array(encodings), np.array(scores)
+    if np.all(x == x[0]):
+        return 0.0
+    n_folds = min(N_FOLDS, len(y))
     order = np.random.default_rng(seed).permutation(len(y))
     predictions = np.zeros(len(y))
-    for fold in range(N_FOLDS):
-        held_out = order[fold::N_FOLDS]
+    for fold in range(n_folds):
+        held_out = order[fold::n_folds]
         kept = np.setdiff1d(order, held_out)
         unseeing = SolverPredictor(list(x[kept]), y[kept].tolist(), n_errors=n_errors)
         predictions[held_out], _ = unseeing.predict(x[held_out])

@@ -11,7 +11,7 @@ from autotune.spaces.momentum_step import MomentumStep
 from autotune.spaces.noise_schedule import Flow, NoiseSchedule
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solver_row import SolverRow
-from autotune.spaces.solver_step import Domain, Relaxation, SolverStep, View, factors_of
+from autotune.spaces.solver_step import FACTOR_LIMIT, Domain, Relaxation, SolverStep, View, factors_of
 
 Rng = np.random.Generator
 Array = NDArray[np.float64]
@@ -107,7 +107,10 @@ class SolverVariation:
         return replace(schedule, solver=tuple(rows))
 
     def _gains_in_sigma(self, row: SolverStep, time: float) -> tuple[float, float] | None:
-        """Factors on state and output with which the last step in sigma is that of a row in lambda, from this time."""
+        """Factors on state and output with which the last step in sigma is that of a row in lambda, from this time.
+
+        None where they are too large: close to pure noise.
+        """
         if row.view == "data":
             return row.output_gain, row.output_gain
         if not isinstance(self._noise, Flow):  # the same view, which ends in the data prediction too
@@ -115,7 +118,8 @@ class SolverVariation:
         sigma = time / self._noise.t_max  # the noise is the state plus (1 - sigma) times the velocity
         if sigma >= 1.0:
             return None
-        return (row.state_gain - sigma * row.output_gain) / (1.0 - sigma), row.output_gain
+        state_gain = (row.state_gain - sigma * row.output_gain) / (1.0 - sigma)
+        return (state_gain, row.output_gain) if abs(state_gain) <= FACTOR_LIMIT else None
 
     def toggle_start(self, schedule: Schedule, rng: Rng) -> Schedule:
         """The schedule with an analytic first step where it has none, and without where it has one.

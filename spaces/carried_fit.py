@@ -44,24 +44,30 @@ def carry_fit(start: Schedule, fitted: Schedule, target: Schedule, noise: NoiseS
     carried = np.column_stack([np.interp(at, share, column) for column in moves.T])
     target_lam, target_gaps = call_gaps(times, noise)
     moved = noise.t_from_lam(target_lam + target_gaps * carried[:, 0]).tolist()
-    new_times = (moved[0] if has_free_start(target, noise) else times[0], *moved[1:])
-    if any(b >= a for a, b in itertools.pairwise(new_times)):
+    moved = [moved[0] if has_free_start(target, noise) else times[0], *moved[1:]]
+    first = first_calls(times)
+    if any(moved[j] >= moved[i] for i, j in itertools.pairwise(sorted(set(first)))):
         raise ScheduleError(f"the moves of a fit of {len(before)} steps would change the order of {len(times)} times")
     solver = tuple(
         _moved(row, row_moves) if isinstance(row, SolverStep) and row.form == form else row
         for row, row_moves, form in zip(target_rows, carried[:, 1:].tolist(), _forms(rows, at), strict=True)
     )
-    return replace(target, time=new_times, solver=solver)
+    return replace(target, time=tuple(moved[i] for i in first), solver=solver)
 
 
 def call_gaps(times: Sequence[float], noise: NoiseSchedule) -> tuple[Array, Array]:
-    """Lambda of the calls, and the gap of each to the next one: the unit of its moves.
+    """Lambda of the calls, and the gap of each to the next other level: the unit of its moves.
 
-    It is 1 after the last call, whose end lies at infinity, and where the next one has the same time.
+    It is 1 after the last level, whose end lies at infinity.
     """
     lam = np.asarray(noise.lam(np.minimum(times, _top(noise))), np.float64)
-    gaps = np.append(np.diff(lam), 1.0)
-    return lam, np.where(gaps > 0.0, gaps, 1.0)
+    levels, level = np.unique(lam, return_inverse=True)
+    return lam, np.append(np.diff(levels), 1.0)[level]
+
+
+def first_calls(times: Sequence[float]) -> list[int]:
+    """Per call the first one of its time: a step that calls a time twice moves both calls as one."""
+    return [times.index(t) for t in times]
 
 
 def has_free_start(schedule: Schedule, noise: NoiseSchedule) -> bool:

@@ -1,5 +1,6 @@
 """Rows of the solver column that average velocities: heavy ball and generalized heavy ball (GHVB)."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -25,9 +26,9 @@ class MomentumStep:
     side. A velocity u is carried from row to row as long as the rows have momentum; the first one starts it.
 
     `hb` (heavy ball) steps along u <- (1 - beta) u + beta AB(e), where AB is Adams-Bashforth of the given order with
-    the real steps. `ghvb` keeps u <- (1 - beta) u + beta e and combines the last `order` of them with weights for
-    equal steps in the straight variable. `beta` in (0, 1] damps; with 1 both are Adams-Bashforth. The paper's order
-    1.8 is GHVB of order 2 with beta 0.8.
+    the real steps. `ghvb` keeps u <- (1 - beta) u + beta e and combines an earlier one with the slopes since, by
+    weights for equal steps in the straight variable. `beta` in (0, 1] damps; with 1 both are Adams-Bashforth. The
+    paper's order 1.8 is GHVB of order 2 with beta 0.8.
     """
 
     method: Method
@@ -57,17 +58,35 @@ class MomentumStep:
         return "heavy ball" if self.method == "hb" else "generalized heavy ball"
 
 
-def ghvb_weights(order: int, beta: float) -> Array:
-    """Weights of the last `order` velocities of GHVB, newest first; their sum is 1.
+def next_lags(lags: Array | None, beta: float) -> Array:
+    """Of u <- (1 - beta) u + beta e, how far back the slopes in u lie: the means of binomial(lag, j), j = 0 .. 3.
 
-    The velocities are u = beta / (1 - (1 - beta) B) e with the shift B to the step before, and Adams-Bashforth is
-    sum_j g_j (1 - B)^j e, so the product of that sum with (1 - (1 - beta) B) / beta, cut after `order` powers of
-    1 - B, acts on u (Wizadwongsa et al. 2023).
+    Lags count rows back from u's own, `lags` are those of the u before; None is none, where u is the slope alone.
     """
-    weights = np.zeros(order)
-    difference = np.array([1.0])  # (1 - B)^j by powers of B
-    for j in range(order):
-        factor = _ADAMS[j] + ((1.0 - beta) / beta * _ADAMS[j - 1] if j else 0.0)
-        weights[: j + 1] += factor * difference
-        difference = np.convolve(difference, [1.0, -1.0])
-    return weights
+    newest: Array = np.eye(1, MAX_MOMENTUM_ORDER)[0]
+    return newest if lags is None else (1.0 - beta) * _a_row_later(lags) + beta * newest
+
+
+def ghvb_weights(order: int, lags: Array) -> tuple[float, Array]:
+    """Weights of GHVB on the velocity of `order` - 1 rows back, whose lags are given, and on the slopes since.
+
+    Their sum over slopes at equal steps is the integral over the next one for all polynomials of a degree below
+    `order`, whatever the betas were; the divisor is at least 1. Under one beta it tends to the combination of the last
+    `order` velocities in Wizadwongsa et al. 2023, whose weights lose their order above 2 where beta changes.
+
+    Returns:
+        the weight of the velocity, and those of the `order` - 1 slopes, newest first.
+    """
+    for _ in range(order - 1):
+        lags = _a_row_later(lags)
+    signs = (-1.0) ** np.arange(order)
+    ahead = signs * _ADAMS[:order]  # the integrals of binomial(lag, j), at lags from 0 to -1
+    on_velocity = float(ahead[-1] / lags[order - 1])
+    rest = signs * (ahead - on_velocity * lags[:order])
+    on_slopes = [sum(math.comb(j, lag) * rest[j] for j in range(lag, order - 1)) for lag in range(order - 1)]
+    return on_velocity, signs[:-1] * on_slopes
+
+
+def _a_row_later(lags: Array) -> Array:
+    """The means where each lag is one more."""
+    return np.asarray(lags + np.append(0.0, lags[:-1]))

@@ -4,7 +4,6 @@
 and at equal numbers of parameters it beats coefficients that are free.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -12,6 +11,9 @@ from typing import TypeAlias
 from autotune.spaces.errors import ScheduleError
 
 Rows: TypeAlias = tuple[tuple[float, ...], ...]
+
+MAX_ADDEND = 1e9
+"""Largest size of an addend, that of the coefficients themselves (`autotune.spaces.solver_program`)."""
 
 _FIELDS = ("timesteps", "states", "outputs")
 
@@ -34,10 +36,10 @@ class ProgramCorrection:
             lengths = [len(row) for row in getattr(self, name)]
             if lengths != list(range(1, n + 1)):
                 raise ScheduleError(f"correction.{name} must have rows of 1 .. {n} numbers; got rows of {lengths}")
-        _check_finite(self.timesteps, "timesteps")
+        _check_sizes(self.timesteps, "timesteps")
         for name in ("states", "outputs"):
             for i, row in enumerate(getattr(self, name)):
-                _check_finite(row, f"{name}[{i}]")
+                _check_sizes(row, f"{name}[{i}]")
 
     @property
     def n_steps(self) -> int:
@@ -70,7 +72,7 @@ def correction_from_json(data: object) -> ProgramCorrection:
     """The correction that `to_json` wrote.
 
     Raises:
-        ScheduleError: it is not such an object, or a number is not finite.
+        ScheduleError: it is not such an object, or a number is too large.
     """
     if not isinstance(data, Mapping) or set(data) != set(_FIELDS):
         raise ScheduleError(f"correction must be an object with {', '.join(_FIELDS)}; got {data!r}")
@@ -85,10 +87,12 @@ def _sum(first: tuple[float, ...], second: tuple[float, ...]) -> tuple[float, ..
     return tuple(a + b for a, b in zip(first, second, strict=True))
 
 
-def _check_finite(values: tuple[float, ...], name: str) -> None:
+def _check_sizes(values: tuple[float, ...], name: str) -> None:
     for i, value in enumerate(values):
-        if not math.isfinite(value):
-            raise ScheduleError(f"correction.{name}[{i}] must be a finite number; got {value}")
+        if not abs(value) <= MAX_ADDEND:
+            raise ScheduleError(
+                f"correction.{name}[{i}] must be a number within +-{MAX_ADDEND:g}; got {value}; 0 adds nothing"
+            )
 
 
 def _row(values: object, name: str) -> tuple[float, ...]:

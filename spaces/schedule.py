@@ -32,6 +32,9 @@ from autotune.spaces.solver_tape import points_available
 TABLE_COLUMNS = ("quantization", "cache_correction")
 """Columns that name a table by the SHA-256 of its file; one is fitted to the schedule with those before it."""
 
+MAX_RATIO = 10.0
+"""Largest size of a ratio of compensation; fits stay in [0.5, 1.5], since others extrapolate wildly."""
+
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -44,13 +47,13 @@ class Schedule:
     [0, 999]; flow: 1000 sigma, time shift applied); the clean end is implied. `solver` goes with `time`.
     `compensation` holds DC-Solver's ratio rho per step, 1 for none (Zhao et al. 2024). `start`, if given, is the
     timestep of the starting noise, above `time[0]`: an analytic first step leads down from there with a data
-    prediction of 0, at no call. `correction` adds to the compiled coefficients. `cache` and `guidance` have one row
-    per network call, which is `n_steps` except where the pipeline's own sampler calls more often (PNDM).
-    `unconditional_cache` is the plan of the unconditional branch where it has its own; `cache` is then that of the
-    conditional one. `policy` decides at run time what to reuse; it excludes the columns cache and guidance.
-    `cache_correction` names the table by which values that the cache hands out are
-    corrected (`autotune.spaces.cache_correction`): the SHA-256 of its file, 64 hex digits. `quantization` names that of
-    the precision of each layer (`autotune.spaces.quantization`).
+    prediction of 0, at no call. The data's mean in its place is left out: it needs an artifact, and that of latents is
+    close to 0. `correction` adds to the compiled coefficients. `cache` and `guidance` have one row per network call,
+    which is `n_steps` except where the pipeline's own sampler calls more often (PNDM). `unconditional_cache` is the
+    plan of the unconditional branch where it has its own; `cache` is then that of the conditional one. `policy` decides
+    at run time what to reuse; it excludes cache and guidance. `cache_correction` names the table that corrects values
+    which the cache hands out (`autotune.spaces.cache_correction`): the SHA-256 of its file, 64 hex digits.
+    `quantization` names that of the precision of each layer (`autotune.spaces.quantization`).
     """
 
     n_steps: int
@@ -79,10 +82,12 @@ class Schedule:
                 raise ScheduleError(
                     f"the column {name} must have one row per step; got {len(column)} rows for {self.n_steps} steps"
                 )
-        for name in ("time", "compensation"):
-            for i, value in enumerate(getattr(self, name) or ()):
-                if not math.isfinite(value):
-                    raise ScheduleError(f"{name}[{i}] must be a finite number; got {value}")
+        for i, t in enumerate(self.time or ()):
+            if not math.isfinite(t):
+                raise ScheduleError(f"time[{i}] must be a finite number; got {t}")
+        for i, rho in enumerate(self.compensation or ()):
+            if not abs(rho) <= MAX_RATIO:
+                raise ScheduleError(f"compensation[{i}] must be within +-{MAX_RATIO:g}; got {rho}; 1 changes nothing")
         self._check_solver()
         check_guidance(self.guidance or ())
         check_branch_plans(self.cache, self.unconditional_cache)

@@ -1,9 +1,10 @@
 """The schedule file: one JSON object that carries a schedule, the condition it is valid for, and what was measured.
 
 The format is published as `schedule.schema.json`. Reading is strict: an unknown key, a wrong length, a non-finite
-number, a formula without its history or a bad hash is an error that names the field and the remedy. Cache actions are
-packed in as few bits per cell as the file's `actions` need, most significant bit first, row-major, in base64. Tables
-that the schedule names lie beside it, see `autotune.spaces.table_files`.
+number, a formula without its history, a solver that is no program under the condition or a bad hash is an error that
+names the field and the remedy. Cache actions are packed in as few bits per cell as the file's `actions` need, most
+significant bit first, row-major, in base64. Tables that the schedule names lie beside it, see
+`autotune.spaces.table_files`.
 """
 
 import base64
@@ -23,15 +24,12 @@ from autotune.spaces.call_alignment import noise_share
 from autotune.spaces.condition import Condition, condition_from_json
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.guidance_column import guidance_from_json, guidance_to_json
-from autotune.spaces.noise_schedule import NoiseSchedule
 from autotune.spaces.program_correction import correction_from_json
 from autotune.spaces.schedule import TABLE_COLUMNS, Schedule, points_for_row, schedule_hash
 from autotune.spaces.schedule_json import tables_from_json
-from autotune.spaces.solver_formula import check_step, levels_of
 from autotune.spaces.solver_json import step_from_object, step_to_object
-from autotune.spaces.solver_program import analytic_scale
+from autotune.spaces.solver_program import compile_program
 from autotune.spaces.solver_row import SolverRow
-from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.strict_json import check_keys, parse_strict
 from autotune.spaces.table_files import read_tables, write_tables
 
@@ -124,7 +122,7 @@ def parse_schedule_file(text: str) -> ScheduleFile:
             raise ScheduleError(f"{name} must be an object; got {type(data[name]).__name__}")
     schedule = _columns_from_json(data["schedule"])
     condition = condition_from_json(data["condition"])
-    _check_solver(schedule, condition.noise_schedule)
+    _check_solver(schedule, condition)
     _check_start(schedule, condition)
     if data["hash"] != schedule_hash(schedule):
         raise ScheduleError(
@@ -184,11 +182,10 @@ def _columns_from_json(data: dict[str, object]) -> Schedule:
     )
 
 
-def _check_solver(schedule: Schedule, noise: NoiseSchedule) -> None:
-    """Refuse what a canonical schedule does not have and what the noise schedule does not allow."""
+def _check_solver(schedule: Schedule, condition: Condition) -> None:
+    """Refuse what a canonical schedule does not have and what is no program under the condition."""
     if schedule.time is None or schedule.solver is None:
         return
-    levels = levels_of(schedule.time, noise)
     for i, row in enumerate(schedule.solver):
         n_points = points_for_row(schedule.solver, i, schedule.time)
         if row.n_points > n_points:
@@ -196,14 +193,11 @@ def _check_solver(schedule: Schedule, noise: NoiseSchedule) -> None:
                 f"schedule.solver[{i}] can read at most {n_points} earlier outputs; got {row.n_points} at order "
                 f"{row.order}; lower the order, or export the file again"
             )
-        if isinstance(row, SolverStep):
-            check_step(row, i, levels.flow)
     if schedule.solver[-1].corrector:
         raise ScheduleError(
             "the last row of schedule.solver must have corrector false: no network call follows; export the file again"
         )
-    if schedule.start is not None:
-        analytic_scale(schedule.start, schedule.time[0], noise)
+    compile_program(schedule, condition.noise_schedule, condition.prediction)
 
 
 def _check_start(schedule: Schedule, condition: Condition) -> None:

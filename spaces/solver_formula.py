@@ -79,8 +79,8 @@ def levels_of(time: Sequence[float], noise: NoiseSchedule) -> Levels:
     if np.any(same):
         i = int(np.argmax(same))
         raise ScheduleError(
-            f"timesteps must stand for different noise levels; got the same one for time[{i}] = {times[i]!r} "
-            f"and time[{i + 1}] = {times[i + 1]!r}; move them apart"
+            f"timesteps must stand for different noise levels; got the same one for time[{i}] = {float(times[i])!r} "
+            f"and time[{i + 1}] = {float(times[i + 1])!r}; move them apart"
         )
     sigma = np.minimum(noise.sigma(times), FLOW_START) if flow else noise.sigma(times)
     alpha = 1.0 - sigma if flow else noise.alpha(times)

@@ -4,6 +4,8 @@ Every solver of the schedule space is linear in what it has stored, so corrector
 x_{i+1} = sum_j a_ij x_j + b_ij o_j over the states x_j that the network was called with and its raw outputs o_j.
 """
 
+import itertools
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,14 +15,24 @@ from numpy.typing import NDArray
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.mean_reverting import MeanReverting
 from autotune.spaces.noise_schedule import NoiseSchedule
-from autotune.spaces.program_correction import ProgramCorrection
+from autotune.spaces.program_correction import MAX_ADDEND, ProgramCorrection
 from autotune.spaces.schedule import Schedule
-from autotune.spaces.solver_formula import Prediction, check_step, levels_of
+from autotune.spaces.solver_formula import Levels, Prediction, check_step, levels_of
+from autotune.spaces.solver_row import SolverRow
 from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.solver_tape import Tape
 
 Array = NDArray[np.float64]
 Term = tuple[int, float, float]
+
+MAX_COEFFICIENT = MAX_ADDEND
+"""Largest size of a compiled coefficient: in single precision an image would be lost in its rounding errors.
+
+Solvers of order 3 that see a flow's pure noise, clipped by 1e-6, as a data prediction come to 1e8.
+"""
+
+_CLOSE = 0.1
+"""Timesteps that lie closer are the likely cause of larger coefficients; the finest grids of searches have 0.5."""
 
 _NEGLIGIBLE = 1e-13
 """Relative size below which a coefficient is the rounding error of a cancellation."""
@@ -58,10 +70,7 @@ class SolverProgram:
             if values.shape != ((n, n) if name in ("state_coefs", "output_coefs") else (n,)):
                 raise ScheduleError(f"{name} of a solver program must fit {n} timesteps; got shape {values.shape}")
             if not np.all(np.isfinite(values)):
-                raise ScheduleError(
-                    f"{name} of a solver program must be finite; got {values[~np.isfinite(values)][0]}; "
-                    "timesteps that lie too close together overflow"
-                )
+                raise ScheduleError(f"{name} of a solver program must be finite; got {values[~np.isfinite(values)][0]}")
             if values.ndim == 2 and np.any(np.triu(values, 1)):
                 raise ScheduleError(f"{name} of a solver program must be lower triangular; a step can't look ahead")
             values.setflags(write=False)
@@ -92,6 +101,7 @@ class SolverProgram:
         return _last_used(self.output_coefs)
 
 
+@np.errstate(over="ignore", divide="ignore", invalid="ignore")  # coefficients are checked for their size
 def compile_program(schedule: Schedule, noise: NoiseSchedule, prediction: Prediction) -> SolverProgram:
     """The coefficients of a schedule's `time`, `solver`, `compensation` and `correction` columns.
 
@@ -101,8 +111,8 @@ def compile_program(schedule: Schedule, noise: NoiseSchedule, prediction: Predic
         prediction: what the network puts out.
 
     Raises:
-        ScheduleError: a column is missing, a timestep lies outside the noise schedule, or a formula does not exist
-            on it.
+        ScheduleError: a column is missing, a timestep lies outside the noise schedule, a formula does not exist on
+            it, or a coefficient is too large to compute with.
     """
     time, solver = schedule.solver_columns
     reverting = isinstance(noise, MeanReverting)
@@ -117,15 +127,7 @@ def compile_program(schedule: Schedule, noise: NoiseSchedule, prediction: Predic
             check_step(step, i, levels.flow)
     tape = Tape(levels, prediction)
     ratios = schedule.compensation or (1.0,) * schedule.n_steps
-    rows = []
-    for i, step in enumerate(solver):
-        before = solver[i - 1] if i else None
-        if isinstance(before, SolverStep) and before.corrector:
-            tape.correct(before, i - 1)
-        if ratios[i] != 1.0:
-            tape.compensate(step.view if isinstance(step, SolverStep) else tape.straight_view, i, ratios[i])
-        rows.append(tape.advance(step, i))
-    table = np.array(rows)
+    table = np.array([_row(tape, solver, i, rho) for i, rho in enumerate(ratios)])
     table[np.abs(table) < _NEGLIGIBLE * np.abs(table).max(axis=1, keepdims=True)] = 0.0
     n = levels.n_calls
     gains = np.array([step.guidance_gain if isinstance(step, SolverStep) else 1.0 for step in solver])
@@ -140,6 +142,35 @@ def compile_program(schedule: Schedule, noise: NoiseSchedule, prediction: Predic
     if schedule.correction is not None:
         program = corrected(program, schedule.correction, noise.t_max)
     return replace(program, mean_coefs=_mean_coefs(program, prediction)) if reverting else program
+
+
+def _row(tape: Tape, solver: tuple[SolverRow, ...], i: int, rho: float) -> Array:
+    """The row of x_{i+1}, whose coefficients must be of a size to compute with."""
+    step, before = solver[i], solver[i - 1] if i else None
+    try:
+        if isinstance(before, SolverStep) and before.corrector:
+            tape.correct(before, i - 1)
+        if rho != 1.0:
+            tape.compensate(step.view if isinstance(step, SolverStep) else tape.straight_view, i, rho)
+        row = tape.advance(step, i)
+        size = float(np.abs(row).max())
+    except (ArithmeticError, np.linalg.LinAlgError):  # levels that rounding makes one
+        size = math.inf
+    if not size <= MAX_COEFFICIENT:
+        raise ScheduleError(
+            f"the coefficients of solver[{i}] must be at most {MAX_COEFFICIENT:g} in size; got {size:.3g}; "
+            f"{_remedy(tape.levels, i)}"
+        )
+    return row
+
+
+def _remedy(levels: Levels, i: int) -> str:
+    """What makes the coefficients of row `i` smaller."""
+    gaps = [(a - b, j) for j, (a, b) in enumerate(itertools.pairwise(levels.t[: i + 2])) if a != b]
+    gap, j = min(gaps, default=(math.inf, 0))
+    if gap < _CLOSE:
+        return f"time[{j}] = {levels.t[j]} and time[{j + 1}] = {levels.t[j + 1]} are too close: move them apart"
+    return "lower its order, or bring the factors of its rows and the ratios of compensation closer to 1"
 
 
 def _mean_coefs(program: SolverProgram, prediction: Prediction) -> Array:

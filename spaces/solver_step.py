@@ -1,6 +1,5 @@
 """One row of a schedule's solver column: the formula that leaves this step's noise level."""
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -15,6 +14,12 @@ MAX_ORDER = 6
 PLAIN_FACTORS = ("slope", "curvature", "state_gain", "output_gain")
 FACTORS = (*PLAIN_FACTORS, "guidance_gain")
 """The real numbers of a row that can be varied or fitted; where one has no effect, it is 1 in canonical form."""
+
+FACTOR_LIMIT = 100.0
+"""Largest size of a factor: searches stay within 4, and fits within a few units of where they start."""
+
+MAX_STOCHASTIC = 10.0
+"""Ten times ancestral sampling: the fresh noise is all that is left of a state."""
 
 
 def factors_of(*, guided: bool) -> tuple[str, ...]:
@@ -71,19 +76,18 @@ class SolverStep:
         _check_integer("origin", self.origin, 0, MAX_ORDER)
         if not isinstance(self.corrector, bool):
             raise ScheduleError(f"solver corrector must be true or false; got {self.corrector!r}")
-        for name in (*FACTORS, "stochastic"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise ScheduleError(f"solver {name} must be a finite number; got {value!r}")
+        for name in FACTORS:
+            _check_number(name, getattr(self, name), -FACTOR_LIMIT, FACTOR_LIMIT)
+        _check_number("stochastic", self.stochastic, 0.0, MAX_STOCHASTIC)
         if (self.view == "data" and self.domain == "sigma") or (self.view == "velocity" and self.domain == "lambda"):
             raise ScheduleError(
                 f"view {self.view!r} has no {self.domain}-domain form; data goes with lambda, velocity with sigma, "
                 "noise with both"
             )
-        if self.stochastic < 0 or (self.stochastic and (self.view, self.corrector) != ("data", False)):
+        if self.stochastic and (self.view, self.corrector) != ("data", False):
             raise ScheduleError(
-                f"solver stochastic must be 0 or more, and 0 off the data view or with a corrector; got "
-                f"{self.stochastic!r} with view {self.view!r}, corrector {self.corrector}"
+                f"solver stochastic must be 0 off the data view or with a corrector; got {self.stochastic} with view "
+                f"{self.view!r}, corrector {self.corrector}"
             )
 
     @property
@@ -107,3 +111,10 @@ class SolverStep:
 def _check_integer(name: str, value: object, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ScheduleError(f"solver {name} must be an integer in {low}..{high}; got {value!r}")
+
+
+def _check_number(name: str, value: object, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ScheduleError(f"solver {name} must be a number; got {value!r}")
+    if not low <= value <= high:
+        raise ScheduleError(f"solver {name} must be a number in [{low:g}, {high:g}]; got {value}; keep it there")

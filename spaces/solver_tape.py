@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.spaces.bdia_step import BdiaStep
-from autotune.spaces.momentum_step import MomentumStep, ghvb_weights
+from autotune.spaces.momentum_step import MomentumStep, ghvb_weights, next_lags
 from autotune.spaces.solver_formula import (
     Levels,
     Prediction,
@@ -36,6 +36,7 @@ class Tape:
         self._states = np.eye(n, 2 * n)
         self._outputs = np.eye(n, 2 * n, n)
         self._velocities: dict[int, Array] = {}
+        self._lags: dict[int, Array] = {}
 
     @property
     def straight_view(self) -> View:
@@ -75,11 +76,14 @@ class Tape:
         before = self._velocities.get(i - 1, slope)
         self._velocities[i] = (1.0 - step.beta) * before + step.beta * slope
         velocity = self._velocities[i]
+        self._lags[i] = next_lags(self._lags.get(i - 1), step.beta)
         if step.method == "ghvb":
-            recent = [velocity]
-            while len(recent) < step.order and i - len(recent) in self._velocities:
-                recent.append(self._velocities[i - len(recent)])
-            velocity = ghvb_weights(len(recent), step.beta) @ np.array(recent)
+            order = next((k for k in range(1, step.order) if i - k not in self._velocities), step.order)
+            first = i - order + 1
+            on_velocity, on_slopes = ghvb_weights(order, self._lags[first])
+            velocity = on_velocity * self._velocities[first]
+            for j, weight in zip(range(i, first, -1), on_slopes, strict=True):
+                velocity += weight * self.view(adams.view, j)
         return np.asarray(move.state * self._states[i] + move.scale * move.h * velocity)
 
     def _with_bdia(self, step: BdiaStep, i: int) -> Array:

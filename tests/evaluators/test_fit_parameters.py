@@ -4,9 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 
 from autotune.evaluators.fit_column import SETTINGS
 from autotune.evaluators.fit_parameters import RATIO_RANGE, parameters_of
+from autotune.evaluators.gradient_fit import fit_parameters
+from autotune.evaluators.gradient_run import ProgramTensors, flatten
 from autotune.spaces.column_fit import FitColumn
 from autotune.spaces.errors import ScheduleError
 from autotune.spaces.noise_schedule import Flow, NoiseSchedule, VariancePreserving
@@ -15,7 +19,7 @@ from autotune.spaces.solver_formula import Prediction
 from autotune.spaces.solver_program import compile_program
 from autotune.spaces.solver_step import FACTORS
 from autotune.spaces.solvers import make_solver
-from autotune.spaces.time_grid import uniform_lambda
+from autotune.spaces.time_grid import called_twice, uniform_lambda
 
 SCALED = VariancePreserving(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
 NOISES: tuple[tuple[NoiseSchedule, Prediction], ...] = ((SCALED, "noise"), (Flow(mu=0.5), "velocity"))
@@ -159,3 +163,23 @@ def test_ratios_need_three_steps(n: int) -> None:
     short = Schedule(n_steps=n, time=(900.0, 400.0)[:n], solver=make_solver("euler", n, SCALED))
     with pytest.raises(ScheduleError, match=f"at least 3 steps, the polynomial's points; got {n}"):
         parameters_of(short, FitColumn.COMPENSATION, SCALED, "noise")
+
+
+@pytest.mark.parametrize(("noise", "prediction"), NOISES)
+def test_a_time_that_is_called_twice_moves_as_one(noise: NoiseSchedule, prediction: Prediction) -> None:
+    times = called_twice(uniform_lambda(noise, 4, t_end=20.0))
+    plan = Schedule(n_steps=7, time=times, solver=make_solver("heun", 7, noise))
+    parameters = parameters_of(plan, FitColumn.SOLVER, noise, prediction)
+    assert parameters.n == 3 + 4 * 7
+    wanted = parameters.build(np.where(np.arange(parameters.n) < 3, 0.1, 0.02))
+    assert np.all(wanted.timesteps[1:] != np.array(times[1:]))
+    np.testing.assert_array_equal(wanted.timesteps[1::2], wanted.timesteps[2::2])
+    target = flatten(wanted).float()
+
+    def residuals(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:
+        goal = ProgramTensors.unflatten(target)
+        gaps = [(tensors.timesteps - goal.timesteps) / 1000, (tensors.output_coefs - goal.output_coefs).flatten()]
+        return torch.cat(gaps).expand(len(prompts), -1)
+
+    fit = fit_parameters(parameters, residuals, np.arange(3), np.arange(3, 4), SETTINGS[FitColumn.SOLVER])
+    assert fit.after < 0.1 * fit.before

@@ -13,7 +13,7 @@ from autotune.search.fewer_steps import FewerStepsSearcher
 from autotune.search.fitted import N_FITTED, CompensationSearcher, DistillSearcher
 from autotune.search.searcher import Proposal, Result, SearchContext
 from autotune.spaces.column_fit import ColumnFit, FitTarget
-from autotune.spaces.compensation_regression import RatioSample, leave_one_out_error
+from autotune.spaces.compensation_regression import CompensationRegression, RatioSample, leave_one_out_error
 from autotune.spaces.errors import ScheduleError, StorageError, UsageError
 from autotune.spaces.evaluation import Failure, Fidelity, Measurement
 from autotune.spaces.schedule import Schedule
@@ -58,6 +58,21 @@ def test_a_predicted_candidate_says_how_well_ratios_are_predicted(context: Searc
     assert error > 0.1
     labels = {p.label.partition("predicted")[2] for p in proposals if "predicted" in p.label}
     assert labels == {f" to {error:.2g}"}
+
+
+def test_where_no_fit_lies_between_others_a_label_says_how_well_they_are_met(context: SearchContext) -> None:
+    def fit(schedule: Schedule, column: FitTarget) -> ColumnFit:
+        if schedule.n_steps not in (4, 20):
+            raise ScheduleError("no runs are left")
+        ratios = (1.0, 1.0, *(0.9 + 0.1 * (i % 3) for i in range(schedule.n_steps - 2)))
+        return ColumnFit(schedule=replace(schedule, compensation=ratios), before=0.2, after=0.1, image_runs=10)
+
+    proposals = CompensationSearcher(replace(context, fit=fit)).ask(10)
+    samples = [RatioSample.of(p.schedule, context.condition.guidance_scale) for p in proposals[:2]]
+    assert leave_one_out_error(samples) is None
+    error = CompensationRegression.fit(samples).rms_error
+    assert error > 0.01
+    assert {p.label.partition("predicted")[2] for p in proposals if "predicted" in p.label} == {f" to {error:.2g}"}
 
 
 def test_after_the_predictions_the_other_counts_are_fitted_too(context: SearchContext) -> None:

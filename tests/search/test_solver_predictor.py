@@ -44,7 +44,7 @@ def test_it_knows_where_it_knows_little() -> None:
     assert deviation[1] > 3 * deviation[0]
 
 
-@pytest.mark.parametrize("n", [10, 11, 25])
+@pytest.mark.parametrize("n", [2, 3, 4, 10, 11, 25])
 def test_few_samples_are_enough_to_run(n: int) -> None:
     x, y = landscape(n)
     predictor = SolverPredictor(list(x), y.tolist())
@@ -81,6 +81,22 @@ def test_how_bad_a_bad_schedule_is_has_no_say() -> None:
     worse[np.argmax(y)] = 1e6
     capped = SolverPredictor(list(x), y.tolist()).predict(x)[0]
     np.testing.assert_allclose(SolverPredictor(list(x), worse.tolist()).predict(x)[0], capped, atol=0.25)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_schedules_that_look_alike_are_told_apart_by_nothing(n: int) -> None:
+    _, y = landscape(n)
+    predictor = SolverPredictor([np.ones(5)] * n, y.tolist())
+    mean, deviation = predictor.predict(np.array([np.ones(5), np.full(5, 3.0)]))
+    assert mean[0] == mean[1]
+    assert np.all(np.isfinite([mean, deviation]))
+    assert held_out_tau([np.ones(5)] * n, y.tolist(), 0) == 0.0
+
+
+@pytest.mark.parametrize("n", [2, 4, 12])
+def test_scores_without_differences_have_no_tau(n: int) -> None:
+    x, _ = landscape(n)
+    assert held_out_tau(list(x), [1.0] * n, 0) == 0.0
 
 
 @pytest.mark.parametrize("scores", [[1.0] * 12, [0.0] * 11 + [5.0]])

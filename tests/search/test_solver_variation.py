@@ -174,6 +174,14 @@ def test_an_enriched_schedule_keeps_the_factors_of_its_last_row(
     np.testing.assert_allclose(first.output_coefs, second.output_coefs, rtol=1e-9, atol=1e-12)
 
 
+def test_a_last_row_whose_gain_would_pass_the_limit_stays_in_lambda() -> None:
+    plan = Schedule(n_steps=1, start=1000.0, time=(999.0,), solver=make_solver("euler", 1, FLOW))
+    row = SolverStep(view="noise", domain="lambda", order=1, state_gain=1.5, output_gain=0.5)
+    (richer,) = SolverVariation(FLOW, 1000.0).enriched(replace(plan, solver=(row,))).solver_columns[1]
+    assert isinstance(richer, SolverStep)
+    assert richer.form == row.form
+
+
 def test_variation_is_drawn_from_the_given_generator_alone() -> None:
     variation, plan = SolverVariation(SCALED, 999.0), plan_on(SCALED, 999.0)
     first = [variation.mutate(plan, np.random.default_rng(4)) for _ in range(2)]

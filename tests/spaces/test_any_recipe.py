@@ -4,18 +4,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from autotune.spaces.bdia_step import BdiaStep
+from autotune.spaces.errors import ScheduleError
 from autotune.spaces.inventory import Inventory
 from autotune.spaces.mean_reverting import MeanReverting
 from autotune.spaces.momentum_step import MomentumStep
 from autotune.spaces.noise_schedule import Flow, KnownNoise
+from autotune.spaces.program_correction import ProgramCorrection
 from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.solver_formula import Prediction
-from autotune.spaces.solver_program import compile_program
+from autotune.spaces.solver_program import SolverProgram, compile_program
 from autotune.spaces.solver_row import SolverRow
 from autotune.spaces.solver_step import Domain, SolverStep, View
 
@@ -31,14 +33,15 @@ def solver_rows(draw: st.DrawFn, flow: bool, i: int, stochastic: bool, gains: bo
     if kind == "bdia":
         return BdiaStep(gamma=draw(st.floats(0.0, 1.0)))
     if kind != "unified":
-        return MomentumStep(method=kind, order=draw(st.integers(1, 4)), beta=draw(st.floats(0.1, 1.0)))  # type: ignore[arg-type]
+        beta = draw(st.floats(0.0, 1.0, exclude_min=True))
+        return MomentumStep(method=kind, order=draw(st.integers(1, 4)), beta=beta)  # type: ignore[arg-type]
     views: list[tuple[View, Domain]] = [
         ("data", "lambda"),
         ("noise", "lambda"),
         ("velocity", "sigma") if flow else ("noise", "sigma"),
     ]
     view, domain = draw(st.sampled_from(views))
-    order, factors = draw(st.integers(1, 4)), st.sampled_from([1.0, 0.0, 0.5, 1.1, 2.0])
+    order, factors = draw(st.integers(1, 4)), st.sampled_from([1.0, 0.0, 0.5, 1.1, 2.0, -4.0])
     tau = draw(st.sampled_from([0.0, 0.5, 1.0])) if stochastic and view == "data" else 0.0
     return SolverStep(
         view=view,
@@ -51,6 +54,7 @@ def solver_rows(draw: st.DrawFn, flow: bool, i: int, stochastic: bool, gains: bo
         curvature=draw(factors),
         state_gain=draw(factors) if gains else 1.0,
         output_gain=draw(factors) if gains else 1.0,
+        guidance_gain=draw(factors),
         origin=min(i, draw(st.sampled_from([0, 0, 0, 1, 2]))),
         stochastic=tau,
     )
@@ -64,7 +68,8 @@ def plans(draw: st.DrawFn, stochastic: bool = False, gains: bool = False) -> tup
     prediction = draw(st.sampled_from(predictions))
     lowest = 1 if flow or reverting else 0  # there, timestep 0 is the clean end
     eighths = st.integers(lowest, 8 * int(noise.t_max) - 1) | st.integers(lowest, 8)
-    levels = sorted((k / 8 for k in draw(st.sets(eighths, min_size=1, max_size=9))), reverse=True)
+    chosen = sorted(draw(st.sets(eighths, min_size=1, max_size=9)), reverse=True)
+    levels = [k / 8 + draw(st.floats(0.0, 0.0625)) for k in chosen]
     start = None if reverting else draw(st.none() | st.floats(levels[0] + 0.01, noise.t_max))
     if start is None and draw(st.booleans()):
         levels[0] = noise.t_max
@@ -84,7 +89,25 @@ def plans(draw: st.DrawFn, stochastic: bool = False, gains: bool = False) -> tup
     if isinstance(rows[-1], SolverStep) and rows[-1].domain == "lambda":
         rows[-1] = replace(rows[-1], origin=0)
     ratios = tuple(draw(st.floats(0.5, 1.5)) for _ in times)
-    return replace(schedule(noise, times, rows), compensation=ratios, start=start), noise, prediction
+    plan = replace(schedule(noise, times, rows), compensation=ratios, start=start)
+    correction = addends(len(times), draw(st.sampled_from([0.0, 0.1, 30.0]))) if gains and draw(st.booleans()) else None
+    return replace(plan, correction=correction), noise, prediction
+
+
+def addends(n: int, size: float) -> ProgramCorrection:
+    numbers = size * np.random.default_rng(n).standard_normal((3, n, n))
+    states, outputs = (tuple(tuple(row[: i + 1].tolist()) for i, row in enumerate(table)) for table in numbers[1:])
+    return ProgramCorrection(timesteps=tuple(numbers[0, 0].tolist()), states=states, outputs=outputs)
+
+
+def compiled(plan: Schedule, noise: KnownNoise, prediction: Prediction) -> SolverProgram:
+    """The program; an example in a thousand, such as two calls from pure noise to the end, is too large for one."""
+    try:
+        return compile_program(plan, noise, prediction)
+    except ScheduleError as error:
+        if "must be at most 1e+09 in size" not in str(error):
+            raise
+        reject()
 
 
 def outputs_on_a_line(
@@ -103,7 +126,7 @@ def test_every_recipe_compiles_to_a_finite_program_that_keeps_a_straight_line(
 ) -> None:
     """If the network knows one x_0 and one noise, every formula of any order stays on alpha x_0 + sigma eps."""
     plan, noise, prediction = case
-    program = compile_program(plan, noise, prediction)
+    program = compiled(plan, noise, prediction)
     assert np.all(np.isfinite(program.output_coefs))
     assert not np.any(np.triu(program.state_coefs, 1))
     assert not np.any(program.noise_coefs)
@@ -153,5 +176,9 @@ def test_canonical_form_compiles_to_the_same_program(case: tuple[Schedule, Known
     inventory = Inventory.__new__(Inventory)  # only the cache column reads it
     canonical = canonical_schedule(plan, inventory)
     assert canonical_schedule(canonical, inventory) == canonical
-    first, second = (compile_program(p, noise, prediction) for p in (plan, canonical))
+    first, second = (compiled(p, noise, prediction) for p in (plan, canonical))
     assert same_program(first, second)
+    np.testing.assert_array_equal(first.timesteps, second.timesteps)
+    gains = [row.guidance_gain if isinstance(row, SolverStep) else 1.0 for row in plan.solver_columns[1]]
+    for program in (first, second):
+        np.testing.assert_array_equal(gains if program.guidance_gains is None else program.guidance_gains, gains)

@@ -10,7 +10,7 @@ from autotune.spaces.noise_schedule import NoiseSchedule
 from autotune.spaces.schedule import Schedule
 from autotune.spaces.solver_step import FACTORS, SolverStep
 from autotune.spaces.solvers import make_solver
-from autotune.spaces.time_grid import uniform_lambda
+from autotune.spaces.time_grid import called_twice, uniform_lambda
 
 ROW = SolverStep(view="noise", domain="lambda", order=3, slope_points=2)
 
@@ -60,6 +60,22 @@ def test_a_fit_carried_to_its_own_start_is_the_fit() -> None:
     carried = carry_fit(start, fitted, start, FLOW)
     np.testing.assert_allclose(carried.solver_columns[0], fitted.solver_columns[0], rtol=1e-12)
     assert [row.slope for row in carried.solver_columns[1]] == pytest.approx([row.slope for row in rows])  # type: ignore[union-attr]
+
+
+def test_a_time_that_is_called_twice_moves_as_one() -> None:
+    def heun(n_levels: int) -> Schedule:
+        time = called_twice(uniform_lambda(FLOW, n_levels, t_start=980.0, t_end=20.0))
+        return Schedule(n_steps=len(time), time=time, solver=make_solver("heun", len(time), FLOW))
+
+    start, target = heun(4), heun(6)
+    time, _ = start.solver_columns
+    lam, gaps = call_gaps(time, FLOW)
+    np.testing.assert_array_equal(gaps[1::2], gaps[2::2])
+    fitted = replace(start, time=(time[0], *FLOW.t_from_lam(lam + 0.2 * gaps)[1:].tolist()))
+    carried, _ = carry_fit(start, fitted, target, FLOW).solver_columns
+    assert carried[1::2] == carried[2::2]
+    lam, gaps = call_gaps(target.solver_columns[0], FLOW)
+    np.testing.assert_allclose(carried[3::2], FLOW.t_from_lam(lam + 0.2 * gaps)[3::2], rtol=1e-9)
 
 
 def test_the_first_time_moves_only_below_an_analytic_step() -> None:

@@ -1,6 +1,6 @@
 """Rows with momentum, and the row that can be inverted, against their update rules written out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.integrate import solve_ivp
 
 from autotune.spaces.bdia_step import BdiaStep
 from autotune.spaces.errors import ScheduleError
-from autotune.spaces.momentum_step import MomentumStep, ghvb_weights
+from autotune.spaces.momentum_step import MomentumStep, ghvb_weights, next_lags
 from autotune.spaces.noise_schedule import Flow
 from autotune.spaces.solver_inversion import invert_program
 from autotune.spaces.solver_program import compile_program
@@ -55,39 +56,57 @@ def lagrange_mean(nodes: Sequence[float], values: Sequence[Array], a: float, b: 
     return total
 
 
+def slope_shares(betas: Sequence[float]) -> list[Array]:
+    """How much of each slope there is in each velocity."""
+    shares = [np.eye(len(betas))[0]]
+    for i, beta in enumerate(betas[1:], 1):
+        shares.append((1 - beta) * shares[-1] + beta * np.eye(len(betas))[i])
+    return shares
+
+
 # Weights.
+
+
+def combined(order: int, slopes: Array, betas: Sequence[float]) -> tuple[float, Array]:
+    """GHVB's combination after a run of slopes, and the velocities of that run."""
+    velocities, lags = list[float](), list[Array]()
+    for slope, beta in zip(slopes, betas, strict=True):
+        velocities.append((1 - beta) * velocities[-1] + beta * slope if velocities else slope)
+        lags.append(next_lags(lags[-1] if lags else None, beta))
+    on_velocity, on_slopes = ghvb_weights(order, lags[-order])
+    newest_first = slopes[::-1][: order - 1]
+    return on_velocity * velocities[-order] + float(on_slopes @ newest_first), np.array(velocities)
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.8, 0.3])
 def test_ghvb_weights_are_the_published_ones(beta: float) -> None:
+    """In the long run under one beta, as weights of the last velocities."""
     published = {
-        1: [beta],
+        1: np.array([beta]),
         2: np.array([2 + beta, -(2 - beta)]) / 2,
         3: np.array([18 + 5 * beta, -(24 - 8 * beta), 6 - beta]) / 12,
         4: np.array([46 + 9 * beta, -(78 - 19 * beta), 42 - 5 * beta, -(10 - beta)]) / 24,
     }
+    slopes = np.random.default_rng(0).standard_normal(200)
     for order, weights in published.items():
-        np.testing.assert_allclose(ghvb_weights(order, beta), np.array(weights) / beta, rtol=0, atol=1e-13)
+        got, velocities = combined(order, slopes, [beta] * 200)
+        assert got == pytest.approx(float(weights / beta @ velocities[::-1][:order]), abs=1e-12)
 
 
 def test_ghvb_weights_with_beta_one_are_adams_bashforth() -> None:
-    np.testing.assert_allclose(ghvb_weights(2, 1.0), [1.5, -0.5], rtol=0, atol=1e-15)
-    np.testing.assert_allclose(ghvb_weights(4, 1.0), np.array([55, -59, 37, -9]) / 24, rtol=0, atol=1e-15)
+    slopes = np.array([0.3, -1.1, 0.7, 0.2, 1.9])
+    for weights in ([1.5, -0.5], np.array([55, -59, 37, -9]) / 24):
+        got, _ = combined(len(weights), slopes, [1.0] * 5)
+        assert got == pytest.approx(float(weights @ slopes[::-1][: len(weights)]), abs=1e-15)
 
 
-@given(st.integers(1, 4), st.floats(0.05, 1.0))
-def test_ghvb_integrates_polynomials_below_its_order(order: int, beta: float) -> None:
-    """With e(n) = n^d at unit steps and the velocities on their slow solution, a step is the exact integral."""
-    n = np.arange(-400 if beta < 0.3 else -80, 1.0)
+@given(st.integers(1, 4), st.lists(st.floats(0.0, 1.0, exclude_min=True), min_size=4, max_size=12))
+def test_ghvb_integrates_polynomials_below_its_order(order: int, betas: list[float]) -> None:
+    """With e(n) = n^d at unit steps, a step is the exact integral, whatever the betas, be they next to 0."""
+    n = np.arange(1.0 - len(betas), 1.0)
     for degree in range(order):
-        e = n**degree
-        u = np.empty_like(e)
-        u[0] = e[0]
-        for k in range(1, len(e)):
-            u[k] = (1 - beta) * u[k - 1] + beta * e[k]
-        got = float(ghvb_weights(order, beta) @ u[::-1][:order])
-        forgotten = (1 - beta) ** (len(n) - 1) * abs(e[0]) / beta * 100
-        assert got == pytest.approx(1 / (degree + 1), abs=1e-9 / beta**4 + forgotten)
+        got, _ = combined(order, n**degree, betas)
+        assert got == pytest.approx(1 / (degree + 1), abs=1e-15 * len(betas) ** order)
 
 
 # Programs.
@@ -111,7 +130,11 @@ def test_momentum_equals_its_update_rule(toy: Any, noise: Noise, method: str, or
         velocities.append(new if i == 0 else (1 - beta) * velocities[-1] + beta * new)
         step = velocities[-1]
         if method == "ghvb":
-            step = sum(w * u for w, u in zip(ghvb_weights(k, beta), velocities[::-1], strict=False))
+            powers = np.arange(k)[:, None]
+            means = [np.arange(len(velocities)) ** powers @ shares for shares in slope_shares(betas[: i + 1])[-k:]]
+            integrals = [((i + 1.0) ** (j + 1) - float(i) ** (j + 1)) / (j + 1) for j in range(k)]
+            weights = np.linalg.solve(np.array(means).T, integrals)
+            step = sum(w * u for w, u in zip(weights, velocities[-k:], strict=True))
         states.append(line.scale[i + 1] * (states[-1] / line.scale[i] + (s[i + 1] - s[i]) * step))
     plan = schedule(noise, times, momentum(method, order, betas))
     ours = toy.run(compile_program(plan, noise, "velocity" if line.flow else "noise"), net, toy.x0)
@@ -141,6 +164,37 @@ def test_ghvb_without_damping_is_adams_bashforth_at_equal_steps(order: int) -> N
         for rows in (momentum("ghvb", order, [1.0] * 10), adams)
     )
     np.testing.assert_allclose(a.output_coefs, b.output_coefs, rtol=0, atol=1e-13)
+
+
+BETAS: dict[str, Callable[[int], Array]] = {
+    "ramp": lambda n: np.linspace(0.5, 1.0, n),
+    "alternating": lambda n: np.where(np.arange(n) % 2, 0.6, 1.0),
+    "constant": lambda n: np.full(n, 0.5),
+}
+
+
+@pytest.mark.parametrize("order", [2, 3, 4])
+@pytest.mark.parametrize("name", BETAS)
+def test_ghvb_keeps_its_order_where_beta_changes(name: str, order: int) -> None:
+    """On x' = cos 3 sigma + x / 2 with equal steps, from exact first states."""
+
+    def slope(sigma: float, x: Any) -> Any:
+        return np.cos(3 * sigma) + x / 2
+
+    errors = []
+    for n in (81, 161):
+        times = np.linspace(900.0, 200.0, n)
+        rows = momentum("ghvb", order, BETAS[name](n).tolist())
+        program = compile_program(schedule(FLOW, times.tolist(), rows), FLOW, "velocity")
+        exact = solve_ivp(slope, (0.9, 0.2), [1.0], t_eval=times / 1000, rtol=1e-12, atol=1e-13).y[0]
+        states, outputs = exact[:order].tolist(), list[float]()
+        for i in range(n - 1):
+            outputs.append(slope(times[i] / 1000, states[i]))
+            if i >= order - 1:
+                on_states, on_outputs = program.state_coefs[i, : i + 1], program.output_coefs[i, : i + 1]
+                states.append(float(on_states @ states + on_outputs @ outputs))
+        errors.append(np.abs(states - exact).max())
+    assert abs(np.log2(errors[0] / errors[1]) - order) < 0.2
 
 
 def test_a_row_without_momentum_ends_the_velocity() -> None:

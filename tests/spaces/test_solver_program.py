@@ -125,6 +125,20 @@ def test_a_program_needs_a_solver_column() -> None:
         compile_program(Schedule(n_steps=3), LINEAR, "noise")
 
 
+def test_coefficients_that_can_not_be_computed_with_are_refused() -> None:
+    """Ratios within their bounds multiply up; where timesteps are far apart, the message does not blame them."""
+    plan = named("euler", FLOW, 12)
+    with pytest.raises(ScheduleError, match=r"solver\[\d+\] must be at most 1e\+09 .*; lower its order"):
+        compile_program(replace(plan, compensation=(10.0,) * 12), FLOW, "velocity")
+
+
+@pytest.mark.parametrize("low", [1e-308, 5e-324])
+def test_levels_that_overflow_are_refused(low: float) -> None:
+    plan = schedule(FLOW, (1000.0, 500.0, low), [SolverStep(view="noise", domain="lambda", order=2)] * 3)
+    with pytest.raises(ScheduleError, match=r"solver\[1\] must be at most 1e\+09 in size; got (inf|nan)"):
+        compile_program(plan, FLOW, "velocity")
+
+
 def test_programs_check_their_tables() -> None:
     good = compile_program(named("euler", FLOW, 3), FLOW, "velocity")
     with pytest.raises(ScheduleError, match="lower triangular"):
