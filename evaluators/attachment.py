@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,8 @@ from autotune.evaluators.quantized_layers import QuantizationRuntime
 from autotune.evaluators.run_clock import RunClock
 from autotune.spaces.errors import ScheduleMismatchError
 from autotune.spaces.schedule import Schedule
+
+StepWatcher = Callable[[Any, Any, Any], None]
 
 
 class Attachment:
@@ -79,6 +81,7 @@ class Attachment:
                 self._overrides.set(pipe, "progress_bar", self._clock.watched_bar(pipe.progress_bar))
             if self._initial_scale != 1.0:
                 self._overrides.set(pipe, "prepare_latents", self._scaled(pipe.prepare_latents))
+            watchers: list[StepWatcher] = []
             if adapter is not None:
                 if self.quantization is not None:  # first, so that the gates of a cache stand around its layers
                     self.quantization.install(adapter.denoiser_of(pipe), self._overrides)
@@ -86,9 +89,10 @@ class Attachment:
                     self.cache.install(adapter.denoiser_of(pipe), self._overrides, every_site=every_site)
                 if self.policy is not None:
                     self.policy.install(adapter.denoiser_of(pipe), self._overrides)
-                    self._clock.on_step = self.policy.see_step
+                    watchers.append(self.policy.see_step)
                 if self._check is not None and self._check.on_step is not None:
-                    self._clock.on_step = self._check.on_step
+                    watchers.append(self._check.on_step)
+                self._clock.on_step = _all_of(watchers)
                 denoiser = getattr(pipe, adapter.denoiser_attr)
                 entry = entry_name(denoiser)
                 self._entry = (adapter.denoiser_attr, denoiser, entry)
@@ -239,3 +243,14 @@ class Attachment:
         if self._check is not None:
             self._check.see_call(call)
             self._check.see_latents(latents, lambda: self._clock.timesteps)
+
+
+def _all_of(watchers: Sequence[StepWatcher]) -> StepWatcher | None:
+    if not watchers:
+        return None
+
+    def watch(output: torch.Tensor, sample: torch.Tensor, result: Any) -> None:
+        for watcher in watchers:
+            watcher(output, sample, result)
+
+    return watch

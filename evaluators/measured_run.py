@@ -53,7 +53,7 @@ class RunCheck:
     """Holds the runs of a pipeline against the measured one.
 
     The tables of a schedule fit no other: with them, what differs raises a ScheduleMismatchError. Without, another size
-    warns, once.
+    or guidance scale warns, once each.
     """
 
     def __init__(self, pipe: Any, measured: MeasuredRun, *, has_tables: bool) -> None:
@@ -61,12 +61,13 @@ class RunCheck:
         self._says_scale = not measured.rescales and getattr(pipe, "_guidance_scale", None) is not None
         self._branches: list[torch.Tensor] = []
         """The network's outputs in the first step's calls, as many as tell the scale."""
-        self._warned = self._grid_seen = False
+        self._grid_seen = False
+        self._warned: set[str] = set()
 
     @property
     def on_step(self) -> Callable[[Any, Any, Any], None] | None:
         """To be told of every step; None where nothing is to be learned from it."""
-        return self._see_step if self._has_tables and not self._says_scale else None
+        return None if self._says_scale else self._see_step
 
     def begin(self) -> None:
         """A run begins."""
@@ -83,16 +84,10 @@ class RunCheck:
     def see_latents(self, latents: torch.Tensor, timesteps: Callable[[], tuple[float, ...]]) -> None:
         """The network is called with latents of a shape that is new in this run, which has a row at each timestep."""
         shape, measured = tuple(latents.shape[1:]), tuple(self._measured.latent_shape[1:])
-        if shape != measured and not self._warned:
+        if shape != measured:
             found = f"measured for latents of shape {measured}; this run has {shape}"
-            if self._has_tables:
-                raise ScheduleMismatchError(
-                    f"the tables of a schedule fit one resolution; they were {found}: draw at that size, or fit "
-                    "the tables for this one"
-                )
-            warnings.warn(f"the schedule was {found}: its speed and quality may differ", stacklevel=2)
-            self._warned = True
-        if self._has_tables and self._says_scale:
+            self._refuse_or_warn("resolution", found, "draw at that size")
+        if self._says_scale:
             self._compare_scale(float(self._pipe._guidance_scale), tolerance=0.0)
         if self._has_tables and self._measured.timesteps is not None and not self._grid_seen:
             self._compare_grid(self._measured.timesteps, timesteps())
@@ -128,7 +123,14 @@ class RunCheck:
     def _compare_scale(self, scale: float, *, tolerance: float) -> None:
         expected = self._measured.guidance_scale
         if abs(scale - expected) > tolerance * abs(expected):
+            found = f"measured at guidance scale {expected:g}, this run has {scale:.3g}"
+            self._refuse_or_warn("guidance scale", found, "draw at that scale")
+
+    def _refuse_or_warn(self, what: str, found: str, remedy: str) -> None:
+        if self._has_tables:
             raise ScheduleMismatchError(
-                f"the tables of a schedule fit one guidance scale; they were measured at {expected:g}, "
-                f"this run has {scale:g}: draw at that scale, or fit the tables for this one"
+                f"the tables of a schedule fit one {what}; they were {found}: {remedy}, or fit the tables for this one"
             )
+        if what not in self._warned:
+            self._warned.add(what)
+            warnings.warn(f"the schedule was {found}: its speed and quality may differ", stacklevel=2)

@@ -49,7 +49,7 @@ def test_tables_of_a_pipeline_that_rescales_are_refused_at_another_scale(random_
     try:
         run(pipe, kwargs)
         for scale in (2.5, 1.0):
-            with pytest.raises(ScheduleMismatchError, match=f"were measured at 3, this run has {scale:g}"):
+            with pytest.raises(ScheduleMismatchError, match=f"at guidance scale 3, this run has {scale:g}"):
                 run(pipe, {**kwargs, "true_cfg_scale": scale})
         run(pipe, kwargs)
     finally:

@@ -5,20 +5,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from autotune.evaluators.apply import applied, apply, remove
+from autotune.evaluators.applied_tables import AppliedTables
+from autotune.evaluators.apply import _attach, applied, apply, attach, remove
 from autotune.evaluators.correction_table import COLUMN, correction_tensors
 from autotune.evaluators.inventory import list_inventory
+from autotune.evaluators.measured_run import MeasuredRun
 from autotune.evaluators.noise import changed_settings
 from autotune.evaluators.schedule_table import make_table
 from autotune.spaces.cache_correction import OUTPUT, CacheCorrection, ChannelAffine
 from autotune.spaces.cache_plan import CachePlan
+from autotune.spaces.cache_policy import CachePolicy, PolicyKind
 from autotune.spaces.condition import condition_from_json
 from autotune.spaces.errors import ScheduleMismatchError
+from autotune.spaces.quantization import Quantization
 from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.schedule_file import ScheduleFile
 from autotune.spaces.table_identity import TableIdentity
 
+from .mini_pipelines import run
 from .schedule_files import condition_of, make_scheduler
 
 
@@ -81,3 +87,47 @@ def test_a_setting_is_told_from_its_class_s_default_and_survives_a_file(pixart_p
     older = condition_of(pixart_pipe)
     assert "scheduler_config" not in older.to_json()
     assert condition_from_json(older.to_json()) == older
+
+
+@pytest.mark.parametrize("name", ["mini-pixart", "mini-sd"])
+def test_another_guidance_scale_warns_once_whether_or_not_the_pipeline_says_it(
+    name: str, pixart_pipe: Any, sd_pipe: Any, small_args: Any
+) -> None:
+    pipe = pixart_pipe if name == "mini-pixart" else sd_pipe
+    inventory, kwargs = list_inventory(pipe), small_args(name)
+    n_calls = 4 if name == "mini-pixart" else 5
+    actions = np.zeros((n_calls, len(inventory)))
+    actions[1, inventory.outermost] = 1
+    plain = canonical_schedule(Schedule(n_steps=4, cache=CachePlan.from_array(actions)), inventory)
+    condition = condition_of(pipe, guidance_scale=float(kwargs["guidance_scale"]))
+    with applied(pipe, ScheduleFile(schedule=plain, condition=condition)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            run(pipe, kwargs)
+        with pytest.warns(UserWarning, match=r"measured at guidance scale .*, this run has 7: its speed and quality"):
+            run(pipe, kwargs, guidance_scale=7.0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            run(pipe, kwargs, guidance_scale=7.0)
+
+
+def test_a_policy_and_a_quantization_both_see_the_steps(pixart_pipe: Any, small_args: Any) -> None:
+    """This pipeline does not say its guidance scale, so that a table watches the first step, and SADA all of them."""
+    kwargs = {**small_args("mini-pixart"), "num_inference_steps": 8}
+    policy = CachePolicy(kind=PolicyKind.SADA, threshold=1.0, order=2)
+    plain = Schedule(n_steps=8, policy=policy)
+    attach(pixart_pipe, plain)
+    alone = run(pixart_pipe, kwargs)
+    remove(pixart_pipe)
+    assert not torch.equal(alone, run(pixart_pipe, kwargs)), "nothing was skipped"
+    shape = tuple(alone.shape)
+    _attach(
+        pixart_pipe,
+        Schedule(n_steps=8, policy=policy, quantization="a" * 64),
+        tables=AppliedTables(quantization=Quantization({})),
+        measured=MeasuredRun(latent_shape=shape, guidance_scale=float(kwargs["guidance_scale"])),
+    )
+    try:
+        assert torch.equal(run(pixart_pipe, kwargs), alone)
+    finally:
+        remove(pixart_pipe)
