@@ -7,7 +7,8 @@ are searched once over the values of all runs, not averaged from batch to batch,
 outside of blocks read, the first and the last among them; the correction is of every layer, for all calls, and kept if
 it brings held-out prompts closer; what a softmax returns stays as it is, inside fused attention. There grids are fitted
 with the cache corrected by (a1, b1); here under the plain cache, and `fit_cache_correction` comes last, fitted as there
-without rounding, and kept where it helps under it.
+without rounding, and kept where it helps under it. Under the corrected cache grids are hardly others: in W8A8, 7 of 20
+calls of mini-pixart refreshed and corrected with history, they leave .136 for .137.
 """
 
 from collections.abc import Callable, Mapping
