@@ -41,7 +41,7 @@ _ALL = (
             "policy",
             "quantization",
         ),
-        method="whole schedules evolve beside ecad, s3, policies and fits; a bandit shares the budget; bits if asked",
+        method="whole schedules evolve beside ecad, s3, policies, fits, bits if asked; a bandit shares the budget",
         target="autotune.search.joint:JointSearcher",
     ),
     Family(

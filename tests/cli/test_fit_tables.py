@@ -85,7 +85,10 @@ def test_what_can_not_be_corrected_is_refused_before_a_model_is_loaded(
     call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("steps.json").write_text("[0, 2]")
-    assert call("import", "steps.json", "--as", "steps", "--model", "mini-flux", "-o", "plain.json").code == 0
+    assert (
+        call("import", "steps.json", "--as", "steps", "--model", "mini-flux", "--steps", 4, "-o", "plain.json").code
+        == 0
+    )
     file = load_schedule_file("plain.json")
     save_schedule_file("none.json", replace(file, schedule=Schedule(n_steps=file.schedule.n_steps)))
     monkeypatch.setattr(table_file, "load_model", None)
