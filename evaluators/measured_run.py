@@ -22,13 +22,14 @@ TIMESTEP_TOLERANCE = 1.0
 class MeasuredRun:
     """What a schedule was measured in: the shape of the latents (batch first), and the guidance scale.
 
-    With `rescales` (Qwen-Image) what a pipeline calls its guidance scale is another one, and the combination of the
-    branches has the norm of the conditional one in each token. A step calls the network `calls_per_step` times at most,
-    and without a solver of the schedule's own at `timesteps`; None is not known.
+    The scale is None where the model does not read it, as FLUX.1-schnell. With `rescales` (Qwen-Image) what a pipeline
+    calls its guidance scale is another one, and the combination of the branches has the norm of the conditional one in
+    each token. A step calls the network `calls_per_step` times at most, and without a solver of the schedule's own at
+    `timesteps`; None is not known.
     """
 
     latent_shape: tuple[int, ...]
-    guidance_scale: float
+    guidance_scale: float | None
     rescales: bool = False
     calls_per_step: int = 2
     timesteps: tuple[float, ...] | None = None
@@ -40,9 +41,11 @@ class MeasuredRun:
         if schedule.tables and schedule.time is None:
             mu = flow_mu(pipe, condition.height, condition.width)
             timesteps = own_timesteps(scheduler, schedule.n_steps, mu, even_sigmas=adapter.even_sigmas)
+        config = getattr(adapter.denoiser_of(pipe), "config", None)
+        is_read = adapter.guidance != "embedded" or getattr(config, "guidance_embeds", True)
         return cls(
             latent_shape=adapter.latent_shape(pipe, condition.height, condition.width),
-            guidance_scale=condition.guidance_scale,
+            guidance_scale=condition.guidance_scale if is_read else None,
             rescales=adapter.guidance_argument == "true_cfg_scale",
             calls_per_step=2 if adapter.guidance == "calls" else 1,
             timesteps=timesteps,
@@ -122,7 +125,7 @@ class RunCheck:
 
     def _compare_scale(self, scale: float, *, tolerance: float) -> None:
         expected = self._measured.guidance_scale
-        if abs(scale - expected) > tolerance * abs(expected):
+        if expected is not None and abs(scale - expected) > tolerance * abs(expected):
             found = f"measured at guidance scale {expected:g}, this run has {scale:.3g}"
             self._refuse_or_warn("guidance scale", found, "draw at that scale")
 

@@ -29,9 +29,8 @@ def test_every_column_works_together_and_removal_is_exact(pipe_case: Case, tmp_p
     pipe, kwargs = pipe_case
     plain = run(pipe, kwargs)
     before = state(pipe)
-    file = ScheduleFile(
-        schedule=all_columns(pipe), condition=condition_of(pipe, guidance_scale=kwargs["guidance_scale"])
-    )
+    condition = condition_of(pipe, guidance_scale=kwargs.get("guidance_scale", 1.0))
+    file = ScheduleFile(schedule=all_columns(pipe), condition=condition)
     save_schedule_file(tmp_path / "s.json", file)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
