@@ -127,8 +127,8 @@ def apply(pipe: Any, source: str | Path | ScheduleFile) -> None:
     """Put a schedule file on a pipeline, if it was made for this model and sampler.
 
     A pipeline that was given real kernels by `use_kernels` keeps them in place of the schedule's quantization.
-    Another dtype, device, resolution or model id warns; where the schedule has tables, another resolution, guidance
-    scale or model id is an error. On an error the pipeline is as it was.
+    Another dtype, device, resolution, guidance scale, model id or setting of the sampler warns; where the schedule has
+    tables, all but the first two are errors, and so is another time grid. On an error the pipeline is as it was.
 
     Args:
         pipe: a diffusers pipeline.
