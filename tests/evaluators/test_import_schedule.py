@@ -77,11 +77,11 @@ def of_leaves(reuse: np.ndarray, inventory: Inventory) -> CachePlan:
 
 def test_a_file_of_ecad_is_applied(pixart_pipe: Any, small_args: Any, write: Any, tmp_path: Path) -> None:
     recompute = np.random.default_rng(1).random((4, 42)) < 0.5
-    path = write(ecad(recompute, height=32, width=32, guidance_scale=4.0, pipeline={"name": "P", "kwargs": {"a": 1}}))
+    path = write(ecad(recompute, height=32, width=32, guidance_scale=3.0, pipeline={"name": "P", "kwargs": {"a": 1}}))
     file, remarks = import_schedule(path, "ecad", "mini-pixart")
     condition = file.condition
     assert (condition.guidance_scale, condition.height, condition.n_steps, condition.model) == (
-        4.0,
+        3.0,
         32,
         4,
         "mini-pixart",

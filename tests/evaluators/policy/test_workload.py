@@ -128,7 +128,7 @@ def test_what_searchers_ask_for_is_measured_on_a_policy_too(model: LoadedModel) 
 
 
 def test_actions_that_are_no_numbers_are_a_failure(worker: Worker) -> None:
-    row = SolverStep(view="data", domain="lambda", order=1, output_gain=1e30)
-    outcome = worker.score(Schedule(n_steps=4, time=worker.own_timesteps(4), solver=(row,) * 4), EPISODES.first(5))
+    row = SolverStep(view="data", domain="lambda", order=1, output_gain=100.0)
+    outcome = worker.score(Schedule(n_steps=48, time=worker.own_timesteps(48), solver=(row,) * 48), EPISODES.first(5))
     assert isinstance(outcome, Failure)
     assert outcome.kind is FailureKind.NAN
