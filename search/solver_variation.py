@@ -69,7 +69,7 @@ class SolverVariation:
             self._walked(self._redrawn(step, rng) if i == redrawn else step, scale, share, rng)
             for i, step in enumerate(steps)
         )
-        return replace(schedule, time=self._moved(schedule, before, scale, share, rng), solver=solver)
+        return replace(schedule, time=self._moved(schedule, before, scale, share, rng), solver=_grounded(solver))
 
     def cross(self, first: Schedule, second: Schedule, rng: Rng) -> Schedule:
         """A child of two schedules of one length: each step's formula from either parent.
@@ -242,5 +242,17 @@ def _without(schedule: Schedule, i: int) -> Schedule:
         schedule,
         n_steps=schedule.n_steps - 1,
         time=(*time[:i], *time[i + 1 :]),
-        solver=(*solver[:i], *solver[i + 1 :]),
+        solver=_grounded((*solver[:i], *solver[i + 1 :])),
+    )
+
+
+def _grounded(solver: Sequence[SolverRow]) -> tuple[SolverRow, ...]:
+    """Rows that start at a call that there is, and a last one in lambda at its own, as a schedule must have."""
+
+    def origin(i: int, row: SolverStep) -> int:
+        return 0 if i == len(solver) - 1 and row.domain == "lambda" else min(row.origin, i)
+
+    return tuple(
+        replace(row, origin=origin(i, row)) if isinstance(row, SolverStep) and row.origin else row
+        for i, row in enumerate(solver)
     )
