@@ -175,7 +175,7 @@ def _attach(
         if getattr(tables, name) is None:
             raise ScheduleError(f"{name} needs its table; apply the schedule's file, which has it beside it")
     quantization: QuantizationRuntime | None = None
-    adapter: Adapter | None = None
+    adapter = None if measured is None else find_adapter(pipe)
     if tables.quantization is not None:
         adapter = find_adapter(pipe)
         if not hasattr(adapter.denoiser_of(pipe), KERNELS):  # else its layers are quantized already

@@ -199,10 +199,6 @@ class Attachment:
         batch = latents.shape[0]
         if self.quantization is not None:
             self.quantization.enter(row)
-        if self.policy is not None:
-            output = self.policy.run(original, args, kwargs, row=row, call=call, batch=batch)
-            return output if self._gain is None else self._gain.apply(output, row, call)
-
         def network(args: tuple[Any, ...], kwargs: dict[str, Any], half: bool) -> Any:
             if self.cache is None:
                 return original(*args, **kwargs)
@@ -216,7 +212,9 @@ class Attachment:
                 outputs.append(original(*some_args, **some_kwargs))
             return replace_tensor(outputs[0], torch.cat([output_tensor(output) for output in reversed(outputs)]))
 
-        if self.guidance is None:
+        if self.policy is not None:
+            output = self.policy.run(original, args, kwargs, row=row, call=call, batch=batch)
+        elif self.guidance is None:
             output = network(args, kwargs, False)
         else:
             output = self.guidance.run(network, args, kwargs, row=row, call=call, batch=batch)

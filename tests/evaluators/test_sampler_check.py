@@ -19,9 +19,11 @@ from autotune.spaces.cache_plan import CachePlan
 from autotune.spaces.cache_policy import CachePolicy, PolicyKind
 from autotune.spaces.condition import condition_from_json
 from autotune.spaces.errors import ScheduleMismatchError
+from autotune.spaces.inventory import Inventory
 from autotune.spaces.quantization import Quantization
 from autotune.spaces.schedule import Schedule, canonical_schedule
 from autotune.spaces.schedule_file import ScheduleFile
+from autotune.spaces.solver_step import SolverStep
 from autotune.spaces.table_identity import TableIdentity
 
 from .mini_pipelines import run
@@ -89,16 +91,14 @@ def test_a_setting_is_told_from_its_class_s_default_and_survives_a_file(pixart_p
     assert condition_from_json(older.to_json()) == older
 
 
+@pytest.mark.parametrize("column", ["cache", "solver", "policy"])
 @pytest.mark.parametrize("name", ["mini-pixart", "mini-sd"])
 def test_another_guidance_scale_warns_once_whether_or_not_the_pipeline_says_it(
-    name: str, pixart_pipe: Any, sd_pipe: Any, small_args: Any
+    name: str, column: str, pixart_pipe: Any, sd_pipe: Any, small_args: Any
 ) -> None:
     pipe = pixart_pipe if name == "mini-pixart" else sd_pipe
     inventory, kwargs = list_inventory(pipe), small_args(name)
-    n_calls = 4 if name == "mini-pixart" else 5
-    actions = np.zeros((n_calls, len(inventory)))
-    actions[1, inventory.outermost] = 1
-    plain = canonical_schedule(Schedule(n_steps=4, cache=CachePlan.from_array(actions)), inventory)
+    plain = schedule_of(column, inventory, n_calls=4 if name == "mini-pixart" else 5)
     condition = condition_of(pipe, guidance_scale=float(kwargs["guidance_scale"]))
     with applied(pipe, ScheduleFile(schedule=plain, condition=condition)):
         with warnings.catch_warnings():
@@ -109,6 +109,18 @@ def test_another_guidance_scale_warns_once_whether_or_not_the_pipeline_says_it(
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
             run(pipe, kwargs, guidance_scale=7.0)
+
+
+def schedule_of(column: str, inventory: Inventory, n_calls: int) -> Schedule:
+    """Four steps with this column alone."""
+    if column == "solver":
+        row = SolverStep(view="data", domain="lambda", order=1)
+        return Schedule(n_steps=4, time=(999.0, 750.0, 500.0, 250.0), solver=(row,) * 4)
+    if column == "policy":
+        return Schedule(n_steps=4, policy=CachePolicy(kind=PolicyKind.SADA, threshold=1.0, order=2))
+    actions = np.zeros((n_calls, len(inventory)))
+    actions[1, inventory.outermost] = 1
+    return canonical_schedule(Schedule(n_steps=4, cache=CachePlan.from_array(actions)), inventory)
 
 
 def test_a_policy_and_a_quantization_both_see_the_steps(pixart_pipe: Any, small_args: Any) -> None:
