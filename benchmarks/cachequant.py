@@ -5,12 +5,12 @@ the last line with the same share of refreshed calls, one in three: the full run
 both, naively, with the grids of the full run; + DPS as published, the refreshes planned by L1 costs of the feature at
 the cache point, and + DPS, by edge costs; + DEC, grids and the paper's corrections fitted under that plan, and DEC with
 history, which is ours; joint, plans, bits and corrections within the bit operations of the naive line and the bytes of
-the line above, as `PrecisionChoice` chooses them on calibration prompts (fewer bits pay for more refreshes), and within
-a quarter of the bytes; and the best known solver in fewer steps within the latency of the evenly spread reuses,
-measured in float32. The same held-out prompts and seeds for all: deviation from the converged run; PSNR; alignment;
-bytes of weights; bit operations; the Frechet distance of more pictures to CIFAR-10. Quality is of fake quantization,
-never mixed with speed: the table of `precision_speed.py`, at the end. Takes `--quick` (20 steps, 8 bits, fewer prompts,
-no Frechet distance), `--seed`, `--device`, `--json FILE`, and what to measure.
+the line above, as `PrecisionChoice` chooses them on calibration prompts (fewer bits pay for more refreshes) beside the
+lines above, and within a quarter of the bytes; and the best known solver in fewer steps within the latency of the
+evenly spread reuses, measured in float32. The same held-out prompts and seeds for all: deviation from the converged
+run; PSNR; alignment; bytes of weights; bit operations; the Frechet distance of more pictures to CIFAR-10. Quality is of
+fake quantization, never mixed with speed: the table of `precision_speed.py`, at the end. Takes `--quick` (20 steps, 8
+bits, fewer prompts, no Frechet distance), `--seed`, `--device`, `--json FILE`, and what to measure.
 """
 
 import argparse
@@ -214,22 +214,24 @@ def compare(setting: Setting, all_bits: Sequence[int]) -> None:
         setting.line("+ DPS as published", published, bits, plain)
         lines["DPS"] = setting.line("+ DPS", planned, bits, plain)
         quantized = setting.fit(planned, Precision(bits))
-        lines["DEC"] = setting.line("+ DEC", setting.fit(quantized, FitColumn.DEC), bits)
-        setting.line("+ DEC with history (ours)", setting.fit(quantized, FitColumn.CACHE_CORRECTION), bits)
+        dec, history = (setting.fit(quantized, column) for column in kinds.values())
+        lines["DEC"] = setting.line("+ DEC", dec, bits)
+        setting.line("+ DEC with history (ours)", history, bits)
+        above = [setting.scored(made) for made in (dec, history)]
         operations, n_bytes = lines["naive"].bit_operations, lines["DEC"].n_bytes / lines["full"].n_bytes
-        lines["joint"] = lines["small"] = setting.line("joint", jointly(setting, operations, n_bytes), bits)
+        lines["joint"] = lines["small"] = setting.line("joint", jointly(setting, above, operations, n_bytes), bits)
         if n_bytes > WEIGHTS:
-            small = jointly(setting, operations, WEIGHTS)
+            small = jointly(setting, above, operations, WEIGHTS)
             lines["small"] = setting.line("joint, a quarter of the bytes", small, bits)
         check(bench, f"{setting.where}, W{bits}A8", lines)
 
 
-def jointly(setting: Setting, operations: float, n_bytes: float) -> Schedule:
+def jointly(setting: Setting, above: Sequence[Result], operations: float, n_bytes: float) -> Schedule:
     """Plan, bits and correction within shares of the full run's bit operations, to 1 %, and bytes of weights."""
     # To 1 %, since what is expected of a pair is off by less: without, the naive line's own plan may seem to go over.
     limits = (parse_constraint(f"bit-operations<={1.01 * operations}"), parse_constraint(f"weights<={n_bytes + 1e-9}"))
     choice = PrecisionChoice(replace(setting.context, objectives=("deviation",), constraints=limits))
-    choice.tell(setting.plans())
+    choice.tell([*setting.plans(), *above])
     for chosen, result in setting.found:  # within other budgets
         choice.note(result.proposal, chosen)
         choice.tell([result])
@@ -237,7 +239,7 @@ def jointly(setting: Setting, operations: float, n_bytes: float) -> Schedule:
         setting.found.append((chosen, setting.scored(chosen.schedule(setting.fitted))))
         choice.note(setting.found[-1][1].proposal, chosen)
         choice.tell([setting.found[-1][1]])
-    outcomes = [(one.proposal.schedule, one.measurement) for _, one in setting.found]
+    outcomes = [(one.proposal.schedule, one.measurement) for one in (*above, *(one for _, one in setting.found))]
     within = [(made.error, schedule) for schedule, made in outcomes if made and not total_violation(limits, made)]
     return min(within, key=lambda one: one[0])[1]
 
