@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from harness import Benchmark, gain_over, parse_arguments, spread
-from solver_rivals import Rivals
+from solver_rivals import N_FINALISTS, Rivals
 
 from autotune.evaluators.feature_net import CLASSES
 from autotune.evaluators.load import load_model
@@ -46,6 +46,9 @@ HELD_OUT = ("a {}", "a photo of a {}", "a picture of a {}", "a small photo of a 
 HELD_OUT_SEED = 1_000_000
 IMAGES = 20_000
 """What a search may take by default, and takes to the last evaluation; runs with gradients count as three."""
+
+N_SEARCHED = 10
+"""Prompts that S3 searches on."""
 
 QUICK_EVALUATIONS = 60
 
@@ -181,15 +184,19 @@ class Cells:
         )
 
     def _s3(self, n: int, known: Sequence[Schedule]) -> tuple[Schedule, int]:
-        """The best schedule that S3 finds, and the images that the search took, those of the rivals with it."""
-        n_prompts = len(self._calibration.prompts)
-        n_images, max_images = self._rivals.n_images(n), self._bench.arguments.images
+        """The best schedule that S3 finds, and the images that the search took, those of the rivals with it.
+
+        It searches on the first prompts, and the finalists go on to all of them, as the rivals do.
+        """
+        searched = self._calibration.first(N_SEARCHED)
+        n_prompts, n_finals = len(searched.prompts), N_FINALISTS * len(self._calibration.prompts)
+        n_images, max_images = self._rivals.n_images(n), self._bench.arguments.images - n_finals
         n_evaluations = QUICK_EVALUATIONS if self._quick else max_images
 
         def fit(schedule: Schedule, column: FitTarget) -> ColumnFit:
             nonlocal n_images
             left = max_images - n_images - n_prompts  # what it makes is to be scored
-            made = self._worker.fit(schedule, column, self._calibration, max_image_runs=left)
+            made = self._worker.fit(schedule, column, searched, max_image_runs=left)
             n_images += made.image_runs
             return made
 
@@ -202,10 +209,10 @@ class Cells:
             trace=lambda: self._worker.trace(self._calibration, N_TRACED, TRACE_LEVELS),
         )
         searcher = S3Searcher(context, self._seed, S3Settings(step_counts=(n,)))
-        results = [self._result(Proposal(schedule=schedule, family="rival", label="")) for schedule in known]
+        results = [self._result(Proposal(schedule=schedule, family="rival", label=""), searched) for schedule in known]
         searcher.tell(results)
         while len(results) < n_evaluations and n_images + n_prompts <= max_images:
-            result = self._result(searcher.ask(1)[0])
+            result = self._result(searcher.ask(1)[0], searched)
             searcher.tell([result])
             results.append(result)
             n_images += n_prompts
@@ -219,11 +226,9 @@ class Cells:
                 spread(taus),
                 at_least=0.7,
             )
-        best = min(
-            (result for result in results if result.measurement is not None),
-            key=lambda result: result.measurement.mean("deviation") if result.measurement else np.inf,
-        )
-        return best.proposal.schedule, n_images
+        finalists = sorted(results, key=_deviation)[:N_FINALISTS]
+        finals = [self._result(result.proposal, self._calibration) for result in finalists]
+        return min(finals, key=_deviation).proposal.schedule, n_images + n_finals
 
     def measure_regression(self, n: int, regression: CompensationRegression) -> None:
         """What predicted ratios gain at a step count that the regression was not told of under this condition."""
@@ -262,8 +267,8 @@ class Cells:
         except ScheduleError:  # too few steps
             return ColumnFit(schedule=schedule, before=0.0, after=0.0, image_runs=0)
 
-    def _result(self, proposal: Proposal) -> Result:
-        return Result(proposal=proposal, outcome=self._outcome(proposal.schedule, self._calibration))
+    def _result(self, proposal: Proposal, fidelity: Fidelity) -> Result:
+        return Result(proposal=proposal, outcome=self._outcome(proposal.schedule, fidelity))
 
     def _score(self, schedule: Schedule, fidelity: Fidelity) -> Measurement | None:
         outcome = self._outcome(canonical_schedule(schedule, self._worker.inventory), fidelity)
@@ -278,6 +283,10 @@ class Cells:
         measurement = self._score(schedule, self._held_out)
         assert measurement is not None, "a chosen schedule must be measurable"
         return measurement
+
+
+def _deviation(result: Result) -> float:
+    return np.inf if result.measurement is None else result.measurement.mean("deviation")
 
 
 def _gain(ours: Measurement, theirs: Measurement, power: int = 1) -> tuple[float, list[float]]:
