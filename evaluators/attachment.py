@@ -199,6 +199,7 @@ class Attachment:
         batch = latents.shape[0]
         if self.quantization is not None:
             self.quantization.enter(row)
+
         def network(args: tuple[Any, ...], kwargs: dict[str, Any], half: bool) -> Any:
             if self.cache is None:
                 return original(*args, **kwargs)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from autotune.search.progress import Progress
+from autotune.spaces.errors import UsageError
 
 MIN_REPORT_S, MAX_REPORT_S = 3.0, 8.5
 """Seconds that a report, and the end of the process, take where no processes wait for a core."""
@@ -28,6 +29,10 @@ class Sitting:
     workers: int = 1
     ray_address: str | None = None
     writes_report: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise UsageError(f"the number of workers must be at least 1; got {self.workers}")
 
     def report_s(self, start_up_s: float) -> float:
         """Seconds of a budget of time to keep for the report, 0 if there will be none.

@@ -38,11 +38,9 @@ def make_pool(
     references, traces and fits through the artifacts of `storage`.
 
     Raises:
-        UsageError: the number is not positive, or several workers shall share a pipeline that the user built.
+        UsageError: several workers shall share a pipeline that the user built.
         ModelNotFoundError: the weights can't be had, or those of a reward.
     """
-    if n_workers < 1:
-        raise UsageError(f"the number of workers must be at least 1; got {n_workers}")
     load = partial(load_worker, settings, storage, socket.gethostname())
     if n_workers == 1 and ray_address is None:
         instruments = load_instruments(settings.metrics, settings.device)

@@ -1,22 +1,19 @@
-"""The Python face: what the commands do, in a notebook."""
+"""The Python face: what the commands do, in a notebook.
+
+What loads torch is imported in the functions, after the check of their arguments: a wrong one is said at once.
+"""
 
 import contextlib
 import dataclasses
-import datetime
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from autotune.evaluators.hardware import describe_machine
-from autotune.evaluators.load import LoadedModel
 from autotune.evaluators.pool import WorkerPool
 from autotune.evaluators.presets import Preset
 from autotune.evaluators.resolve import resolve_model
-from autotune.evaluators.transfer import transfer_schedule
-from autotune.evaluators.user_pipeline import adopt_pipeline
-from autotune.evaluators.weightless import describe_model
 from autotune.reports.bench_table import bench_json
 from autotune.reports.column_table import column_rows
 from autotune.reports.export import find_candidate, make_schedule_file
@@ -26,7 +23,6 @@ from autotune.reports.report import write_report
 from autotune.reports.tables import front_rows, refuted_rows
 from autotune.search.ablation import N_MEMBERS, OnRemoval, ablate_front, ablated_members
 from autotune.search.affordable_prompts import with_affordable_prompts
-from autotune.search.bench import BenchOptions, bench_file
 from autotune.search.budget import Spent
 from autotune.search.clock import SystemClock
 from autotune.search.families import check_family
@@ -35,12 +31,14 @@ from autotune.search.heartbeat import Heartbeat
 from autotune.search.settings import Settings, make_budget, make_settings, settings_from_json
 from autotune.search.sitting import Sitting as Sitting
 from autotune.search.study import StudyLoop
-from autotune.search.worker_setup import check_condition, make_pool
-from autotune.spaces.errors import StudyExistsError, UsageError
+from autotune.search.study_name import free_name
+from autotune.spaces.errors import UsageError
 from autotune.spaces.schedule_file import ScheduleFile, save_schedule_file
 from autotune.spaces.study_record import DEFAULT_TIMESTEPS, StudyRecord
 from autotune.storage.database import Database
-from autotune.storage.studies import check_name
+
+if TYPE_CHECKING:
+    from autotune.evaluators.load import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,8 @@ class Study:
         """Write the schedule file of a pick: quality, balanced, fast, a limit, or the start of a schedule hash.
 
         A limit such as `latency<=0.5x` gives the best within half of the default run's latency, one such as `psnr>=30`
-        the cheapest that is as good.
-
-        With `form` cache-dit, smoothcache or diffusers it is a file for another tool; what that can't say is a warning.
+        the cheapest that is as good. With `form` cache-dit, smoothcache or diffusers it is a file for another tool;
+        what that can't say is a warning.
 
         Raises:
             UsageError: nothing fits `pick`, or there is no such `form`.
@@ -129,14 +126,16 @@ def tune(
         >>> study.export("flux.schedule.json")          # doctest: +SKIP
     """
     sitting = sitting or Sitting()
-    adopted = None if isinstance(pipe_or_name, str) else adopt_pipeline(pipe_or_name)
+    adopted = None if isinstance(pipe_or_name, str) else _adopted(pipe_or_name)
     model_name = pipe_or_name if adopted is None else adopted.preset.name
     preset = resolve_model(pipe_or_name) if adopted is None else adopted.preset
     settings = make_settings(model_name, preset, **options)
     settings = _with_given(settings, start, preset, adopted)
     with Database.open(storage) as database:
-        name = _free_name(database, study, settings)
+        name = free_name(database, study, settings.model)
         with _pool(settings, database, storage, sitting, adopted) as pool:
+            from autotune.evaluators.hardware import describe_machine
+
             check_family(settings.family, unconverging=None if pool.converges else settings.model)
             if options.get("prompts") is None:
                 now = SystemClock(sitting.start).now
@@ -189,9 +188,7 @@ def resume(
         if any(limit is not None for limit in (budget, evaluations, network_calls, cost, price)):
             limits = make_budget(budget, evaluations, network_calls, cost, price)
             settings = dataclasses.replace(settings, budget=dataclasses.asdict(limits))
-        adopted = None if pipe is None else adopt_pipeline(pipe)
-        with _pool(settings, database, storage, sitting, adopted) as pool:
-            check_condition(record, pool.condition, pool.protocol)
+        with _pool(settings, database, storage, sitting, _adopted(pipe), record) as pool:
             sitting.on_start(study)
             _run(study, settings, pool, database, sitting, Spent(wall_s=record.wall_s, worker_s=record.device_s))
         return Study(database.load_study(study), storage)
@@ -218,8 +215,7 @@ def ablate(
         record = database.load_study(study)
         chosen = ablated_members(record, N_MEMBERS if members is None else members)
         settings = settings_from_json(record.settings)
-        with _pool(settings, database, storage, Sitting(), None if pipe is None else adopt_pipeline(pipe)) as pool:
-            check_condition(record, pool.condition, pool.protocol)
+        with _pool(settings, database, storage, Sitting(), _adopted(pipe), record) as pool:
             removals = ablate_front(record, chosen, settings.plan(study), pool, database, on_removal)
         return column_rows(record, removals)
 
@@ -229,7 +225,9 @@ def bench(file: str | Path | ScheduleFile, *, pipe: Any = None, **options: Any) 
 
     `options` are those of `BenchOptions`, what comes back is told by `bench_json`; errors are those of `bench_file`.
     """
-    return bench_json(bench_file(file, BenchOptions(**options), adopted=None if pipe is None else adopt_pipeline(pipe)))
+    from autotune.search.bench import BenchOptions, bench_file
+
+    return bench_json(bench_file(file, BenchOptions(**options), adopted=_adopted(pipe)))
 
 
 def load_study(study: str, *, storage: str | None = None) -> Study:
@@ -243,30 +241,47 @@ def load_study(study: str, *, storage: str | None = None) -> Study:
 
 
 def _with_given(
-    settings: Settings, start: Sequence[str | Path | ScheduleFile], preset: Preset, adopted: LoadedModel | None
+    settings: Settings, start: Sequence[str | Path | ScheduleFile], preset: Preset, adopted: "LoadedModel | None"
 ) -> Settings:
     """The settings with the schedules to start from, re-timed for the study's run; no weights are loaded for it."""
     if not start:
         if settings.family == GIVEN:
             raise UsageError("the family `given` needs schedules: name files with --start, or choose another family")
         return settings
+    from autotune.evaluators.transfer import transfer_schedule
+    from autotune.evaluators.weightless import describe_model
+
     pipe = describe_model(settings.model).pipe if adopted is None else adopted.pipe
     given = [transfer_schedule(source, pipe, settings.adapt(preset)) for source in start]
     return dataclasses.replace(settings, given=tuple(one.to_json() for one in given))
 
 
+def _adopted(pipe: Any) -> "LoadedModel | None":
+    from autotune.evaluators.user_pipeline import adopt_pipeline
+
+    return None if pipe is None else adopt_pipeline(pipe)
+
+
+@contextlib.contextmanager
 def _pool(
-    settings: Settings, database: Database, storage: str | None, sitting: Sitting, adopted: LoadedModel | None
-) -> "contextlib.closing[WorkerPool]":
-    pool = make_pool(
-        settings,
-        database,
-        storage=storage,
-        adopted=adopted,
-        n_workers=sitting.workers,
-        ray_address=sitting.ray_address,
-    )
-    return contextlib.closing(pool)
+    settings: Settings,
+    database: Database,
+    storage: str | None,
+    sitting: Sitting,
+    adopted: "LoadedModel | None",
+    record: StudyRecord | None = None,
+) -> Iterator[WorkerPool]:
+    """The workers of a study; of one that goes on, `record`, they must be under the condition that it began under."""
+    from autotune.search.worker_setup import check_condition, make_pool
+
+    workers = make_pool(
+        settings, database,
+        storage=storage, adopted=adopted, n_workers=sitting.workers, ray_address=sitting.ray_address,
+    )  # fmt: skip
+    with contextlib.closing(workers) as pool:
+        if record is not None:
+            check_condition(record, pool.condition, pool.protocol)
+        yield pool
 
 
 def _run(name: str, settings: Settings, pool: WorkerPool, database: Database, sitting: Sitting, used: Spent) -> None:
@@ -281,16 +296,3 @@ def _run(name: str, settings: Settings, pool: WorkerPool, database: Database, si
         progress=sitting.progress,
         interrupt=sitting.interrupt,
     ).run()
-
-
-def _free_name(database: Database, wanted: str | None, settings: Settings) -> str:
-    if wanted is not None:
-        check_name(wanted)
-    taken = {study.name for study in database.list_studies()}
-    if wanted in taken:  # said before the model loads
-        raise StudyExistsError(f"a study named {wanted!r} exists; resume it, or choose another name with --study")
-    if wanted is not None:
-        return wanted
-    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-    name = f"{Path(settings.model).name}-{stamp}"
-    return next(n for i in range(len(taken) + 1) if (n := name if i == 0 else f"{name}-{i + 1}") not in taken)
