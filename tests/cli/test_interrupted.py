@@ -56,7 +56,7 @@ def test_stop_and_go_on(small: Place, long_study: list[str]) -> None:
         before = n_candidates(small)
         process = small.start(*words)
         try:
-            wait_for(small, process, before + 8)
+            wait_for(small, process, before + 4)
             os.kill(process.pid, number)
             out, err = process.communicate(timeout=120)
         finally:

@@ -13,7 +13,7 @@ from autotune.storage.database import Database
 
 from .place import N_EVALUATIONS, Finished, Place, finished, kill_group, query, study_words
 
-N_KILLS = 4
+N_KILLS = 3
 TIMED = ("latency_ms", "speedup", "peak_memory_bytes")
 """Keys of a front's rows that differ from run to run."""
 
@@ -94,7 +94,7 @@ def test_kills_change_nothing(small: Place, prompts: Path, tmp_path: Path) -> No
         done_at.append(len(finished(place)))
         assert len(query(place, "SELECT key FROM evaluation WHERE state = 'running'")) <= 1
     assert alive == N_KILLS
-    assert len(set(done_at)) >= 3, "the kills must fall all over the study"
+    assert len(set(done_at)) >= 2, "the kills must fall all over the study"
     last: Finished = place.run(*then_words)
     assert last.code == 0, last.err
 

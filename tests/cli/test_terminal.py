@@ -37,7 +37,7 @@ def test_live_display(small: Place, prompts: Path) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
     words = [*study_words(small, "live", prompts=prompts), "--family", "random", "--seed", "7"]
-    process = small.start(*words, "--evaluations", "10", stdin=theirs, stdout=theirs, stderr=theirs)
+    process = small.start(*words, "--evaluations", "6", stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     raw = read_all(ours)
     os.close(ours)
