@@ -56,15 +56,19 @@ def test_help_is_there_at_once() -> None:
     assert all(f"\n  {name} " in done.stdout for name in names)
 
 
-def loaded_by(place: Place, *words: str) -> set[str]:
-    """The heavy libraries that a command loads."""
+def loaded_by(place: Place, *words: str, ends_with: int = 0) -> set[str]:
+    """The modules that a command has loaded when it ends with this code."""
     code = (
-        "import sys\nfrom autotune.cli.main import main\ntry:\n    main(sys.argv[1:])\n"
-        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        "import sys\nfrom autotune.cli.main import main\ntry:\n    main(sys.argv[1:-1])\n"
+        "except SystemExit as end:\n    assert (end.code or 0) == int(sys.argv.pop()), end.code\n"
         "print('\\n' + ' '.join(sys.modules))"
     )
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code, *words], capture_output=True, text=True, cwd=place.folder, check=True
+        [sys.executable, "-P", "-c", code, *words, str(ends_with)],
+        capture_output=True,
+        text=True,
+        cwd=place.folder,
+        check=True,
     )
     return set(done.stdout.splitlines()[-1].split())
 
@@ -82,6 +86,9 @@ def test_only_what_computes_loads_torch(small: Place) -> None:
     for words in (("validate", "light.json"), ("apply", "light.json"), ("list", "models"), ("list", "families")):
         assert not loaded_by(small, *words) & {*HEAVY, "matplotlib", "sqlalchemy"}
     assert not loaded_by(small, "report", "small", "-o", "light", *storage) & set(HEAVY)
+    for wrong in (("--workers", "0"), ("--cost", "3"), ("--objective", "speed")):
+        command = ("run", "--model", "mini-flux", "--evaluations", "3", *wrong, *storage)
+        assert not loaded_by(small, *command, ends_with=2) & set(HEAVY)
 
 
 def test_no_words_are_a_call_for_help(call: Call) -> None:
