@@ -1,6 +1,6 @@
 """The Python face: what the commands do, in a notebook.
 
-What loads torch is imported in the functions, after the check of their arguments: a wrong one is said at once.
+What loads torch is imported in the functions, after the check of a study's options: a wrong one is said at once.
 """
 
 import contextlib
