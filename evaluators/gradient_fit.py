@@ -38,24 +38,23 @@ _WORST = 10.0
 class FitSettings:
     """How long and how carefully a fit goes.
 
-    `evaluations` of the gradient by L-BFGS (Liu & Nocedal 1989), over at most `n_train` prompts (None for all), `batch`
-    at a time, in rounds of `round_length`. A round starts from the best parameters so far and moves ones that are
-    whitened there: `n_probed` prompts tell what each does to the result, and those that do the same share one step
-    (each costs a run per parameter: 8 left .31 of an error where 2 left .33, for half as many runs again).
-    Directions that do less than `damping` of the mean hardly move. `penalty` times the mean square of the parameters,
-    whitened at the start, where their unit is the deviation there, is added to the loss relative to it. After each
-    iteration the held-out prompts are scored: the best parameters there are the result, and a round without gain there
-    is the last one. With `squared`, loss and score are the mean square of the relative deviation, else its mean, which
-    single outliers do not rule. `probe` is how far the whitening moves parameters: in half precision by more, as what a
-    small move does is lost in rounding there. Where memory is short of a batch, the fit goes on with half of it.
+    Each of `rounds` is a number of gradients, taken by L-BFGS (Liu & Nocedal 1989) with a `memory` of so many steps,
+    and the prompts that they are of, at most so many (None for all), `batch` at a time. A round starts from the best
+    parameters so far and moves ones that are whitened there: `n_probed` prompts tell what each does to the result, and
+    those that do the same share one step (each costs a run per parameter). Directions that do less than `damping` of
+    the mean hardly move. `penalty` times the mean square of the parameters, whitened at the start, where their unit is
+    the deviation there, is added to the loss relative to it. After each iteration the held-out prompts are scored: the
+    best parameters there are the result. A round without gain there is the last one, if the next would see the same
+    prompts. With `squared`, loss and score are the mean square of the relative deviation, else its mean, which single
+    outliers do not rule. `probe` is how far the whitening moves parameters: in half precision by more, as what a small
+    move does is lost in rounding there. Where memory is short of a batch, the fit goes on with half of it.
     """
 
-    evaluations: int
-    n_train: int | None
+    rounds: tuple[tuple[int, int | None], ...]
     batch: int
     penalty: float
     squared: bool = True
-    round_length: int = 10
+    memory: int = 50
     n_probed: int = 1
     damping: float = 1e-2
     probe: float = 1e-3
@@ -94,7 +93,7 @@ def fit_parameters(
         ScheduleError: `max_image_runs` is too few to score the start.
     """
     rng = np.random.default_rng(settings.seed)
-    train = train if settings.n_train is None else rng.choice(train, min(settings.n_train, len(train)), replace=False)
+    train = rng.permutation(train)
     if max_image_runs is not None and max_image_runs < len(held_out):
         raise ScheduleError(f"a fit needs {len(held_out)} image runs to score its start; {max_image_runs} are left")
     return _Fitter(parameters, residuals, train, held_out, settings, stop, max_image_runs).run()
@@ -118,9 +117,9 @@ class _Fitter:
         max_image_runs: int | None,
     ) -> None:
         self._parameters, self._residuals, self._settings = parameters, residuals, settings
-        self._train, self._held_out, self._stop = train, held_out, stop
+        self._all, self._train, self._held_out, self._stop = train, train[:0], held_out, stop
         self._max_runs = float("inf") if max_image_runs is None else max_image_runs
-        self._image_runs, self._n_gradients, self._round_end, self._stopped = 0, 0, 0, False
+        self._image_runs, self._n_left, self._stopped = 0, 0, False
         self._batch, self._scale = settings.batch, 1.0
         self._best, self._best_theta = float("inf"), np.zeros(parameters.n)
         self._unit: float | None = None
@@ -128,10 +127,15 @@ class _Fitter:
 
     def run(self) -> Fit:
         before = self._score(self._best_theta)
-        self._best = before
+        self._best, gained = before, True
         if 0.0 < before < float("inf"):
-            while self._round(before):
-                pass
+            for n_gradients, n_prompts in self._settings.rounds:
+                train, found = self._all[:n_prompts], self._best
+                if self._stopped or (len(train) == len(self._train) and not gained):
+                    break
+                self._train, self._n_left = train, n_gradients
+                self._round(before)
+                gained = self._best < found
         return Fit(
             theta=self._best_theta,
             before=before,
@@ -140,19 +144,15 @@ class _Fitter:
             stopped=self._stopped,
         )
 
-    def _round(self, unit: float) -> bool:
-        """Minimise from the best parameters so far, whitened in this unit; whether another round may find more."""
-        if self._polled(0) or self._n_gradients >= self._settings.evaluations:
-            return False
-        self._round_end = min(self._n_gradients + self._settings.round_length, self._settings.evaluations)
-        self._origin, before = self._best_theta, self._best
+    def _round(self, unit: float) -> None:
+        """Minimise from the best parameters so far, whitened in this unit."""
+        self._origin = self._best_theta
         self._basis = unit * self._whitening(self._origin)
         if self._to_whitened is None:
             self._to_whitened = np.asarray(np.linalg.inv(self._basis))
-        start = np.zeros(self._parameters.n)
+        start, options = np.zeros(self._parameters.n), {"maxls": 10, "maxcor": self._settings.memory}
         with contextlib.suppress(_Ended):
-            minimize(self._loss, start, jac=True, method="L-BFGS-B", callback=self._keep, options={"maxls": 10})
-        return self._best < before
+            minimize(self._loss, start, jac=True, method="L-BFGS-B", callback=self._keep, options=options)
 
     def _whitening(self, theta: Array) -> Array:
         """Equal effects -> parameters: the inverse root of the Gauss-Newton matrix at theta, (n, n), symmetric."""
@@ -185,9 +185,9 @@ class _Fitter:
     def _loss(self, z: Array) -> tuple[float, Array]:
         """The loss relative to its value at the start, and its gradient."""
         # The score of the iteration that the gradient ends comes on top.
-        if self._polled(3 * len(self._train) + len(self._held_out)) or self._n_gradients >= self._round_end:
+        if self._polled(3 * len(self._train) + len(self._held_out)) or self._n_left == 0:
             raise _Ended
-        self._n_gradients += 1
+        self._n_left -= 1
         settings = self._settings
         theta = torch.tensor(self._origin + self._basis @ z, requires_grad=True)
         try:

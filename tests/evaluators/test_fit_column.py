@@ -27,9 +27,9 @@ from .mini_pipelines import denoiser_of, state
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse")
 PROMPTS = Fidelity(name="calibration", prompts=tuple(f"a photo of a {c}" for c in CLASSES), seeds=tuple(range(8)))
 QUICK = {
-    FitColumn.COMPENSATION: FitSettings(evaluations=3, n_train=6, batch=6, penalty=0.0),
-    FitColumn.SOLVER: FitSettings(evaluations=8, n_train=None, batch=6, penalty=1e-3, squared=False),
-    FitColumn.CORRECTION: FitSettings(evaluations=8, n_train=None, batch=4, penalty=1e-3, squared=False),
+    FitColumn.COMPENSATION: FitSettings(rounds=((3, 6),), batch=6, penalty=0.0),
+    FitColumn.SOLVER: FitSettings(rounds=((8, None),), batch=6, penalty=1e-3, squared=False),
+    FitColumn.CORRECTION: FitSettings(rounds=((8, None),), batch=4, penalty=1e-3, squared=False),
 }  # fmt: skip
 CASES = {
     FitColumn.COMPENSATION: ("unipc-2", 6), FitColumn.SOLVER: ("unipc-2", 4), FitColumn.CORRECTION: ("ab2", 4),
@@ -92,7 +92,7 @@ def test_a_fit_brings_held_out_prompts_closer_and_is_made_once(worker: Worker, c
 def test_a_quick_fit_brings_much_of_the_gain_for_a_part_of_the_runs(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit_column_module, "QUICK_EVALUATIONS", 3)
+    monkeypatch.setattr(fit_column_module, "QUICK_GRADIENTS", 3)
     plan = plan_of(worker, *CASES[FitColumn.CORRECTION])
     whole, quick = (worker.fit(plan, FitColumn.CORRECTION, PROMPTS, quick=quick) for quick in (False, True))
     assert quick.image_runs < 0.6 * whole.image_runs

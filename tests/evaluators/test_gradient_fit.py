@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 N = 3
 TARGET = np.array([0.4, -0.3, 0.2])
 TRAIN, HELD_OUT = np.arange(6), np.arange(6, 9)
-SETTINGS = FitSettings(evaluations=60, n_train=None, batch=6, penalty=0.0)
+SETTINGS = FitSettings(rounds=((10, None),) * 6, batch=6, penalty=0.0)
 
 
 def build(theta: Array) -> SolverProgram:
@@ -57,7 +57,7 @@ def ill_conditioned(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torc
 
 def test_whitening_makes_up_for_parameters_that_do_almost_the_same() -> None:
     """The way there takes few gradients; without it, directions of little effect are left for last."""
-    settings = replace(SETTINGS, evaluations=8, damping=1e-9)
+    settings = replace(SETTINGS, rounds=((8, None),), damping=1e-9)
     whitened = fit_parameters(PARAMETERS, ill_conditioned, TRAIN, HELD_OUT, settings)
     plain = fit_parameters(PARAMETERS, ill_conditioned, TRAIN, HELD_OUT, replace(settings, damping=1e9))
     assert whitened.after < 1e-3 * whitened.before
@@ -72,7 +72,7 @@ def test_its_cost_is_counted() -> None:
         runs["gradient" if tensors.output_coefs.requires_grad else "plain"] += len(prompts)
         return distance(tensors, prompts)
 
-    fit = fit_parameters(PARAMETERS, loss, TRAIN, HELD_OUT, replace(SETTINGS, evaluations=5, batch=4))
+    fit = fit_parameters(PARAMETERS, loss, TRAIN, HELD_OUT, replace(SETTINGS, rounds=((5, None),), batch=4))
     assert fit.image_runs == runs["plain"] + 3 * runs["gradient"]
     assert runs["gradient"] <= 5 * len(TRAIN)
 
@@ -117,7 +117,7 @@ def test_the_best_held_out_parameters_are_the_result_and_not_the_last() -> None:
 
 
 def test_a_round_without_gain_is_the_last_one() -> None:
-    settings = replace(SETTINGS, evaluations=200, round_length=5)
+    settings = replace(SETTINGS, rounds=((5, None),) * 40)
     scored: list[float] = []
     n_gradients = 0
 
@@ -142,9 +142,9 @@ def test_parameters_are_whitened_anew_where_a_round_begins() -> None:
             probed.append(tensors.output_coefs)
         return noisy(tensors, prompts)
 
-    settings = replace(SETTINGS, evaluations=4, round_length=2)
+    settings = replace(SETTINGS, rounds=((2, None), (2, None)))
     fit_parameters(PARAMETERS, loss, TRAIN, HELD_OUT, settings)
-    first = fit_parameters(PARAMETERS, noisy, TRAIN, HELD_OUT, replace(settings, evaluations=2)).theta
+    first = fit_parameters(PARAMETERS, noisy, TRAIN, HELD_OUT, replace(settings, rounds=((2, None),))).theta
     assert len(probed) == 2 * (N + 1)
     np.testing.assert_allclose(probed[0], build(np.zeros(N)).output_coefs)
     np.testing.assert_allclose(probed[N + 1], build(first).output_coefs, rtol=1e-6)
@@ -213,7 +213,7 @@ def test_stop_ends_it_with_the_best_so_far(n_polls: int) -> None:
     assert fit.stopped
     assert polled <= n_polls + 2  # what is under way is left
     assert fit.after <= fit.before
-    assert (fit.after < fit.before) == (n_polls > N + 3)  # a round polls once, and its whitening N + 1 times
+    assert (fit.after < fit.before) == (n_polls > N + 2)  # whitening polls N + 1 times
 
 
 def noisy(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:
@@ -222,7 +222,7 @@ def noisy(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:
 
 
 def test_the_seed_decides_everything() -> None:
-    settings = replace(SETTINGS, n_train=4, batch=2)
+    settings = replace(SETTINGS, rounds=((10, 4),) * 6, batch=2)
     first = fit_parameters(PARAMETERS, noisy, TRAIN, HELD_OUT, settings)
     np.random.seed(5)
     torch.manual_seed(5)
@@ -233,14 +233,21 @@ def test_the_seed_decides_everything() -> None:
     assert not np.array_equal(first.theta, other.theta)
 
 
-def test_no_more_than_n_train_prompts_are_trained_on() -> None:
-    seen: set[int] = set()
+@pytest.mark.parametrize("last", [4, None])
+def test_a_round_with_more_prompts_goes_on_where_one_gained_nothing(last: int | None) -> None:
+    """Rounds see as many prompts as they say, the earlier ones' among them."""
+    seen: list[set[int]] = []
 
     def loss(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:
         if tensors.output_coefs.requires_grad:
-            seen.update(prompts.tolist())
-        return distance(tensors, prompts)
+            seen.append(set(prompts.tolist()))
+        return distance(tensors, prompts, -TARGET if prompts[0] < HELD_OUT[0] else TARGET)  # the wrong way
 
-    fit_parameters(PARAMETERS, loss, TRAIN, HELD_OUT, replace(SETTINGS, n_train=2, batch=9))
-    assert len(seen) == 2
-    assert seen < set(TRAIN.tolist())
+    settings = replace(SETTINGS, rounds=((3, 2), (3, 2), (3, last)), batch=9)
+    fit = fit_parameters(PARAMETERS, loss, TRAIN, HELD_OUT, settings)
+    assert fit.after == fit.before
+    assert [len(prompts) for prompts in seen] == [2] * 3
+    seen.clear()
+    fit_parameters(PARAMETERS, loss, TRAIN, HELD_OUT, replace(settings, rounds=((3, 2), (3, last))))
+    assert [len(prompts) for prompts in seen] == [2] * 3 + [last or len(TRAIN)] * 3
+    assert seen[0] < seen[-1] <= set(TRAIN.tolist())

@@ -148,7 +148,7 @@ def test_a_fit_finds_the_gains_that_a_run_was_made_with() -> None:
         seeds=PROMPTS.seeds,
         reference=case.run(target, ProgramTensors.unflatten(flatten(case.program(target)).float())).detach(),
         arguments=case.arguments,
-        settings=FitSettings(evaluations=12, n_train=None, batch=2, penalty=0.0),
+        settings=FitSettings(rounds=((12, None),), batch=2, penalty=0.0),
         guided=True,
     )
     assert fitted.after < 0.05 * fitted.before
