@@ -40,7 +40,7 @@ def parameters_of(
 ) -> FitParameters:
     """The parameters of a column; compensation starts from none, corrections from those that the schedule has.
 
-    Those of a solver have factors on the guidance where the run is `guided`.
+    Those of a solver, and corrections with them, have factors on the guidance where the run is `guided`.
 
     Raises:
         ScheduleError: the schedule has no solver, or too few steps for the column.
@@ -49,7 +49,7 @@ def parameters_of(
         return _compensation(schedule, noise, prediction)
     if column is FitColumn.SOLVER:
         return _solver(schedule, noise, prediction, factors_of(guided=guided))
-    return _correction(schedule, noise, prediction)
+    return _correction(schedule, noise, prediction, guided=guided)
 
 
 def _compensation(schedule: Schedule, noise: NoiseSchedule, prediction: Prediction) -> FitParameters:
@@ -91,7 +91,7 @@ def _solver(schedule: Schedule, noise: NoiseSchedule, prediction: Prediction, na
     )
 
 
-def _correction(schedule: Schedule, noise: NoiseSchedule, prediction: Prediction) -> FitParameters:
+def _correction(schedule: Schedule, noise: NoiseSchedule, prediction: Prediction, *, guided: bool) -> FitParameters:
     base = compile_program(replace(schedule, correction=None), noise, prediction)
     n = base.n_steps
     rows, columns = np.tril_indices(n)
@@ -101,12 +101,14 @@ def _correction(schedule: Schedule, noise: NoiseSchedule, prediction: Prediction
     weights = np.abs(base.output_coefs).max(axis=1)[rows]
     # Without an analytic first step, the starting noise says what the first call sees.
     free = np.arange(0 if schedule.start is not None else 1, n)
+    _, steps = schedule.solver_columns
+    gained = {i: row for i, row in enumerate(steps) if guided and isinstance(row, SolverStep)}
+    ends = np.cumsum([len(free), near.sum(), near.sum()])
 
     def correction(theta: Array) -> ProgramCorrection:
         moves = np.zeros(n)
-        moves[free] = theta[: len(free)]
         states, outputs = np.zeros((2, len(rows)))
-        states[near], outputs[near] = np.split(theta[len(free) :], 2)
+        moves[free], states[near], outputs[near], _ = np.split(theta, ends)
         addends = ProgramCorrection(
             timesteps=tuple((gaps * moves).tolist()),
             states=_triangle(weights * states, n),
@@ -114,11 +116,24 @@ def _correction(schedule: Schedule, noise: NoiseSchedule, prediction: Prediction
         )
         return addends if schedule.correction is None else schedule.correction.plus(addends)
 
-    return FitParameters(
-        n=len(free) + 2 * int(near.sum()),
-        build=lambda theta: corrected(base, correction(theta), noise.t_max),
-        finish=lambda theta: replace(schedule, correction=correction(theta)),
-    )
+    def moved(theta: Array) -> dict[int, SolverStep]:
+        moves = theta[ends[-1] :].tolist()
+        return {
+            i: replace(row, guidance_gain=row.guidance_gain + move)
+            for (i, row), move in zip(gained.items(), moves, strict=True)
+        }
+
+    def build(theta: Array) -> SolverProgram:
+        gains = np.ones(n)
+        gains[list(gained)] = [row.guidance_gain for row in moved(theta).values()]
+        program = replace(base, guidance_gains=gains) if gained else base
+        return corrected(program, correction(theta), noise.t_max)
+
+    def finish(theta: Array) -> Schedule:
+        solver = tuple({**dict(enumerate(steps)), **moved(theta)}.values())
+        return replace(schedule, solver=solver, correction=correction(theta))
+
+    return FitParameters(n=int(ends[-1]) + len(gained), build=build, finish=finish)
 
 
 def _triangle(values: Array, n: int) -> tuple[tuple[float, ...], ...]:

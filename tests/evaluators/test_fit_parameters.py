@@ -78,11 +78,11 @@ def test_the_finished_schedule_is_the_program_that_was_fitted(
 def test_only_the_solver_of_a_guided_run_has_factors_on_guidance(column: FitColumn) -> None:
     plan = plan_on(SCALED)
     plain, guided = (parameters_of(plan, column, SCALED, "noise", guided=guided) for guided in (False, True))
-    assert guided.n == plain.n + (N if column is FitColumn.SOLVER else 0)
+    assert guided.n == plain.n + (N if column is not FitColumn.COMPENSATION else 0)
     theta = 0.1 * np.random.default_rng(0).standard_normal(guided.n)
     assert plain.build(theta[: plain.n]).guidance_gains is None
     gains = guided.build(theta).guidance_gains
-    assert (gains is None) == (column is not FitColumn.SOLVER)
+    assert (gains is None) == (column is FitColumn.COMPENSATION)
     if gains is not None:
         assert len(set(gains.tolist()) - {1.0}) == N
         again = compile_program(guided.finish(theta), SCALED, "noise").guidance_gains
