@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.cli.main import main
+from autotune.cli.main import SPINS, main
 
 from .place import N_EVALUATIONS, Finished, Place, study_words
 
@@ -47,7 +47,8 @@ def call(
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")  # which the command would set for the whole process
+    for name, value in (("TRANSFORMERS_VERBOSITY", "error"), ("GOMP_SPINCOUNT", SPINS)):
+        monkeypatch.setenv(name, value)  # which the command would set for the whole process
     handler = signal.getsignal(signal.SIGPIPE)
 
     def run(*words: object) -> Finished:
