@@ -133,7 +133,8 @@ def test_it_needs_guidance(pixart_pipe: Any, flux_pipe: Any, small_args: Callabl
     remove(flux_pipe)
 
 
-def test_a_fit_finds_the_gains_that_a_run_was_made_with() -> None:
+@pytest.mark.parametrize("column", [FitColumn.SOLVER, FitColumn.CORRECTION])
+def test_a_fit_finds_the_gains_that_a_run_was_made_with(column: FitColumn) -> None:
     """Of other numbers the run has its own, and the fit may move those, too."""
     case, worker = gradient_case("mini-pixart"), Worker(load_model("mini-pixart"))
     plan, made_with = case.schedule("plain"), (0.6, 1.3, 0.8)
@@ -142,13 +143,13 @@ def test_a_fit_finds_the_gains_that_a_run_was_made_with() -> None:
     fitted = fit_column(
         case.pipe,
         plan,
-        FitColumn.SOLVER,
+        column,
         condition=worker.condition,
         embeddings=case.embeddings,
         seeds=PROMPTS.seeds,
         reference=case.run(target, ProgramTensors.unflatten(flatten(case.program(target)).float())).detach(),
         arguments=case.arguments,
-        settings=FitSettings(rounds=((12, None),), batch=2, penalty=0.0),
+        settings=FitSettings(rounds=((20, None),) * 2, batch=2, penalty=0.0, damping=1e-3),
         guided=True,
     )
     assert fitted.after < 0.05 * fitted.before
