@@ -23,6 +23,9 @@ Build = Callable[[Array], SolverProgram]
 Residuals = Callable[[ProgramTensors, Prompts], torch.Tensor]
 """(m, d): what the prompts with these m indices end up off by; the norm of a row is its relative deviation."""
 
+WHITENING_SHARE = 0.125
+"""Of the runs that are left, where they are limited, a round spends at most this share on whitening, or one prompt."""
+
 _PROBE = 1e-5
 _PERFECT = 1e-12
 """A squared deviation at the rounding errors of float32."""
@@ -155,8 +158,13 @@ class _Fitter:
             minimize(self._loss, start, jac=True, method="L-BFGS-B", callback=self._keep, options=options)
 
     def _whitening(self, theta: Array) -> Array:
-        """Equal effects -> parameters: the inverse root of the Gauss-Newton matrix at theta, (n, n), symmetric."""
-        probed, columns, probe = self._train[: self._settings.n_probed], [], self._settings.probe
+        """Equal effects -> parameters: the inverse root of the Gauss-Newton matrix at theta, (n, n), symmetric.
+
+        Where there are runs for fewer prompts than there should be, directions are damped by as much more.
+        """
+        wanted, probe, columns = self._settings.n_probed, self._settings.probe, []
+        affordable = WHITENING_SHARE * (self._max_runs - self._image_runs) / (len(theta) + 1)
+        probed = self._train[: max(1, int(min(wanted, affordable)))]
         for row in theta + probe * np.vstack([np.zeros(len(theta)), np.eye(len(theta))]):
             if self._polled(len(probed)):
                 return np.eye(len(theta))
@@ -168,7 +176,8 @@ class _Fitter:
         mean = float(strengths.mean())
         if not mean > 0.0:
             return np.eye(len(theta))
-        scales = 1.0 / np.sqrt(np.maximum(strengths, 0.0) + self._settings.damping * mean)
+        damping = self._settings.damping * max(1.0, wanted / len(probed))
+        scales = 1.0 / np.sqrt(np.maximum(strengths, 0.0) + damping * mean)
         return np.asarray(directions * scales @ directions.T)
 
     @torch.no_grad()

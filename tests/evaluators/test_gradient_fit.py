@@ -150,6 +150,22 @@ def test_parameters_are_whitened_anew_where_a_round_begins() -> None:
     np.testing.assert_allclose(probed[N + 1], build(first).output_coefs, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("max_runs", "n_probed"), [(None, 3), (200, 3), (80, 2), (30, 1)])
+def test_whitening_takes_a_part_of_the_runs_that_are_left(max_runs: int | None, n_probed: int) -> None:
+    """Three prompts would take N + 1 runs each."""
+    probed = 0
+
+    def loss(tensors: ProgramTensors, prompts: NDArray[np.int64]) -> torch.Tensor:
+        nonlocal probed
+        if prompts[0] < HELD_OUT[0] and not tensors.output_coefs.requires_grad:
+            probed += len(prompts)
+        return distance(tensors, prompts)
+
+    settings = replace(SETTINGS, rounds=((4, None),), n_probed=3)
+    fit_parameters(PARAMETERS, loss, TRAIN, HELD_OUT, settings, max_image_runs=max_runs)
+    assert probed == n_probed * (N + 1)
+
+
 @pytest.mark.parametrize("wall", [range(3, 5), range(13, 15), range(21, 24), range(29, 31)])
 def test_parameters_without_a_program_are_gone_around(wall: range) -> None:
     """There is none for some of the parameters that are tried, in whitening and in the search."""
