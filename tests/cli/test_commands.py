@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from autotune.cli.main import SPINS
 from autotune.evaluators.presets import PRESETS
 from autotune.search.families import FAMILIES
 from autotune.spaces.schedule import Schedule
@@ -90,19 +89,6 @@ def test_only_what_computes_loads_torch(small: Place) -> None:
     for wrong in (("--workers", "0"), ("--cost", "3"), ("--objective", "speed")):
         command = ("run", "--model", "mini-flux", "--evaluations", "3", *wrong, *storage)
         assert not loaded_by(small, *command, ends_with=2) & set(HEAVY)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="torch brings another OpenMP there")
-@pytest.mark.parametrize("own", [None, "77"])
-def test_threads_that_wait_for_others_give_up_their_core_soon(
-    home: Place, monkeypatch: pytest.MonkeyPatch, own: str | None
-) -> None:
-    """OpenMP reads how soon, and can tell it, when torch is imported; a user's own setting stays."""
-    monkeypatch.setenv("OMP_DISPLAY_ENV", "verbose")
-    monkeypatch.setenv("GOMP_SPINCOUNT", own or "")
-    if own is None:
-        monkeypatch.delenv("GOMP_SPINCOUNT")
-    assert f"GOMP_SPINCOUNT = '{own or SPINS}'" in home.run("doctor").err
 
 
 def test_no_words_are_a_call_for_help(call: Call) -> None:
