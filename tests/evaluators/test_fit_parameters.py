@@ -75,7 +75,7 @@ def test_the_finished_schedule_is_the_program_that_was_fitted(
 
 
 @pytest.mark.parametrize("column", BY_GRADIENT)
-def test_only_the_solver_of_a_guided_run_has_factors_on_guidance(column: FitColumn) -> None:
+def test_all_but_ratios_of_a_guided_run_have_factors_on_guidance(column: FitColumn) -> None:
     plan = plan_on(SCALED)
     plain, guided = (parameters_of(plan, column, SCALED, "noise", guided=guided) for guided in (False, True))
     assert guided.n == plain.n + (N if column is not FitColumn.COMPENSATION else 0)
